@@ -1,0 +1,193 @@
+"""Errors at the door: user input checked and brought to one form before any work is done.
+
+Every message says what was expected, what was found and where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+
+from convexprobe._array import Array, as_array, cast, is_array, is_real, namespace, to_numpy
+from convexprobe.solvers import SOLVERS, Solver
+
+
+def check_activations(activations: Any, what: str = "activations") -> dict[str, Array]:
+    """Layer name -> `(n, d)` real array; integers and booleans become float32.
+
+    Raises:
+        TypeError: a layer is not a real numeric array.
+        ValueError: no layers, a layer that is empty or not two-dimensional, or unequal row counts.
+    """
+    if not isinstance(activations, Mapping):
+        activations = {"activations": activations}
+    if not activations:
+        raise ValueError(f"{what}: expected at least one layer, found none")
+    layers: dict[str, Array] = {}
+    for name, value in activations.items():
+        where = f"{what}[{name!r}]"
+        if not isinstance(name, str):
+            raise TypeError(f"{what}: layer names must be strings, found {name!r}")
+        array = as_array(value)
+        if not is_real(array):
+            raise TypeError(f"{where}: expected a real numeric array, found dtype {array.dtype}")
+        if array.ndim != 2:
+            raise ValueError(
+                f"{where}: expected shape (rows, features), found {tuple(array.shape)}; "
+                "reshape it, or pool while extracting"
+            )
+        if 0 in array.shape:
+            raise ValueError(f"{where}: expected rows and features, found {tuple(array.shape)}")
+        xp = namespace(array)
+        if not xp.isdtype(array.dtype, "real floating"):
+            array = cast(array, xp.float32)
+        layers[name] = array
+    first = next(iter(layers))
+    for name, array in layers.items():
+        if array.shape[0] != layers[first].shape[0]:
+            raise ValueError(
+                f"{what}[{name!r}]: expected {layers[first].shape[0]} rows like layer {first!r}, "
+                f"found {array.shape[0]}"
+            )
+    return layers
+
+
+def check_finite(x: Array, where: str) -> None:
+    """Name the first row with NaN or Inf; called when a sum over the rows came out non-finite."""
+    xp = namespace(x)
+    bad = to_numpy(xp.any(~xp.isfinite(x), axis=1))
+    if bad.any():
+        row = int(bad.argmax())
+        column = int(to_numpy(~xp.isfinite(x[row, :])).argmax())
+        raise ValueError(
+            f"{where}: expected finite values, found {float(x[row, column])} in row {row}, "
+            f"feature {column} ({int(bad.sum())} bad rows of {len(bad)})"
+        )
+    raise ValueError(f"{where}: values so large that their sum overflows; scale them down")
+
+
+def check_labels(labels: Any, rows: int, what: str = "labels") -> np.ndarray:
+    """Labels as a host vector of `rows` classes: numeric, string, or object for anything else.
+
+    Raises:
+        ValueError: not one label a row, or NaN labels.
+    """
+    if is_array(labels):
+        values = to_numpy(as_array(labels))
+    else:
+        items = list(labels)
+        same = len({type(item) for item in items}) == 1
+        plain = same and isinstance(items[0], (int, float, str, np.generic))
+        values = np.asarray(items) if plain else np.empty(len(items), dtype=object)
+        if not plain:
+            values[:] = items
+    if values.ndim != 1:
+        raise ValueError(f"{what}: expected one class a row, shape (n,), found {values.shape}")
+    if len(values) != rows:
+        raise ValueError(f"{what}: expected {rows} labels, one a row, found {len(values)}")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise ValueError(f"{what}: NaN in row {int(np.isnan(values).argmax())}")
+    return values
+
+
+def encode(
+    labels: np.ndarray, classes: Sequence[Any] | None, what: str = "labels"
+) -> tuple[np.ndarray, tuple[Any, ...]]:
+    """Class indices `(n,)` int64 and the class list (given, or sorted where it can be).
+
+    Raises:
+        ValueError: a label outside `classes`, `classes` with repetitions, or unhashable labels.
+    """
+    if classes is None:
+        if labels.dtype == object:
+            try:
+                distinct: Iterable[Any] = dict.fromkeys(labels.tolist())
+            except TypeError as error:
+                raise ValueError(f"{what}: classes must be hashable ({error})") from None
+            with suppress(TypeError):  # mixed types have no order: keep that of appearance
+                distinct = sorted(distinct)
+        else:
+            distinct = np.unique(labels).tolist()
+        order = tuple(distinct)
+    else:
+        order = tuple(c.item() if isinstance(c, np.generic) else c for c in classes)
+    index = {c: i for i, c in enumerate(order)}
+    if len(index) != len(order):
+        raise ValueError("classes: expected distinct classes, found repetitions")
+    codes = np.fromiter((index.get(v, -1) for v in labels.tolist()), np.int64, len(labels))
+    if (codes < 0).any():
+        row = int((codes < 0).argmax())
+        raise ValueError(
+            f"{what}: row {row} has class {labels[row]!r}, which is not in classes ({order!r})"
+        )
+    return codes, order
+
+
+def check_two_classes(codes: np.ndarray, weights: np.ndarray | None) -> None:
+    """A probe needs two classes among the rows that count."""
+    present = np.unique(codes if weights is None else codes[weights > 0])
+    if len(present) < 2:
+        raise ValueError(f"labels: expected at least two classes, found {len(present)}")
+
+
+def check_weights(weights: Any, rows: int) -> np.ndarray | None:
+    """Row weights as a host vector `(n,)` float64.
+
+    Raises:
+        ValueError: wrong length, a negative or non-finite weight, or no positive one.
+    """
+    if weights is None:
+        return None
+    values = np.asarray(to_numpy(as_array(weights)), dtype=np.float64)
+    if values.shape != (rows,):
+        raise ValueError(f"sample_weight: expected shape ({rows},), found {values.shape}")
+    bad = ~(np.isfinite(values) & (values >= 0))
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"sample_weight: expected finite weights >= 0, found {values[row]} in row {row}"
+        )
+    if not (values > 0).any():
+        raise ValueError("sample_weight: expected a positive weight, found none")
+    return values
+
+
+def check_l2(l2: Any) -> np.ndarray | None:
+    """Penalties as a host vector, or None for "auto".
+
+    Raises:
+        ValueError: another string, an empty list, a negative or non-finite penalty.
+    """
+    if isinstance(l2, str):
+        if l2 != "auto":
+            raise ValueError(f'l2: expected a number, a list of numbers or "auto", found {l2!r}')
+        return None
+    values = np.atleast_1d(np.asarray(l2, dtype=np.float64))
+    if values.ndim != 1 or len(values) == 0:
+        raise ValueError(f"l2: expected a number or a non-empty list, found shape {values.shape}")
+    if not (np.isfinite(values) & (values >= 0)).all():
+        raise ValueError(f"l2: expected finite penalties of at least 0, found {values.tolist()}")
+    return values
+
+
+def check_solver(solver: str | Solver) -> Solver:
+    """A solver from its name or itself."""
+    if not isinstance(solver, str):
+        return solver
+    if solver not in SOLVERS:
+        near = get_close_matches(solver, SOLVERS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"solver: unknown name {solver!r}{hint} (known: {', '.join(SOLVERS)})")
+    return SOLVERS[solver]()
+
+
+def check_layer(name: str, known: Iterable[str], what: str) -> None:
+    """A layer that has to be among the known ones."""
+    known = list(known)
+    if name not in known:
+        near = get_close_matches(name, known, n=3) or known[:3]
+        raise ValueError(f"{what}: no layer {name!r}; the nearest are {', '.join(map(repr, near))}")

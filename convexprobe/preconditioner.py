@@ -1,0 +1,138 @@
+"""Preconditioners: approximate inverses of the Hessian, built from a sample of rows.
+
+`Curvature` uses one matrix for all classes and tasks. With `h_i = (1 - sum_k P_ik^2)/(k-1)`, which
+replaces `diag P_i - P_i P_i^T` by `h_i (I - 11^T/k)`, and `h` averaged over the tasks,
+
+    C = sum_i h_i (x_i - xbar)(x_i - xbar)^T,    xbar = sum_i h_i x_i / sum_i h_i,
+
+task `t` is given `(a_t C + l2_t I)^-1` for every class, `a_t` its own mean of `h` relative to the
+average; the bias decouples in the centred coordinates. (Bohning 1992 has `h = 1/2` throughout; the
+rows' own `h` is what makes it good near a solution.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from convexprobe._array import Array, cast
+from convexprobe.objective import Problem, Sample, select
+
+
+class Inverse(Protocol):
+    """A symmetric positive definite approximation of the inverse Hessian."""
+
+    def solve(self, v: Array) -> Array:
+        """Apply it to `v`, `(m, p)`."""
+
+
+class Preconditioner(Protocol):
+    """A recipe for an `Inverse`."""
+
+    def build(self, sample: Sample) -> Inverse:
+        """The approximation at the point where the sample was evaluated."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """No preconditioning."""
+
+    def build(self, sample: Sample) -> Inverse:
+        """The identity, whatever the sample."""
+        l2 = sample.problem.l2
+        return _Diagonal(sample.problem.xp.ones_like(l2)[:, None])
+
+
+@dataclass(frozen=True)
+class Diagonal:
+    """The inverse of the sampled Hessian's own diagonal."""
+
+    def build(self, sample: Sample) -> Inverse:
+        """One weighted product of squared features."""
+        problem = sample.problem
+        curvature = sample.p * (1.0 - sample.p) * sample.weight[:, None, :]
+        diagonal = problem.pullback(curvature, sample.x * sample.x)
+        weights, bias = problem.split(diagonal)
+        diagonal = problem.join(weights + problem.l2[:, None, None], bias)
+        floor = 1e-12 * problem.xp.max(diagonal, axis=1, keepdims=True) + 1e-300
+        return _Diagonal(1.0 / problem.xp.maximum(diagonal, floor))
+
+
+@dataclass(frozen=True)
+class _Diagonal:
+    inverse: Array
+
+    def solve(self, v: Array) -> Array:
+        return v * self.inverse
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The shared curvature matrix: dense while it is small, of the sample's rank beyond.
+
+    Attributes:
+        rank: features up to which `C` is formed, and rows that represent it beyond.
+    """
+
+    rank: int = 1024
+
+    def build(self, sample: Sample) -> Inverse:
+        """O(s d^2 + m d^3) dense; O(r^2 d + m r^3) with `r` rows in low rank (Woodbury)."""
+        problem, xp = sample.problem, sample.problem.xp
+        f64 = xp.float64
+        low = problem.d > self.rank or problem.d > 2 * len(sample.index)
+        r = min(self.rank, len(sample.index)) if low else len(sample.index)
+        x, scale = sample.x[:r, :], 1.0
+        weight = sample.weight[:, :r]
+        if r < len(sample.index):
+            scale = xp.sum(sample.weight, axis=1) / xp.sum(weight, axis=1)
+            weight = weight * scale[:, None]
+        h = (1.0 - xp.sum(sample.p[:, :, :r] * sample.p[:, :, :r], axis=1)) / (problem.k - 1)
+        h = xp.clip(h, 0.0, None) * weight  # (m, r)
+        mass = xp.sum(h, axis=1, dtype=f64)
+        mass = xp.maximum(mass, 1e-12 * xp.max(mass) + 1e-300)
+        shared = xp.mean(h, axis=0)
+        total = xp.sum(shared, dtype=f64) + 1e-300
+        mean = cast(shared @ x, f64) / total
+        root = (x - cast(mean, problem.dtype)) * xp.sqrt(shared)[:, None]
+        gram = cast(root @ root.T if low else root.T @ root, f64)
+        eye = xp.eye(gram.shape[0], dtype=f64, device=gram.device)
+        floor = 1e-10 * xp.sum(gram * eye) / problem.d + 1e-200  # keeps l2 = 0 invertible
+        ridge = xp.maximum(problem.l2, floor)
+        a = mass / total
+        inner = xp.linalg.inv(a[:, None, None] * gram[None] + ridge[:, None, None] * eye[None])
+        inner = 0.5 * (inner + xp.matrix_transpose(inner))
+        return _Shared(problem, inner, root if low else None, a, ridge, mean, mass)
+
+
+@dataclass(frozen=True)
+class _Shared:
+    problem: Problem
+    inner: Array  # (m, d, d), or (m, r, r) beside root
+    root: Array | None  # (r, d): C = root^T root
+    scale: Array  # a, (m,)
+    ridge: Array  # (m,)
+    mean: Array  # (d,)
+    mass: Array  # (m,): curvature of one bias
+
+    def solve(self, v: Array) -> Array:
+        weights, bias = self.problem.split(v)
+        centred = weights - bias[:, :, None] * self.mean
+        if self.root is None:
+            out = centred @ self.inner
+        else:
+            t = cast(cast(centred, self.root.dtype) @ self.root.T, v.dtype) @ self.inner
+            back = cast(cast(t * self.scale[:, None, None], self.root.dtype) @ self.root, v.dtype)
+            out = (centred - back) / self.ridge[:, None, None]
+        return self.problem.join(out, bias / self.mass[:, None] - out @ self.mean)
+
+    def tasks(self, index: list[int]) -> _Shared:
+        """The remaining tasks."""
+        keep = {name: select(getattr(self, name), index) for name in ("inner", "scale", "ridge")}
+        return _Shared(
+            self.problem.tasks(index),
+            root=self.root,
+            mean=self.mean,
+            mass=select(self.mass, index),
+            **keep,
+        )

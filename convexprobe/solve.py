@@ -1,0 +1,221 @@
+"""The one loop: clock, budget, certificate, record, callbacks, stopping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from convexprobe._array import Array, generator, synchronise, to_numpy
+from convexprobe.certificate import lower_bound, promise
+from convexprobe.objective import Evaluation, Problem, Sample, select
+from convexprobe.solvers.base import Solver
+
+STALLED_STEPS = 8
+"""Steps in a row without a change of value or gap after which rounding has ended progress."""
+
+
+class Status(Enum):
+    """How a task ended; the value is the sentence to show."""
+
+    CERTIFIED = "certified: the gap is within tol"
+    MAX_PASSES = "stopped: the budget of passes ran out before the gap reached tol"
+    MAX_SECONDS = "stopped: the time ran out before the gap reached tol"
+    ROUNDING = "stopped: rounding ended progress before the gap reached tol; use float64"
+    UNCERTIFIED = "uncertified: progress ended, and with l2 = 0 no lower bound but 0 is known"
+    SEPARABLE = "separable: with l2 = 0 the classes are separated and no minimiser exists"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One step of the history, host arrays `(m,)` over all tasks.
+
+    Attributes:
+        step: steps taken.
+        passes: passes spent by the family so far.
+        seconds: time spent by the family so far.
+        value: lowest `F` so far, nats.
+        gap: smallest certified gap so far, nats.
+    """
+
+    step: int
+    passes: float
+    seconds: float
+    value: np.ndarray
+    gap: np.ndarray
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The family's solution.
+
+    Attributes:
+        w: best point of each task, `(m, p)` float64 on the problem's device.
+        value: `F(w)`, nats, host `(m,)`.
+        loss: mean cross-entropy, nats, host `(m,)`.
+        gap: bound on `F(w) - F*`, nats, host `(m,)`.
+        status: how each task ended.
+        passes: passes until each task ended, host `(m,)`.
+        seconds: seconds until each task ended, host `(m,)`.
+        history: a record per step.
+        state: the solver's last state of the tasks still running, to resume the same problem.
+        running: which tasks that state is about.
+    """
+
+    w: Array
+    value: np.ndarray
+    loss: np.ndarray
+    gap: np.ndarray
+    status: tuple[Status, ...]
+    passes: np.ndarray
+    seconds: np.ndarray
+    history: tuple[Record, ...] = field(repr=False)
+    state: Any = field(repr=False)
+    running: tuple[int, ...] = ()
+
+
+class _Best:
+    """Lowest value with its point, and highest lower bound, of every task of the family."""
+
+    def __init__(self, problem: Problem, w: Array) -> None:
+        m = problem.m
+        self.w = [w[t, :] for t in range(m)]
+        self.value, self.loss = np.full(m, np.inf), np.full(m, np.inf)
+        self.rounding, self.bound = np.zeros(m), np.zeros(m)
+        self.last = np.full(m, np.inf)
+        self.quiet = np.zeros(m, dtype=int)  # steps in a row without a change
+
+    def update(
+        self, tasks: list[int], at: Evaluation, bound: np.ndarray, notable: np.ndarray
+    ) -> None:
+        """Take in the evaluation and lower bounds of these tasks.
+
+        A step is quiet when the value moved by no more than its rounding (or by what is not
+        `notable`) and the gap by no more than a hundredth.
+        """
+        before = self.gap[tasks]
+        for i, t in enumerate(tasks):
+            value, rounding = float(at.value[i]), float(at.rounding[i])
+            moved = abs(value - self.last[t]) > max(rounding, notable[i])
+            self.quiet[t] = 0 if moved else self.quiet[t] + 1
+            self.last[t] = value
+            if value < self.value[t]:
+                self.w[t], self.value[t], self.loss[t] = at.w[i, :], value, float(at.loss[i])
+                self.rounding[t] = rounding
+        self.bound[tasks] = np.maximum(self.bound[tasks], bound)
+        self.quiet[tasks] *= ~(self.gap[tasks] < 0.99 * before)
+
+    @property
+    def gap(self) -> np.ndarray:
+        """Value less bound, `(m,)`, with an allowance for the rounding of the value."""
+        return np.maximum(self.value - self.bound, 0.0) + self.rounding
+
+
+def solve(
+    problem: Problem,
+    solver: Solver,
+    w: Array | None = None,
+    *,
+    tol: float = 1e-3,
+    max_passes: float = 1000.0,
+    max_seconds: float = np.inf,
+    callbacks: Sequence[Callable[[Record], None]] = (),
+    state: Any = None,
+) -> Solution:
+    """Run a solver on every task of a family until each is certified or the budget is spent.
+
+    A task ends when its gap is at most `tol * H(Y)`; it then leaves the work. Running out of budget
+    is a status with a gap, never an exception.
+
+    Args:
+        problem: the family.
+        solver: the algorithm.
+        w: where to start, `(m, p)`; the best constant classifier when None.
+        tol: relative tolerance.
+        max_passes: budget of passes of the whole family, set-up of the problem included.
+        max_seconds: budget of seconds of the whole family.
+        callbacks: called with each `Record`.
+        state: a previous solution's state, to resume the same problem instead of starting.
+
+    Returns:
+        The solution, with the best point seen for each task.
+    """
+    started = time.perf_counter()
+    w = problem.origin() if w is None else w
+    target = tol * problem.label_entropy
+    best = _Best(problem, w)
+    status: list[Status | None] = [None] * problem.m
+    passes, seconds = np.zeros(problem.m), np.zeros(problem.m)
+    history: list[Record] = []
+    active, family = list(range(problem.m)), problem
+    state = solver.init(family, w) if state is None else state
+    step = 0
+    while True:
+        at = state.at if state.at is not None else family.evaluate(w)
+        unpenalised = family.host_l2 == 0
+        notable = np.where(unpenalised, 1e-2 * target[active], 0.0)
+        bound = _certify(family, at, state.sample, target[active], step)
+        best.update(active, at, bound, notable)
+        synchronise(problem.rows.matrix)
+        elapsed = time.perf_counter() - started
+        history.append(Record(step, problem.passes, elapsed, best.value.copy(), best.gap))
+        for callback in callbacks:
+            callback(history[-1])
+
+        keep = []
+        for i, task in enumerate(active):
+            if best.gap[task] <= target[task]:
+                status[task] = Status.CERTIFIED
+            elif best.quiet[task] >= STALLED_STEPS:
+                status[task] = Status.UNCERTIFIED if unpenalised[i] else Status.ROUNDING
+            elif problem.passes >= max_passes:
+                status[task] = Status.MAX_PASSES
+            elif elapsed >= max_seconds:
+                status[task] = Status.MAX_SECONDS
+            if status[task] in (None, Status.MAX_PASSES, Status.MAX_SECONDS):
+                keep.append(i)
+            passes[task], seconds[task] = problem.passes, elapsed
+        if len(keep) < len(active):
+            active = [active[i] for i in keep]
+            family, state = family.tasks(keep), select(state, keep)
+            w = select(w, keep)
+        if not any(status[t] is None for t in active):
+            break
+        w, state = solver.step(family, w, state)
+        step += 1
+
+    points = problem.xp.stack(best.w)
+    errors = problem.errors(points) if bool((problem.host_l2 == 0).any()) else np.ones(problem.m)
+    for t in range(problem.m):
+        if problem.host_l2[t] == 0 and errors[t] == 0:
+            status[t] = Status.SEPARABLE
+    return Solution(
+        w=points,
+        value=best.value,
+        loss=best.loss,
+        gap=best.gap,
+        status=tuple(s for s in status if s is not None),
+        passes=passes,
+        seconds=seconds,
+        history=tuple(history),
+        state=state,
+        running=tuple(active),
+    )
+
+
+def _certify(
+    family: Problem, at: Evaluation, sample: Sample | None, target: np.ndarray, step: int
+) -> np.ndarray:
+    """Lower bounds `(m,)`: the free one, and the repaired one where it may be what is missing."""
+    bound = to_numpy(lower_bound(family, at))
+    value, hope = to_numpy(at.value), to_numpy(promise(family, at))
+    if ((value - bound > target) & (hope <= 2.0 * target)).any():
+        if sample is None:
+            size = max(2500, family.n // 20)
+            sample = family.sample(at, size, generator(step))
+        bound = np.maximum(bound, to_numpy(lower_bound(family, at, sample)))
+    return bound

@@ -1,0 +1,56 @@
+"""Where rows come from: a matrix of activations held in memory, read in blocks of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from convexprobe._array import (
+    Array,
+    block_rows,
+    cast,
+    compute_dtype,
+    contiguous_rows,
+    like,
+    namespace,
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Activations `X`, shape `(n, d)`, in the dtype they came in.
+
+    Blocks and gathered rows are handed out in the compute dtype (float64 for float64, float32 for
+    everything narrower), so half-precision activations are never copied whole.
+
+    Attributes:
+        matrix: the activations, `(n, d)`, of any array library.
+    """
+
+    matrix: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", contiguous_rows(self.matrix))
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return int(self.matrix.shape[0])
+
+    @property
+    def d(self) -> int:
+        """Number of features."""
+        return int(self.matrix.shape[1])
+
+    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
+        """Row slices and their rows, in order; `columns` are the logits beside each row."""
+        dtype, size = compute_dtype(self.matrix), block_rows(max(self.d, columns), self.matrix)
+        for start in range(0, self.n, size):
+            rows = slice(start, min(start + size, self.n))
+            yield rows, cast(self.matrix[rows, :], dtype)
+
+    def take(self, index: Array) -> Array:
+        """The rows of a host index, `(s, d)`, gathered into new memory."""
+        xp = namespace(self.matrix)
+        rows = xp.take(self.matrix, like(index, self.matrix), axis=0)
+        return cast(rows, compute_dtype(self.matrix))
