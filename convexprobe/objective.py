@@ -323,7 +323,6 @@ class Problem:
                     break
                 chance = np.minimum(1.0, chance * (size / chance.sum()))
         index = np.flatnonzero(rng.random(self.n) < chance)
-        rng.shuffle(index)  # so that any leading part is itself such a sample
         return Sample.of(self, at.w, index, 1.0 / chance[index])
 
     def curvature(self, at: Evaluation) -> Callable[[Array], Array]:

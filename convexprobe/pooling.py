@@ -20,15 +20,14 @@ computed and returned in float32: whoever stores them rounds once.
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Pool = str | Callable[[Tensor], Tensor]
@@ -46,7 +45,19 @@ def random_features(count: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
         TypeError: `count` or `seed` is not an integer.
         ValueError: `count` is below 1 or, when the pool is applied, above the number of features.
     """
-    return _RandomFeatures(_positive("count", count), operator.index(seed))
+    count, seed = _positive("count", count), operator.index(seed)
+
+    def pool(x: Tensor) -> Tensor:
+        flat = _flatten(x)
+        if count > flat.shape[1]:
+            raise ValueError(
+                f"random_features(count={count}) needs at least as many features, "
+                f"found {flat.shape[1]} in activations of shape {tuple(x.shape)}"
+            )
+        order = torch.randperm(flat.shape[1], generator=_generator(seed), device="cpu")
+        return flat.index_select(1, order[:count].sort().values.to(flat.device))
+
+    return pool
 
 
 def random_projection(dim: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
@@ -59,62 +70,31 @@ def random_projection(dim: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
         TypeError: `dim` or `seed` is not an integer.
         ValueError: `dim` is below 1.
     """
-    return _RandomProjection(_positive("dim", dim), operator.index(seed))
+    dim, seed = _positive("dim", dim), operator.index(seed)
 
+    @cache  # it costs far more to draw than to apply
+    def matrix(width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        z = torch.randn(dim, width, generator=_generator(seed), dtype=torch.float32, device="cpu")
+        return z.div_(math.sqrt(dim)).to(device, dtype)
 
-@dataclass(frozen=True)
-class _RandomPool(ABC):
-    size: int
-    seed: int
-    # what was drawn, by width, device and dtype: a projection costs far more to draw than to apply
-    _drawn: dict[object, Tensor] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-
-    @abstractmethod
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-    def _generator(self) -> torch.Generator:
-        # On the CPU, because a GPU draws other numbers from the same seed. And away from the small
-        # seeds of the user: a network initialised after torch.manual_seed(0) holds the very
-        # numbers that a generator of seed 0 draws, and a projection would be correlated with them.
-        return torch.Generator(device="cpu").manual_seed((self.seed + 0x3C6EF372) % 2**32)
-
-
-class _RandomFeatures(_RandomPool):
-    def __call__(self, x: Tensor) -> Tensor:
-        flat = _flatten(x)
-        width = flat.shape[1]
-        if self.size > width:
-            raise ValueError(
-                f"random_features(count={self.size}) needs at least as many features, "
-                f"found {width} in activations of shape {tuple(x.shape)}"
-            )
-        key = (width, flat.device)
-        if key not in self._drawn:
-            order = torch.randperm(width, generator=self._generator(), device="cpu")
-            self._drawn[key] = order[: self.size].sort().values.to(flat.device)
-        return flat.index_select(1, self._drawn[key])
-
-
-class _RandomProjection(_RandomPool):
-    def __call__(self, x: Tensor) -> Tensor:
-        flat = _flatten(x)
-        width, dtype = flat.shape[1], _accumulator(flat)
-        key = (width, flat.device, dtype)
-        if key not in self._drawn:
-            matrix = torch.randn(
-                self.size, width, generator=self._generator(), dtype=torch.float32, device="cpu"
-            )
-            self._drawn[key] = matrix.div_(math.sqrt(self.size)).to(flat.device, dtype)
+    def pool(x: Tensor) -> Tensor:
+        flat = _flatten(x).to(_accumulator(x))
         # a model that runs under autocast would round this product to half precision
         with torch.autocast(flat.device.type, enabled=False):
-            return torch.nn.functional.linear(flat.to(dtype), self._drawn[key])
+            return F.linear(flat, matrix(flat.shape[1], flat.device, flat.dtype))
+
+    return pool
+
+
+def _generator(seed: int) -> torch.Generator:
+    # On the CPU, because a GPU draws other numbers from the same seed. And away from the small
+    # seeds of the user: a network initialised after torch.manual_seed(0) holds the very numbers
+    # that a generator of seed 0 draws, and a projection would be correlated with them.
+    return torch.Generator("cpu").manual_seed((seed + 0x3C6EF372) % 2**32)
 
 
 def _positive(name: str, value: int) -> int:
-    value = operator.index(value)
-    if value < 1:
+    if operator.index(value) < 1:
         raise ValueError(f"{name} must be at least 1, found {value}")
     return value
 
@@ -150,8 +130,8 @@ def _last_token(x: Tensor, mask: Tensor | None) -> Tensor:
 
 def _class_token(x: Tensor, mask: Tensor | None) -> Tensor:
     kept = _kept_tokens("class_token", x, mask)
-    if not bool(kept[:, 0].all()):
-        row = int(kept[:, 0].logical_not().nonzero()[0])
+    if not kept[:, 0].all():
+        row = int((~kept[:, 0]).nonzero()[0])
         raise ValueError(f"pool 'class_token' takes the first token, which is padding in row {row}")
     return x[:, 0]
 
@@ -168,82 +148,67 @@ def _kept_tokens(pool: str, x: Tensor, mask: Tensor | None) -> Tensor:
             f"found {tuple(mask.shape)}"
         )
     kept = mask.to(x.device) != 0
-    some = kept.any(dim=1)
-    if not bool(some.all()):
-        row = int(some.logical_not().nonzero()[0])
+    empty = ~kept.any(dim=1)
+    if empty.any():
+        row = int(empty.nonzero()[0])
         raise ValueError(f"pool {pool!r}: the attention mask keeps no token in row {row}")
     return kept
 
 
+def _unmasked(pool: Callable[[Tensor], Tensor]) -> PoolRule:
+    return lambda x, mask: pool(x)
+
+
 _NAMED: dict[str, PoolRule] = {
-    "flatten": lambda x, mask: _flatten(x),
-    "spatial_mean": lambda x, mask: _spatial_mean(x),
+    "flatten": _unmasked(_flatten),
+    "spatial_mean": _unmasked(_spatial_mean),
     "token_mean": _token_mean,
     "last_token": _last_token,
     "class_token": _class_token,
 }
 
 
-def check_pool(pool: PoolChoice) -> None:
-    """Refuse, before any work, what can never pool.
+def pool_rules(pool: PoolChoice) -> dict[str, PoolRule]:
+    """The rule of each pattern; a pool that is no mapping has the one pattern `*`.
 
     Raises:
         TypeError: neither a name, a callable nor a mapping from patterns to those.
         ValueError: an unknown name, or an empty mapping.
     """
-    if isinstance(pool, Mapping):
-        if not pool:
-            raise ValueError("pool is an empty mapping: it needs a pattern for every layer")
-        for pattern, choice in pool.items():
-            if not isinstance(pattern, str):
-                raise TypeError(f"pool: patterns must be strings, found {pattern!r}")
-            _rule(choice)
-    else:
-        _rule(pool)
+    if isinstance(pool, Mapping) and not pool:
+        raise ValueError("pool is an empty mapping: it needs a pattern for every layer")
+    rules: dict[str, PoolRule] = {}
+    for pattern, choice in (pool if isinstance(pool, Mapping) else {"*": pool}).items():
+        if not isinstance(pattern, str):
+            raise TypeError(f"pool: patterns must be strings, found {pattern!r}")
+        if isinstance(choice, str) and choice not in _NAMED:
+            names = ", ".join(map(repr, _NAMED))
+            raise ValueError(f"pool: unknown name {choice!r}, the names are {names}")
+        if not isinstance(choice, str) and not callable(choice):
+            kind = type(choice).__name__
+            raise TypeError(f"pool must be a name, a callable or a mapping, found {kind}")
+        rules[pattern] = _NAMED[choice] if isinstance(choice, str) else _unmasked(choice)
+    return rules
 
 
-def choose_pool(pool: PoolChoice, names: Iterable[str]) -> PoolRule:
-    """The rule for one layer, which may go by several `names`.
-
-    Raises:
-        ValueError: no pattern of the mapping matches; the message starts with the first name.
-    """
-    if not isinstance(pool, Mapping):
-        return _rule(pool)
-    names = tuple(names)
-    for pattern, choice in pool.items():
+def choose_pool(rules: Mapping[str, PoolRule], names: Sequence[str]) -> PoolRule:
+    """The rule for one layer, which may go by several `names`; a ValueError if there is none."""
+    for pattern, rule in rules.items():
         # equality too: the brackets of "lstm:output[0]" mean something else in a glob
         if any(name == pattern or fnmatchcase(name, pattern) for name in names):
-            return _rule(choice)
+            return rule
     raise ValueError(
         f"layer {names[0]!r}: no pattern of the pool mapping matches it, "
-        f"found {', '.join(map(repr, pool))}; a last entry '*' covers the rest"
+        f"found {', '.join(map(repr, rules))}; a last entry '*' covers the rest"
     )
-
-
-def _rule(pool: Pool) -> PoolRule:
-    if isinstance(pool, str):
-        if pool not in _NAMED:
-            near = difflib.get_close_matches(pool, _NAMED, n=1, cutoff=0.0)[0]
-            raise ValueError(
-                f"pool: unknown name {pool!r}, did you mean {near!r}? "
-                f"The names are {', '.join(map(repr, _NAMED))}"
-            )
-        return _NAMED[pool]
-    if not callable(pool):
-        raise TypeError(
-            f"pool must be a name, a callable or a mapping, found {type(pool).__name__}"
-        )
-    return lambda x, mask: pool(x)
 
 
 def pool_rows(rule: PoolRule, x: Tensor, mask: Tensor | None, *, where: str) -> Tensor:
     """Rows (n, d) of one batch of activations `x` (n, ...); perhaps a view of `x`.
 
-    Raises:
+    Raises, in messages that start with `where`, the layer and the batch:
         TypeError: a callable returned something else than a floating-point tensor.
         ValueError: the shape of `x`, of the mask or of what a callable returned does not fit.
-            Both messages start with `where`, the layer and the batch.
     """
     try:
         rows = rule(x, mask)
@@ -252,12 +217,9 @@ def pool_rows(rule: PoolRule, x: Tensor, mask: Tensor | None, *, where: str) -> 
     except Exception as error:  # of the user's callable: keep its type, add the place
         error.add_note(f"{where}: while pooling activations of shape {tuple(x.shape)}")
         raise
-    if not isinstance(rows, Tensor):
-        raise TypeError(
-            f"{where}: the pool must return a tensor (n, d), found {type(rows).__name__}"
-        )
-    if not rows.is_floating_point():
-        raise TypeError(f"{where}: the pool must return floating-point rows, found {rows.dtype}")
+    if not isinstance(rows, Tensor) or not rows.is_floating_point():
+        found = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
+        raise TypeError(f"{where}: the pool must return floating-point rows (n, d), found {found}")
     if rows.ndim != 2 or rows.shape[0] != x.shape[0] or rows.shape[1] == 0:
         raise ValueError(
             f"{where}: the pool must turn activations of shape {tuple(x.shape)} into rows of shape "

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from convexprobe._array import Array, cast
+from convexprobe._array import Array, cast, inverse_spd
 from convexprobe.objective import Problem, Sample, select
 
 
@@ -77,18 +77,19 @@ class Curvature:
     rank: int = 1024
 
     def build(self, sample: Sample) -> Inverse:
-        """O(s d^2 + m d^3) dense; O(r^2 d + m r^3) with `r` rows in low rank (Woodbury)."""
+        """O(s d^2 + m d^3) dense; O(r^2 d + m r^3) with `r` rows in low rank (Woodbury).
+
+        Directions that `r` of the `s` rows leave out have more curvature than `l2`: they are given
+        the harmonic mean of the eigenvalues met, which sits at the low end of the spectrum.
+        """
         problem, xp = sample.problem, sample.problem.xp
         f64 = xp.float64
-        low = problem.d > self.rank or problem.d > 2 * len(sample.index)
-        r = min(self.rank, len(sample.index)) if low else len(sample.index)
-        x, scale = sample.x[:r, :], 1.0
-        weight = sample.weight[:, :r]
-        if r < len(sample.index):
-            scale = xp.sum(sample.weight, axis=1) / xp.sum(weight, axis=1)
-            weight = weight * scale[:, None]
-        h = (1.0 - xp.sum(sample.p[:, :, :r] * sample.p[:, :, :r], axis=1)) / (problem.k - 1)
-        h = xp.clip(h, 0.0, None) * weight  # (m, r)
+        s = sample.x.shape[0]
+        low = problem.d > min(self.rank, s)
+        stride = -(-s // self.rank) if low else 1
+        x, p, weight = sample.x[::stride, :], sample.p[:, :, ::stride], sample.weight[:, ::stride]
+        weight = weight * (xp.sum(sample.weight, axis=1) / xp.sum(weight, axis=1))[:, None]
+        h = xp.clip((1.0 - xp.sum(p * p, axis=1)) / (problem.k - 1), 0.0, None) * weight
         mass = xp.sum(h, axis=1, dtype=f64)
         mass = xp.maximum(mass, 1e-12 * xp.max(mass) + 1e-300)
         shared = xp.mean(h, axis=0)
@@ -99,10 +100,14 @@ class Curvature:
         eye = xp.eye(gram.shape[0], dtype=f64, device=gram.device)
         floor = 1e-10 * xp.sum(gram * eye) / problem.d + 1e-200  # keeps l2 = 0 invertible
         ridge = xp.maximum(problem.l2, floor)
-        a = mass / total
-        inner = xp.linalg.inv(a[:, None, None] * gram[None] + ridge[:, None, None] * eye[None])
+        a = (mass / total)[:, None, None]
+        inner = inverse_spd(a * gram[None] + ridge[:, None, None] * eye[None])
+        if stride > 1:
+            harmonic = gram.shape[0] / xp.sum(inner * eye[None], axis=(1, 2))
+            ridge = xp.maximum(ridge, 0.5 * harmonic)
+            inner = inverse_spd(a * gram[None] + ridge[:, None, None] * eye[None])
         inner = 0.5 * (inner + xp.matrix_transpose(inner))
-        return _Shared(problem, inner, root if low else None, a, ridge, mean, mass)
+        return _Shared(problem, inner, root if low else None, mass / total, ridge, mean, mass)
 
 
 @dataclass(frozen=True)

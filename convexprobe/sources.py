@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from convexprobe._array import (
     Array,
     block_rows,
@@ -49,8 +51,10 @@ class Rows:
             rows = slice(start, min(start + size, self.n))
             yield rows, cast(self.matrix[rows, :], dtype)
 
-    def take(self, index: Array) -> Array:
-        """The rows of a host index, `(s, d)`, gathered into new memory."""
+    def take(self, index: np.ndarray) -> Array:
+        """The rows of a host index, `(s, d)`: gathered, or as they are if they are all."""
         xp = namespace(self.matrix)
+        if len(index) == self.n and (index == np.arange(self.n)).all():
+            return cast(self.matrix, compute_dtype(self.matrix))
         rows = xp.take(self.matrix, like(index, self.matrix), axis=0)
         return cast(rows, compute_dtype(self.matrix))

@@ -6,16 +6,19 @@ from dataclasses import dataclass, field
 
 from convexprobe._array import Array, generator
 from convexprobe.objective import Evaluation, Problem, Sample
-from convexprobe.preconditioner import Curvature, Preconditioner
+from convexprobe.preconditioner import Curvature, Inverse, Preconditioner
 from convexprobe.solvers.base import State, conjugate_gradient, inner, line_search
 
 
 @dataclass
 class NewtonState(State):
-    """Attributes: `size`, rows the next sample aims at; `first`, first step lengths `(m,)`."""
+    """Attributes: `size`, rows the next sample aims at; `first`, first step lengths `(m,)`;
+    `inverse` and `built`, the preconditioner and the loss `(m,)` where it was built."""
 
     size: int = 0
     first: Array = None
+    inverse: Inverse | None = None
+    built: Array = None
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,8 @@ class NewtonCG:
     A step costs one pass, plus one product with the sample per inner iteration (5 to 40 of them,
     each `s/n` of a pass). The error contracts by a constant that the sample's size sets, in all
     directions alike, which is also what makes the certificate follow closely. When the curvature
-    met along a step exceeds the sample's by 30 %, the sample doubles; past a quarter of the rows
-    all of them are used and the method is truncated Newton.
+    met along a step is twice the sample's, the sample doubles, up to a quarter of the rows; up to
+    10 000 rows are all used from the start, and the method is truncated Newton.
 
     Memory: O(n m) for the uncertainties, O(s d + m d^2) for sample and preconditioner.
     Use it unless the rows cannot be indexed.
@@ -51,7 +54,8 @@ class NewtonCG:
     seed: int = 0
 
     def _sample(self, problem: Problem, at: Evaluation, size: int, step: int) -> Sample:
-        size = size if 4 * size <= problem.n or problem.n <= 4 * self.rows else problem.n // 4
+        most = problem.n if problem.n <= 4 * self.rows else problem.n // 4
+        size = min(size, most)
         return problem.sample(at, size, generator(self.seed, step))
 
     def init(self, problem: Problem, w: Array) -> NewtonState:
@@ -59,17 +63,20 @@ class NewtonCG:
         at = problem.evaluate(w)
         size = max(self.rows, 4 * min(problem.d, 1024))
         sample = self._sample(problem, at, size, 0)
-        return NewtonState(at, sample, 0, size, problem.xp.ones_like(at.value))
+        first = problem.xp.ones_like(at.value)
+        return NewtonState(at, sample, 0, size, first, self.preconditioner.build(sample), at.loss)
 
     def step(self, problem: Problem, w: Array, state: NewtonState) -> tuple[Array, NewtonState]:
         """One Newton step."""
         xp, at, sample = problem.xp, state.at, state.sample
-        assert at is not None and sample is not None
-        sampled = 4 * state.size <= problem.n or len(sample.index) == problem.n
+        inverse, built = state.inverse, state.built
+        assert at is not None and sample is not None and inverse is not None
+        if bool(xp.any(at.loss < 0.6 * built)):
+            inverse, built = self.preconditioner.build(sample), at.loss
         direction = conjugate_gradient(
-            sample.curvature if sampled else problem.curvature(at),
+            sample.curvature,
             at.gradient,
-            self.preconditioner.build(sample),
+            inverse,
             tolerance=self.tolerance,
             iterations=self.iterations,
         )
@@ -80,9 +87,9 @@ class NewtonCG:
         moved = predicted > 0
         ratio = xp.where(moved, change / xp.where(moved, predicted, 1.0), 1.0)
         size = state.size
-        if sampled and float(xp.max(ratio)) > 1.3:
+        if float(xp.max(ratio)) > 2.0:
             size = 2 * size
         first = 1.0 / xp.clip(ratio, 1.0, 10.0)
         steps = state.steps + 1
         sample = self._sample(problem, new, size, steps)
-        return new.w, NewtonState(new, sample, steps, size, first)
+        return new.w, NewtonState(new, sample, steps, size, first, inverse, built)
