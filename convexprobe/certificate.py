@@ -51,7 +51,8 @@ def lower_bound(problem: Problem, at: Evaluation, sample: Sample | None = None) 
     t = xp.clip(xp.max(excess, axis=1), 0.0, 1.0)
     c = xp.where(t[:, None] > 0, f - (1.0 - t)[:, None] * prior, f)
     c = xp.where(c > 0, c, 0.0)
-    c = c / xp.sum(c, axis=1, keepdims=True)
+    mass = xp.sum(c, axis=1, keepdims=True)
+    c = xp.where(mass > 0, c / xp.where(mass > 0, mass, 1.0), f)
     mixed = xp.sum(xp.where(c > 0, -c * xp.log(xp.where(c > 0, c, 1.0)), 0.0), axis=1)
     constant = c[:, :, None] * problem.mean[:, None, :] - problem.moment
     g = (1.0 - t)[:, None, None] * residual + t[:, None, None] * constant
@@ -83,10 +84,10 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, Arra
     weighted = p * share
     eye = xp.eye(problem.k, dtype=xp.float64, device=delta.device)
     mass = xp.sum(weighted, axis=2)
-    k_matrix = eye[None] * mass[:, :, None] - weighted @ xp.matrix_transpose(p)
+    k_matrix = eye[None, :, :] * mass[:, :, None] - weighted @ xp.matrix_transpose(p)
     # The system is singular along constants and for classes with no mass in the sample.
     size = xp.max(mass, axis=1)[:, None, None]
-    ridge = size * (1e-12 * eye + 1.0 / problem.k)[None] + 1e-300 * eye[None]
+    ridge = size * (1e-12 * eye + 1.0 / problem.k)[None, :, :] + 1e-300 * eye[None, :, :]
     beta = xp.linalg.solve(k_matrix + ridge, delta[:, :, None])
     beta = beta - xp.min(beta, axis=1, keepdims=True)
     beta = xp.where(xp.isfinite(beta), beta, xp.zeros_like(beta))

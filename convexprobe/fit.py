@@ -106,15 +106,17 @@ def fit_probes(
     with progress_bar(total=len(layers), desc="probes", show=progress) as bar:
         for name, x in layers.items():
             where = f"activations[{name!r}]"
-            variance = _feature_variance(x, where) if grid is None else 1.0
+            with np.errstate(invalid="ignore"):
+                variance = _feature_variance(x, where) if grid is None else 1.0
             penalties = np.asarray(GRID) * variance if grid is None else grid
-            problem = Problem(
-                Rows(x),
-                like(codes, x),
-                penalties,
-                classes=len(order),
-                weights=None if weights is None else like(weights, x, compute_dtype(x)),
-            )
+            with np.errstate(invalid="ignore"):
+                problem = Problem(
+                    Rows(x),
+                    like(codes, x),
+                    penalties,
+                    classes=len(order),
+                    weights=None if weights is None else like(weights, x, compute_dtype(x)),
+                )
             if not np.isfinite(to_numpy(problem.moment)).all():
                 check_finite(x, where)
             start = best_start(problem, _start_from(warm_start, name, order, problem.d))
@@ -226,6 +228,9 @@ def _check_validation(
                 f"validation[{name!r}]: expected {x.shape[1]} features, found {held[name].shape[1]}"
             )
     count = held[next(iter(layers))].shape[0]
+    for name, x in held.items():
+        if not bool(namespace(x).all(namespace(x).isfinite(x))):
+            check_finite(x, f"validation[{name!r}]")
     codes, _ = encode(check_labels(validation[1], count, "validation"), order, "validation")
     return held, codes
 

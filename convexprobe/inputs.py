@@ -89,8 +89,9 @@ def check_labels(labels: Any, rows: int, what: str = "labels") -> np.ndarray:
         raise ValueError(f"{what}: expected one class a row, shape (n,), found {values.shape}")
     if len(values) != rows:
         raise ValueError(f"{what}: expected {rows} labels, one a row, found {len(values)}")
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        raise ValueError(f"{what}: NaN in row {int(np.isnan(values).argmax())}")
+    nan = np.fromiter((v != v for v in values.tolist()), bool, len(values))
+    if nan.any():
+        raise ValueError(f"{what}: NaN in row {int(nan.argmax())}")
     return values
 
 
@@ -122,7 +123,8 @@ def encode(
     if (codes < 0).any():
         row = int((codes < 0).argmax())
         raise ValueError(
-            f"{what}: row {row} has class {labels[row]!r}, which is not in classes ({order!r})"
+            f"{what}: row {row} has class {labels.tolist()[row]!r}, "
+            f"which is not in classes ({order!r})"
         )
     return codes, order
 

@@ -21,7 +21,6 @@ at 50 000 x 10 features: four times faster than `(rows, k)`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -48,6 +47,9 @@ _NEGLIGIBLE = -41.0
 `exp(-41) = 1.6e-18` is below the spacing of float64 at 1, and its square is still a normal float32:
 products with denormal numbers are tens of times slower (measured: 13 s instead of 1 s a fit).
 """
+
+_FLUSH = 2048
+"""Rows whose products add up in the compute dtype before float64 takes over."""
 
 T = TypeVar("T")
 
@@ -140,7 +142,7 @@ class Problem:
         )
         self._l2 = np.broadcast_to(self._l2, (self.m,)).copy()
         self.p = self.k * (self.d + 1)
-        self.passes = 0.0
+        self._passes = 0.0
         self._parent: Problem | None = None
         self._moments()
 
@@ -173,7 +175,12 @@ class Problem:
         return self.xp.broadcast_to(array, (self.m, *array.shape[1:]))
 
     def _add(self, passes: float) -> None:
-        (self._parent or self).passes += passes
+        (self._parent or self)._passes += passes
+
+    @property
+    def passes(self) -> float:
+        """Rows read so far, by this family and every part of it, in units of all rows."""
+        return (self._parent or self)._passes
 
     @property
     def l2(self) -> Array:
@@ -233,10 +240,9 @@ class Problem:
 
     def pullback(self, residual: Array, x: Array) -> Array:
         """`sum_i R_i [x_i; 1]^T` as `(m, p)` float64, for residuals `(m, k, r)`."""
-        m = residual.shape[0]
-        flat = self.xp.reshape(residual, (m * self.k, x.shape[0])) @ x
-        weights = self.xp.reshape(cast(flat, self.xp.float64), (m, self.k, self.d))
-        return self.join(weights, self.xp.sum(residual, axis=2, dtype=self.xp.float64))
+        total = _Pullback(self, residual.shape[0])
+        total.add(residual, x)
+        return total.value()
 
     def penalty(self, w: Array) -> Array:
         """`l2 [W; 0]`, `(m, p)`: the gradient of the penalty."""
@@ -247,7 +253,7 @@ class Problem:
         """Value, gradient and what certificates need at `w` `(m, p)`: one pass, read once."""
         xp, f64 = self.xp, self.xp.float64
         w = cast(cast(w, self.dtype), f64)  # what is reported is what is multiplied
-        gradient = xp.zeros((self.m, self.p), dtype=f64, device=w.device)
+        pulled = _Pullback(self, self.m)
         loss = entropy = scale = xp.zeros((self.m,), dtype=f64, device=w.device)
         uncertainty = []
         for span, x in self.rows.blocks(self.m * self.k):
@@ -271,9 +277,9 @@ class Problem:
             loss = loss + xp.sum(row_loss, axis=1, dtype=f64)
             entropy = entropy + xp.sum(row_entropy, axis=1, dtype=f64)
             scale = scale + xp.sum(xp.abs(top[:, 0, :]), axis=1, dtype=f64)
-            gradient += self.pullback(residual, x)
+            pulled.add(residual, x)
         self._add(1.0)
-        gradient = gradient / self.total[:, None]
+        gradient = pulled.value() / self.total[:, None]
         loss, entropy, scale = loss / self.total, entropy / self.total, scale / self.total
         weights, _ = self.split(w)
         square = xp.sum(weights * weights, axis=(1, 2))
@@ -317,6 +323,8 @@ class Problem:
                 relative = relative * to_numpy(self.weights)
             relative /= np.maximum(relative.mean(axis=1, keepdims=True), 1e-30)
             quality = 0.9 * relative.mean(axis=0) + 0.1
+            if self.weights is not None:  # rows held out of every task are no use
+                quality *= to_numpy(self.weights).max(axis=0) > 0
             chance = np.minimum(1.0, quality * (size / quality.sum()))
             for _ in range(20):  # rows capped at 1 leave room that the others fill
                 if abs(chance.sum() - size) <= 0.01 * size:
@@ -324,25 +332,6 @@ class Problem:
                 chance = np.minimum(1.0, chance * (size / chance.sum()))
         index = np.flatnonzero(rng.random(self.n) < chance)
         return Sample.of(self, at.w, index, 1.0 / chance[index])
-
-    def curvature(self, at: Evaluation) -> Callable[[Array], Array]:
-        """The Hessian at `at.w` over all rows as `v (m, p) -> H v (m, p)`; one pass a product.
-
-        Probabilities are recomputed block by block rather than kept: memory stays O(block).
-        """
-
-        def product(v: Array) -> Array:
-            out = self.xp.zeros_like(v)
-            for span, x in self.rows.blocks(self.m * self.k):
-                p = softmax(self.logits(at.w, x))
-                r = curvature_product(p, self._directions(v, x))
-                if self.weights is not None:
-                    r *= self.weights[:, None, span]
-                out += self.pullback(r, x)
-            self._add(1.5)  # three products of the two that a fused pass makes
-            return out / self.total[:, None] + self.penalty(v)
-
-        return product
 
     def batch_gradient(self, w: Array, index: np.ndarray) -> Array:
         """Unbiased gradient `(m, p)` from the rows of a host index; `len(index) / n` passes."""
@@ -364,6 +353,44 @@ class Problem:
         flat = self.xp.reshape(cast(weights, self.dtype), (-1, self.d))
         z = self.xp.reshape(flat @ x.T, (v.shape[0], self.k, x.shape[0]))
         return z + cast(bias, self.dtype)[:, :, None]
+
+
+class _Pullback:
+    """The sum `sum_i R_i [x_i; 1]^T` over blocks of rows.
+
+    The weights' part adds up in the compute dtype over at most `_FLUSH` rows and then in float64:
+    with blocks of few rows, adding each in float64 would cost as much as the products.
+    """
+
+    def __init__(self, problem: Problem, m: int) -> None:
+        self.problem, self.m, self.rows = problem, m, 0
+        self.part: Array = None
+        self.weights: Array = 0.0
+        self.bias: Array = 0.0
+
+    def add(self, residual: Array, x: Array) -> None:
+        """One block: residuals `(m, k, r)` and rows `(r, d)`."""
+        xp = self.problem.xp
+        flat = xp.reshape(residual, (self.m * self.problem.k, x.shape[0])) @ x
+        self.bias = self.bias + xp.sum(residual, axis=2, dtype=xp.float64)
+        if self.part is None:
+            self.part = flat
+        else:
+            self.part += flat
+        self.rows += x.shape[0]
+        if self.rows >= _FLUSH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.part is not None:
+            self.weights = self.weights + cast(self.part, self.problem.xp.float64)
+        self.part, self.rows = None, 0
+
+    def value(self) -> Array:
+        """The sum so far, `(m, p)` float64."""
+        self._flush()
+        shape = (self.m, self.problem.k, self.problem.d)
+        return self.problem.join(self.problem.xp.reshape(self.weights, shape), self.bias)
 
 
 def softmax(z: Array) -> Array:
@@ -436,7 +463,10 @@ class Sample:
     def curvature(self, v: Array) -> Array:
         """The sampled Hessian times `v`, `(m, p)`; counts its share of a pass."""
         problem = self.problem
-        r = curvature_product(self.p, problem._directions(v, self.x))
-        r *= self.weight[:, None, :]
+        pulled, weight = _Pullback(problem, v.shape[0]), self.weight[:, None, :]
+        for span, x in Rows(self.x).blocks(v.shape[0] * problem.k):
+            r = curvature_product(self.p[:, :, span], problem._directions(v, x))
+            r *= weight[:, :, span]
+            pulled.add(r, x)
         problem._add(len(self.index) / problem.n)
-        return problem.pullback(r, self.x) + problem.penalty(v)
+        return pulled.value() + problem.penalty(v)

@@ -98,14 +98,15 @@ class Curvature:
         root = (x - cast(mean, problem.dtype)) * xp.sqrt(shared)[:, None]
         gram = cast(root @ root.T if low else root.T @ root, f64)
         eye = xp.eye(gram.shape[0], dtype=f64, device=gram.device)
-        floor = 1e-10 * xp.sum(gram * eye) / problem.d + 1e-200  # keeps l2 = 0 invertible
+        # Keeps l2 = 0 invertible; the low-rank form subtracts, and cancels in float32 below this.
+        floor = (1e-5 if low else 1e-10) * xp.sum(gram * eye) / problem.d + 1e-200
         ridge = xp.maximum(problem.l2, floor)
         a = (mass / total)[:, None, None]
-        inner = inverse_spd(a * gram[None] + ridge[:, None, None] * eye[None])
+        inner = inverse_spd(a * gram[None, :, :] + ridge[:, None, None] * eye[None, :, :])
         if stride > 1:
-            harmonic = gram.shape[0] / xp.sum(inner * eye[None], axis=(1, 2))
+            harmonic = gram.shape[0] / xp.sum(inner * eye[None, :, :], axis=(1, 2))
             ridge = xp.maximum(ridge, 0.5 * harmonic)
-            inner = inverse_spd(a * gram[None] + ridge[:, None, None] * eye[None])
+            inner = inverse_spd(a * gram[None, :, :] + ridge[:, None, None] * eye[None, :, :])
         inner = 0.5 * (inner + xp.matrix_transpose(inner))
         return _Shared(problem, inner, root if low else None, mass / total, ridge, mean, mass)
 

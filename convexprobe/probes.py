@@ -79,8 +79,10 @@ class Probe:
 
     @property
     def C(self) -> float:
-        """scikit-learn's name for the penalty: `1 / (l2 S)`."""
-        return np.inf if self.l2 == 0 else 1.0 / (self.l2 * self.rows)
+        """scikit-learn's `C`: `1 / (l2 S)`; twice that for two classes, where it fits their
+        difference alone."""
+        scale = 2.0 if len(self.classes) == 2 else 1.0
+        return np.inf if self.l2 == 0 else scale / (self.l2 * self.rows)
 
     def log_proba(self, x: Any) -> Array:
         """Log-probabilities `(n, k)` of rows `(n, d)`, in their library.
@@ -283,6 +285,6 @@ def load_probes(path: str | os.PathLike[str]) -> ProbeSet:
                     path=path_points,
                 )
                 probes[name] = Probe(**entry)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{os.fspath(path)!r}: damaged or not a file of probes: {error}") from None
     return ProbeSet(probes)

@@ -145,7 +145,8 @@ def solve(
         The solution, with the best point seen for each task.
     """
     started = time.perf_counter()
-    w = problem.origin() if w is None else w
+    if w is None:
+        w = problem.origin() if state is None or state.at is None else state.at.w
     target = tol * problem.label_entropy
     best = _Best(problem, w)
     status: list[Status | None] = [None] * problem.m

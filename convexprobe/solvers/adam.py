@@ -52,6 +52,7 @@ class Adam:
         weights = xp.broadcast_to(unit[:, None, :], (1, problem.k, problem.d))
         bias = xp.ones((1, problem.k), dtype=problem.dtype, device=x.device)
         scale = xp.astype(problem.join(weights, bias), xp.float64)
+        scale = xp.broadcast_to(scale, at.w.shape)
         zero = xp.zeros_like(at.w)
         return AdamState(at, None, 0, zero, zero, 0, scale)
 

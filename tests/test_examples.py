@@ -1,0 +1,45 @@
+"""The examples run, as a user would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *command], cwd=cwd, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_digits_certifies_every_layer_and_draws(tmp_path: Path) -> None:
+    out = run("examples/digits.py", "--out", str(tmp_path), "--epochs", "3")
+    assert out.count(" certified") == 20
+    assert (tmp_path / "digits.png").stat().st_size > 10_000
+
+
+def test_readme_code_runs_as_typed(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    script = tmp_path / "readme.py"
+    script.write_text("import matplotlib; matplotlib.use('Agg')\n" + code)
+    out = run(str(script), cwd=tmp_path)
+    assert "certified" in out
+    assert (tmp_path / "probes.png").exists() and (tmp_path / "probes.safetensors").exists()
+
+
+@pytest.mark.skipif(
+    "CONVEXPROBE_DATA" not in os.environ, reason="CONVEXPROBE_DATA names no MNIST files"
+)
+def test_figure_5_on_a_slice_of_mnist(tmp_path: Path) -> None:
+    out = run("examples/reproduce_figure5.py", "--quick", "--out", str(tmp_path))
+    assert "every probe certified: True; every oracle holds: True" in out
+    assert (tmp_path / "figure5_quick.png").exists()
