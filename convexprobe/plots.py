@@ -34,7 +34,7 @@ def plot_errors(
         if len(layers) <= 12:
             for x, e in zip(at, curve.values(), strict=True):
                 ax.annotate(
-                    f"{100 * e:.1f}",
+                    f"{100 * e:.1f}" if e >= 0.01 else f"{100 * e:.2f}",
                     (x, 100 * e),
                     xytext=(0, 5),
                     textcoords="offset points",
@@ -44,8 +44,8 @@ def plot_errors(
                 )
     ax.set_xticks(range(len(layers)), layers, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_ylabel(f"{ylabel} (%)")
-    ax.set_ylim(bottom=0)
-    ax.margins(y=0.15)
+    highest = max((e for curve in curves.values() for e in curve.values()), default=0.0)
+    ax.set_ylim(0, 114.0 * highest if highest > 0 else 1.0)  # room for the labels of the top
     ax.grid(axis="y", alpha=0.3)
     if any(curves):
         ax.legend(frameon=False)

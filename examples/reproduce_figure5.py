@@ -137,6 +137,27 @@ def oracles(model: ConvNet, probes: cxp.ProbeSet, fit: list) -> list[tuple[str, 
     return [*out, ("F*(logits) <= the network's own loss", lower, own + 5 * probe.l2)]
 
 
+def draw(panels: dict[str, dict[str, float]], path: Path) -> None:
+    """The two panels on one scale, up to twice the error at the input; what is above is written."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    top = 2.0 * next(iter(panels.values()))["input"]
+    for ax, (title, errors) in zip(axes, panels.items(), strict=True):
+        cxp.plot_errors({"": {k: min(e, 1.5 * top) for k, e in errors.items()}}, ax=ax)
+        ax.set(title=title, ylabel="test error (%)", ylim=(0, 100 * top))
+        for at, (layer, error) in enumerate(errors.items()):
+            if error > top:
+                ax.annotate(
+                    f"{layer}: {100 * error:.1f} %",
+                    (at, 96 * top),
+                    xytext=(-28, 0),
+                    textcoords="offset points",
+                    ha="right",
+                    va="center",
+                    fontsize=8,
+                )
+    figure.savefig(path, dpi=110)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="2 000 rows and one epoch")
@@ -159,11 +180,11 @@ def main(argv: list[str] | None = None) -> None:
     trained: Callable[[], ConvNet] = lambda: load_or_train(  # noqa: E731
         cache, images[training], labels[training], epochs
     )
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     titles = ("(a) after initialisation, no training", f"(b) after {epochs:g} epochs")
+    panels: dict[str, dict[str, float]] = {}
     certified = held_true = True
-    for (stage, make), ax, title in zip(
-        (("untrained", untrained), ("trained", trained)), axes, titles, strict=True
+    for (stage, make), title in zip(
+        (("untrained", untrained), ("trained", trained)), titles, strict=True
     ):
         model = make()
         error = test_error(model, held, held_labels)
@@ -177,10 +198,9 @@ def main(argv: list[str] | None = None) -> None:
             held_true &= lower <= upper
             print(f"  oracle {name:45s} {lower:.5f} <= {upper:.5f}  {verdict}")
         probes.save(settings.out / f"figure5_{stage}.safetensors")
-        cxp.plot_errors({"": errors}, ax=ax, ylabel="test error")
-        ax.set_title(title)
+        panels[title] = errors
     path = settings.out / ("figure5_quick.png" if settings.quick else "figure5.png")
-    figure.savefig(path, dpi=110)
+    draw(panels, path)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"\nevery probe certified: {certified}; every oracle holds: {held_true}; "
           f"peak memory {peak:.1f} GiB; wrote {path}")  # fmt: skip
