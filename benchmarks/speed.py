@@ -74,9 +74,9 @@ def run_sklearn(solver: str, x: np.ndarray, y: np.ndarray, l2: float, limit: flo
     record = Recorder(limit)
 
     def spy(method: Callable) -> Callable:
-        def recorded(self, coefficients, *args, **kwargs):
-            result = method(self, coefficients, *args, **kwargs)
-            record(coefficients)
+        def recorded(self, *args, **kwargs):
+            result = method(self, *args, **kwargs)
+            record(args[0] if args else kwargs["coef"])
             return result
 
         return recorded
@@ -198,6 +198,18 @@ def cases(cache: Path) -> Iterator[tuple[str, str, torch.Tensor, torch.Tensor]]:
             yield state, layer, activations[layer], y
 
 
+def kept(path: Path) -> list[dict]:
+    """The cases of an earlier run that was cut off; delete the file to measure them again."""
+    if not path.exists():
+        return []
+    words = {"state", "layer"} | {f"sklearn solver {t:g}" for t in TARGETS}
+    with open(path, newline="") as file:
+        return [
+            {k: v if k in words else float(v) if v else None for k, v in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
 def geometric_mean(values: list[float]) -> float:
     """Of positive numbers."""
     return exp(sum(map(log, values)) / len(values))
@@ -216,11 +228,14 @@ def main() -> None:
     machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
     versions = f"torch {torch.__version__}, scikit-learn {sklearn.__version__}"
     print(f"{machine}; {versions}\n", flush=True)
-    table: list[dict[str, object]] = []
+    table = kept(settings.out / "speed.csv")
+    done = {(row["state"], row["layer"], row["l2"]) for row in table}
     for state, layer, x, y in cases(settings.out / "mnist_convnet.pt"):
         if layer not in settings.layers:
             continue
         for l2 in (1e-3, 1e-5):
+            if (state, layer, l2) in done:
+                continue
             print(f"{state} {layer} l2={l2:g}", flush=True)
             optimum, judge = reference(x, y, l2)
             entropy = float(judge.label_entropy[0])
@@ -229,7 +244,7 @@ def main() -> None:
                 w = np.concatenate([c[:, :-1].ravel(), c[:, -1]]).astype(np.float64)
                 return float(judge.evaluate(torch.from_numpy(w)[None, :]).value[0])
 
-            row: dict[str, object] = {"state": state, "layer": layer, "l2": l2}
+            row: dict = {"state": state, "layer": layer, "l2": l2}
             row |= run_ours(x, y, l2, settings.solver, optimum, settings.repeats)
             best: dict[float, tuple[float, str]] = dict.fromkeys(TARGETS, (np.inf, "none"))
             solvers = ["lbfgs", "newton-cg"] + (["newton-cholesky"] if x.shape[1] <= 64 else [])
@@ -252,7 +267,7 @@ def main() -> None:
                         break
             for target in TARGETS:
                 row[f"sklearn {target:g}"], row[f"sklearn solver {target:g}"] = best[target]
-                row[f"ratio {target:g}"] = best[target][0] / float(row[f"seconds {target:g}"])  # type: ignore[arg-type]
+                row[f"ratio {target:g}"] = best[target][0] / row[f"seconds {target:g}"]
             print("   ", {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()})
             table.append(row)
             columns = list(dict.fromkeys(key for r in table for key in r))

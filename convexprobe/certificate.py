@@ -24,7 +24,8 @@ For `l2 = 0` no dual point with `G = 0` is at hand; the loss is non-negative, so
 from __future__ import annotations
 
 from convexprobe._array import Array, cast, namespace
-from convexprobe.objective import Evaluation, Problem, Sample
+from convexprobe.objective import Evaluation, Problem
+from convexprobe.sample import Sample
 
 
 def lower_bound(problem: Problem, at: Evaluation, sample: Sample | None = None) -> Array:
@@ -99,7 +100,7 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, Arra
     q = q / xp.sum(q, axis=1, keepdims=True)
     change = xp.sum((_plogp(p) - _plogp(q)) * share, axis=(1, 2))
     gradient = problem.pullback(cast((q - p) * share, problem.dtype), sample.x)
-    problem._add(0.5 * len(sample.index) / problem.n)
+    problem.spend(0.5 * len(sample.index) / problem.n)
     return change, gradient
 
 

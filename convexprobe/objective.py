@@ -21,8 +21,8 @@ at 50 000 x 10 features: four times faster than `(rows, k)`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,11 +31,11 @@ from convexprobe._array import (
     cast,
     compute_dtype,
     epsilon,
-    is_array,
     like,
     namespace,
     to_numpy,
 )
+from convexprobe.family import select
 from convexprobe.sources import Rows
 
 _ABSENT = -1e30
@@ -50,35 +50,6 @@ products with denormal numbers are tens of times slower (measured: 13 s instead 
 
 _FLUSH = 2048
 """Rows whose products add up in the compute dtype before float64 takes over."""
-
-T = TypeVar("T")
-
-
-@runtime_checkable
-class PerTask(Protocol):
-    """Something that knows how to give up tasks."""
-
-    def tasks(self, index: list[int]) -> Any:
-        """The same thing for the remaining tasks."""
-
-
-def select(state: T, index: list[int]) -> T:
-    """The tasks `index` of a record whose arrays have the task axis first.
-
-    Recurses through dataclasses and lists; numbers and None stay as they are.
-    """
-    out: Any = state
-    if isinstance(state, PerTask):
-        out = state.tasks(index)
-    elif isinstance(state, list):
-        out = [select(item, index) for item in state]
-    elif is_dataclass(out) and not isinstance(out, type):
-        out = replace(out, **{f.name: select(getattr(out, f.name), index) for f in fields(out)})
-    elif isinstance(state, np.ndarray):
-        out = state[index]
-    elif is_array(state):
-        out = namespace(state).take(state, like(np.asarray(index, dtype=np.int64), state), axis=0)
-    return out
 
 
 @dataclass(frozen=True)
@@ -168,13 +139,14 @@ class Problem:
         host = to_numpy(self.frequency)
         safe = np.where(host > 0, host, 1.0)
         self.label_entropy = -np.sum(host * np.log(safe), axis=1)
-        self._add(0.5)
+        self.spend(0.5)
 
     def _per_task(self, array: Array) -> Array:
         """A `(1 or m, ...)` array repeated to `(m, ...)`."""
         return self.xp.broadcast_to(array, (self.m, *array.shape[1:]))
 
-    def _add(self, passes: float) -> None:
+    def spend(self, passes: float) -> None:
+        """Count work: the one place where passes add up."""
         (self._parent or self)._passes += passes
 
     @property
@@ -240,7 +212,7 @@ class Problem:
 
     def pullback(self, residual: Array, x: Array) -> Array:
         """`sum_i R_i [x_i; 1]^T` as `(m, p)` float64, for residuals `(m, k, r)`."""
-        total = _Pullback(self, residual.shape[0])
+        total = Pullback(self, residual.shape[0])
         total.add(residual, x)
         return total.value()
 
@@ -253,7 +225,7 @@ class Problem:
         """Value, gradient and what certificates need at `w` `(m, p)`: one pass, read once."""
         xp, f64 = self.xp, self.xp.float64
         w = cast(cast(w, self.dtype), f64)  # what is reported is what is multiplied
-        pulled = _Pullback(self, self.m)
+        pulled = Pullback(self, self.m)
         loss = entropy = scale = xp.zeros((self.m,), dtype=f64, device=w.device)
         uncertainty = []
         for span, x in self.rows.blocks(self.m * self.k):
@@ -278,7 +250,7 @@ class Problem:
             entropy = entropy + xp.sum(row_entropy, axis=1, dtype=f64)
             scale = scale + xp.sum(xp.abs(top[:, 0, :]), axis=1, dtype=f64)
             pulled.add(residual, x)
-        self._add(1.0)
+        self.spend(1.0)
         gradient = pulled.value() / self.total[:, None]
         loss, entropy, scale = loss / self.total, entropy / self.total, scale / self.total
         weights, _ = self.split(w)
@@ -304,34 +276,8 @@ class Problem:
             bad = cast(self.xp.max(miss, axis=1) >= self.xp.max(hit, axis=1), self.dtype)
             bad = bad if self.weights is None else bad * self.weights[:, span]
             wrong = wrong + self.xp.sum(bad, axis=1, dtype=self.xp.float64)
-        self._add(0.5)
+        self.spend(0.5)
         return to_numpy(wrong / self.total)
-
-    def sample(self, at: Evaluation, size: int, rng: np.random.Generator) -> Sample:
-        """Draw about `size` rows where the curvature is, and hold them at `at.w`.
-
-        Row i enters with probability `min(1, c q_i)` (Poisson sampling), `q_i` proportional to nine
-        parts of its uncertainty (averaged over the tasks, each relative to its mean) and one part
-        of a constant; its weight is the inverse of that probability, so that sums stay unbiased.
-        Near a solution few rows are uncertain: then all of those enter and sums are almost exact.
-        Costs half a pass over the rows drawn.
-        """
-        chance = np.ones(self.n)
-        if size < self.n:
-            relative = to_numpy(at.uncertainty).astype(np.float64)
-            if self.weights is not None:
-                relative = relative * to_numpy(self.weights)
-            relative /= np.maximum(relative.mean(axis=1, keepdims=True), 1e-30)
-            quality = 0.9 * relative.mean(axis=0) + 0.1
-            if self.weights is not None:  # rows held out of every task are no use
-                quality *= to_numpy(self.weights).max(axis=0) > 0
-            chance = np.minimum(1.0, quality * (size / quality.sum()))
-            for _ in range(20):  # rows capped at 1 leave room that the others fill
-                if abs(chance.sum() - size) <= 0.01 * size:
-                    break
-                chance = np.minimum(1.0, chance * (size / chance.sum()))
-        index = np.flatnonzero(rng.random(self.n) < chance)
-        return Sample.of(self, at.w, index, 1.0 / chance[index])
 
     def batch_gradient(self, w: Array, index: np.ndarray) -> Array:
         """Unbiased gradient `(m, p)` from the rows of a host index; `len(index) / n` passes."""
@@ -343,11 +289,11 @@ class Problem:
         p -= cast(labels[:, None, :] == order[None, :, None], self.dtype)
         if self.weights is not None:
             p *= self.xp.take(self.weights, at, axis=1)[:, None, :]
-        self._add(len(index) / self.n)
+        self.spend(len(index) / self.n)
         scale = self.n / (len(index) * self.total[:, None])
         return self.pullback(p, x) * scale + self.penalty(w)
 
-    def _directions(self, v: Array, x: Array) -> Array:
+    def directions(self, v: Array, x: Array) -> Array:
         """`V x_i + c`: logits without the offsets of absent classes."""
         weights, bias = self.split(v)
         flat = self.xp.reshape(cast(weights, self.dtype), (-1, self.d))
@@ -355,7 +301,7 @@ class Problem:
         return z + cast(bias, self.dtype)[:, :, None]
 
 
-class _Pullback:
+class Pullback:
     """The sum `sum_i R_i [x_i; 1]^T` over blocks of rows.
 
     The weights' part adds up in the compute dtype over at most `_FLUSH` rows and then in float64:
@@ -407,66 +353,3 @@ def curvature_product(p: Array, u: Array) -> Array:
     r = p * u
     r -= p * namespace(p).sum(r, axis=1, keepdims=True)
     return r
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Rows held together with their probabilities at one point: a cheap stand-in for all rows.
-
-    Attributes:
-        problem: the family.
-        index: which rows, host `(s,)`.
-        x: the rows, `(s, d)`.
-        p: probabilities at the point, `(m, k, s)`.
-        share: each row's own weight `s_i / S`, `(m or 1, s)`.
-        inverse: inverse inclusion probabilities, `(s,)`; `share * inverse` makes sums unbiased.
-    """
-
-    problem: Problem
-    index: np.ndarray
-    x: Array
-    p: Array
-    share: Array
-    inverse: Array
-
-    @classmethod
-    def of(cls, problem: Problem, w: Array, index: np.ndarray, inverse: np.ndarray) -> Sample:
-        """Gather the rows and evaluate their probabilities at `w`."""
-        xp = problem.xp
-        x = problem.rows.take(index)
-        share = xp.ones((1, len(index)), dtype=problem.dtype, device=x.device)
-        if problem.weights is not None:
-            share = xp.take(problem.weights, like(index, x), axis=1)
-        share = share / cast(problem.total, problem.dtype)[:, None]
-        problem._add(0.5 * len(index) / problem.n)
-        return cls(
-            problem=problem,
-            index=index,
-            x=x,
-            p=softmax(problem.logits(w, x)),
-            share=share,
-            inverse=like(inverse, x, problem.dtype),
-        )
-
-    def tasks(self, index: list[int]) -> Sample:
-        """The sample of the remaining tasks."""
-        share = self.share if self.share.shape[0] == 1 else select(self.share, index)
-        return replace(
-            self, problem=self.problem.tasks(index), p=select(self.p, index), share=share
-        )
-
-    @property
-    def weight(self) -> Array:
-        """Row weights that make sums over the sample unbiased, `(m or 1, s)`."""
-        return self.share * self.inverse[None, :]
-
-    def curvature(self, v: Array) -> Array:
-        """The sampled Hessian times `v`, `(m, p)`; counts its share of a pass."""
-        problem = self.problem
-        pulled, weight = _Pullback(problem, v.shape[0]), self.weight[:, None, :]
-        for span, x in Rows(self.x).blocks(v.shape[0] * problem.k):
-            r = curvature_product(self.p[:, :, span], problem._directions(v, x))
-            r *= weight[:, :, span]
-            pulled.add(r, x)
-        problem._add(len(self.index) / problem.n)
-        return pulled.value() + problem.penalty(v)

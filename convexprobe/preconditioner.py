@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from convexprobe._array import Array, cast, inverse_spd
-from convexprobe.objective import Problem, Sample, select
+from convexprobe.family import select
+from convexprobe.objective import Problem
+from convexprobe.sample import Sample
 
 
 class Inverse(Protocol):

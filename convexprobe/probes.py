@@ -177,9 +177,11 @@ class ProbeSet(Mapping[str, Probe]):
         """
         if scores is not None:
             return plot_errors({"": {n: s.error for n, s in scores.items()}}, ax=ax)
-        held_out = {n: p.validation_error for n, p in self.items()}
-        if all(e is not None for e in held_out.values()):
-            return plot_errors({"": held_out}, ax=ax, ylabel="validation error")  # type: ignore
+        held_out = {
+            n: p.validation_error for n, p in self.items() if p.validation_error is not None
+        }
+        if len(held_out) == len(self):
+            return plot_errors({"": held_out}, ax=ax, ylabel="validation error")
         train = {n: p.train_error for n, p in self.items()}
         return plot_errors({"": train}, ax=ax, ylabel="training error")
 

@@ -12,7 +12,9 @@ import numpy as np
 
 from convexprobe._array import Array, generator, synchronise, to_numpy
 from convexprobe.certificate import lower_bound, promise
-from convexprobe.objective import Evaluation, Problem, Sample, select
+from convexprobe.family import select
+from convexprobe.objective import Evaluation, Problem
+from convexprobe.sample import Sample
 from convexprobe.solvers.base import Solver
 
 STALLED_STEPS = 8
@@ -217,6 +219,6 @@ def _certify(
     if ((value - bound > target) & (hope <= 2.0 * target)).any():
         if sample is None:
             size = max(2500, family.n // 20)
-            sample = family.sample(at, size, generator(step))
+            sample = Sample.draw(family, at, size, generator(step))
         bound = np.maximum(bound, to_numpy(lower_bound(family, at, sample)))
     return bound

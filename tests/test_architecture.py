@@ -15,8 +15,9 @@ PACKAGE = Path(convexprobe.__file__).parent
 
 ORDER: list[set[str]] = [
     {"_array"},
-    {"_progress", "sources"},
+    {"_progress", "family", "sources"},
     {"objective"},
+    {"sample"},
     {"certificate", "preconditioner"},
     {"solvers.base"},
     {"solvers.*"},

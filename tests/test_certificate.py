@@ -13,7 +13,8 @@ from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from convexprobe.certificate import lower_bound, promise
-from convexprobe.objective import Problem, Sample
+from convexprobe.objective import Problem
+from convexprobe.sample import Sample
 from convexprobe.solve import Record, solve
 from convexprobe.solvers import SOLVERS, NewtonCG
 
@@ -68,7 +69,7 @@ def test_no_bound_exceeds_the_optimum(data: Data, l2: float, scale: float, part:
     at = problem.evaluate(w)
     limit = optimum + RIGOUR * max(1.0, optimum)
     assert 0.0 <= lower_bound(problem, at)[0] <= limit
-    drawn = problem.sample(at, max(1, int(part * problem.n)), rng)
+    drawn = Sample.draw(problem, at, max(1, int(part * problem.n)), rng)
     if len(drawn.index):
         assert 0.0 <= lower_bound(problem, at, drawn)[0] <= limit
     rows = rng.permutation(problem.n)[: max(1, int(part * problem.n))]

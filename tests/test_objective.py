@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import convexprobe.sources
 from convexprobe._array import to_numpy
-from convexprobe.objective import Problem, Sample
+from convexprobe.objective import Problem
+from convexprobe.sample import Sample
 from convexprobe.solve import solve
 from convexprobe.solvers import NewtonCG
 from convexprobe.sources import Rows
@@ -296,8 +297,8 @@ def test_libraries_agree(library: ModuleType) -> None:
     for name in ("value", "loss", "gradient", "entropy", "prior", "uncertainty", "rounding"):
         np.testing.assert_allclose(to_numpy(getattr(other, name)), getattr(at, name), **EXACT)
     np.testing.assert_allclose(theirs.errors(library.asarray(w)), ours.errors(w), **EXACT)
-    a = ours.sample(at, 20, np.random.default_rng(0))
-    b = theirs.sample(other, 20, np.random.default_rng(0))
+    a = Sample.draw(ours, at, 20, np.random.default_rng(0))
+    b = Sample.draw(theirs, other, 20, np.random.default_rng(0))
     np.testing.assert_array_equal(a.index, b.index)
     sampled = to_numpy(b.curvature(library.asarray(v)))
     np.testing.assert_allclose(sampled, a.curvature(v), **EXACT)
@@ -322,7 +323,7 @@ def test_sampled_curvature_is_unbiased() -> None:
     at = problem.evaluate(w)
     exact = everything(problem, at.w).curvature(v)
     draws = 300
-    samples = [problem.sample(at, 80, np.random.default_rng(i)) for i in range(draws)]
+    samples = [Sample.draw(problem, at, 80, np.random.default_rng(i)) for i in range(draws)]
     mean = np.mean([s.curvature(v) for s in samples], axis=0)
     spread = np.std([s.curvature(v) for s in samples], axis=0) / draws**0.5
     assert (np.abs(mean - exact) <= 5 * spread).all()  # five standard errors
@@ -336,7 +337,7 @@ def test_sampled_curvature_is_unbiased() -> None:
 def test_a_sample_of_all_rows_is_exact() -> None:
     problem, _, _ = family()
     at = problem.evaluate(point(problem))
-    sample = problem.sample(at, problem.n, np.random.default_rng(0))
+    sample = Sample.draw(problem, at, problem.n, np.random.default_rng(0))
     assert sorted(sample.index) == list(range(problem.n))
     v = point(problem, 1)
     np.testing.assert_allclose(sample.curvature(v), everything(problem, at.w).curvature(v), **EXACT)

@@ -20,6 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from convexprobe._array import to_numpy
 from convexprobe.objective import Problem
 from convexprobe.preconditioner import Curvature, Diagonal, Identity, Preconditioner
+from convexprobe.sample import Sample
 from convexprobe.solve import Record, Solution, Status, solve
 from convexprobe.solvers import LBFGS, SOLVERS, Adam, NewtonCG, Solver
 
@@ -366,7 +367,7 @@ def test_inverses_are_symmetric_positive_definite(
     problem = random_data(n, d, 3, weighted=True).problem(l2, library)
     rng = np.random.default_rng(0)
     at = problem.evaluate(library.asarray(0.3 * rng.standard_normal((2, problem.p))))
-    inverse = PRECONDITIONERS[preconditioner].build(problem.sample(at, n, rng))
+    inverse = PRECONDITIONERS[preconditioner].build(Sample.draw(problem, at, n, rng))
     columns = [
         to_numpy(inverse.solve(library.asarray(np.stack([e, e]))) + 0.0) for e in np.eye(problem.p)
     ]
@@ -384,7 +385,7 @@ def test_curvature_is_exact_for_two_classes() -> None:
     problem = data.problem(1e-2)
     rng = np.random.default_rng(0)
     at = problem.evaluate(0.3 * rng.standard_normal((1, problem.p)))
-    sample = problem.sample(at, 80, rng)
+    sample = Sample.draw(problem, at, 80, rng)
     half = rng.standard_normal(4)
     v = problem.join(np.stack([half, -half])[None], np.array([[0.7, -0.7]]))
     back = Curvature().build(sample).solve(sample.curvature(v))
@@ -395,14 +396,14 @@ def test_low_rank_with_all_rows_equals_dense() -> None:
     problem = random_data(30, 12, 3).problem([1e-2, 1.0])
     rng = np.random.default_rng(0)
     at = problem.evaluate(0.3 * rng.standard_normal((2, problem.p)))
-    sample, v = problem.sample(at, 30, rng), rng.standard_normal((2, problem.p))
+    sample, v = Sample.draw(problem, at, 30, rng), rng.standard_normal((2, problem.p))
     dense = Curvature().build(sample)
     # Twelve features are more than rank 11, so 11 rows stand for 30: not the same matrix; with 30
     # rows as the rank nothing is lost, and d > 2 r forces the low-rank form on wide data below.
     assert np.abs(Curvature(rank=11).build(sample).solve(v) - dense.solve(v)).max() > 1e-6
     wide = random_data(10, 25, 3).problem([1e-2, 1.0])
     at = wide.evaluate(0.3 * rng.standard_normal((2, wide.p)))
-    sample, v = wide.sample(at, 10, rng), rng.standard_normal((2, wide.p))
+    sample, v = Sample.draw(wide, at, 10, rng), rng.standard_normal((2, wide.p))
     h = (1 - np.sum(sample.p**2, axis=1)) / 2 * sample.weight
     shared = h.mean(axis=0)
     mean = shared @ sample.x / shared.sum()

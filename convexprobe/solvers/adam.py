@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from convexprobe._array import Array, generator
 from convexprobe.objective import Problem
+from convexprobe.sample import Sample
 from convexprobe.solvers.base import State
 
 
@@ -45,7 +46,7 @@ class Adam:
     def init(self, problem: Problem, w: Array) -> AdamState:
         """Evaluate at `w` and measure the columns on a sample of rows."""
         xp, at = problem.xp, problem.evaluate(w)
-        sample = problem.sample(at, min(problem.n, 2048), generator(self.seed, 0))
+        sample = Sample.draw(problem, at, min(problem.n, 2048), generator(self.seed, 0))
         x = sample.x
         rms = xp.sqrt(xp.mean(x * x, axis=0, keepdims=True)) * problem.d**0.5
         unit = xp.where(rms > 0, 1.0 / xp.where(rms > 0, rms, 1.0), 0.0)

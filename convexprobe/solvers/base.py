@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 from convexprobe._array import Array, namespace
-from convexprobe.objective import Evaluation, Problem, Sample
+from convexprobe.objective import Evaluation, Problem
 from convexprobe.preconditioner import Inverse
+from convexprobe.sample import Sample
 
 
 @dataclass

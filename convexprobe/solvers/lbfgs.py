@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from convexprobe._array import Array, generator, namespace
 from convexprobe.objective import Evaluation, Problem
 from convexprobe.preconditioner import Curvature, Inverse, Preconditioner
+from convexprobe.sample import Sample
 from convexprobe.solvers.base import State, inner, line_search
 
 
@@ -47,7 +48,7 @@ class LBFGS:
     def _build(self, problem: Problem, at: Evaluation, step: int) -> Inverse:
         size = max(self.rows, 4 * min(problem.d, 1024))
         size = size if problem.n <= 4 * self.rows else min(size, problem.n // 4)
-        return self.preconditioner.build(problem.sample(at, size, generator(self.seed, step)))
+        return self.preconditioner.build(Sample.draw(problem, at, size, generator(self.seed, step)))
 
     def init(self, problem: Problem, w: Array) -> LBFGSState:
         """Evaluate at `w` and build the metric there."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from convexprobe._array import Array, generator
-from convexprobe.objective import Evaluation, Problem, Sample
+from convexprobe.objective import Evaluation, Problem
 from convexprobe.preconditioner import Curvature, Inverse, Preconditioner
+from convexprobe.sample import Sample
 from convexprobe.solvers.base import State, conjugate_gradient, inner, line_search
 
 
@@ -25,7 +26,7 @@ class NewtonState(State):
 class NewtonCG:
     """Inexact Newton with full gradients and a Hessian from the rows that carry curvature.
 
-    Each step: draw rows in proportion to their uncertainty (`Problem.sample`), solve
+    Each step: draw rows in proportion to their uncertainty (`Sample.draw`), solve
     `H_S d = grad F` by preconditioned conjugate gradients on them, backtrack along `d` on all rows.
     A step costs one pass, plus one product with the sample per inner iteration (5 to 40 of them,
     each `s/n` of a pass). The error contracts by a constant that the sample's size sets, in all
@@ -56,7 +57,7 @@ class NewtonCG:
     def _sample(self, problem: Problem, at: Evaluation, size: int, step: int) -> Sample:
         most = problem.n if problem.n <= 4 * self.rows else problem.n // 4
         size = min(size, most)
-        return problem.sample(at, size, generator(self.seed, step))
+        return Sample.draw(problem, at, size, generator(self.seed, step))
 
     def init(self, problem: Problem, w: Array) -> NewtonState:
         """Evaluate at `w` and draw the first sample."""

@@ -1,0 +1,39 @@
+"""The task axis: taking tasks out of any record whose arrays have it first."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+
+from convexprobe._array import is_array, like, namespace
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class PerTask(Protocol):
+    """Something that knows how to give up tasks."""
+
+    def tasks(self, index: list[int]) -> Any:
+        """The same thing for the remaining tasks."""
+
+
+def select(state: T, index: list[int]) -> T:
+    """The tasks `index` of a record whose arrays have the task axis first.
+
+    Recurses through dataclasses and lists; numbers and None stay as they are.
+    """
+    out: Any = state
+    if isinstance(state, PerTask):
+        out = state.tasks(index)
+    elif isinstance(state, list):
+        out = [select(item, index) for item in state]
+    elif is_dataclass(out) and not isinstance(out, type):
+        out = replace(out, **{f.name: select(getattr(out, f.name), index) for f in fields(out)})
+    elif isinstance(state, np.ndarray):
+        out = state[index]
+    elif is_array(state):
+        out = namespace(state).take(state, like(np.asarray(index, dtype=np.int64), state), axis=0)
+    return out

@@ -1,0 +1,102 @@
+"""Rows drawn where the curvature is: a cheap stand-in for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from convexprobe._array import Array, cast, like, to_numpy
+from convexprobe.family import select
+from convexprobe.objective import Evaluation, Problem, Pullback, curvature_product, softmax
+from convexprobe.sources import Rows
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows held together with their probabilities at one point: a cheap stand-in for all rows.
+
+    Attributes:
+        problem: the family.
+        index: which rows, host `(s,)`.
+        x: the rows, `(s, d)`.
+        p: probabilities at the point, `(m, k, s)`.
+        share: each row's own weight `s_i / S`, `(m or 1, s)`.
+        inverse: inverse inclusion probabilities, `(s,)`; `share * inverse` makes sums unbiased.
+    """
+
+    problem: Problem
+    index: np.ndarray
+    x: Array
+    p: Array
+    share: Array
+    inverse: Array
+
+    @classmethod
+    def draw(cls, problem: Problem, at: Evaluation, size: int, rng: np.random.Generator) -> Sample:
+        """Draw about `size` rows where the curvature is, and hold them at `at.w`.
+
+        Row i enters with probability `min(1, c q_i)` (Poisson sampling), `q_i` proportional to nine
+        parts of its uncertainty (averaged over the tasks, each relative to its mean) and one part
+        of a constant; its weight is the inverse of that probability, so that sums stay unbiased.
+        Near a solution few rows are uncertain: then all of those enter and sums are almost exact.
+        Costs half a pass over the rows drawn.
+        """
+        chance = np.ones(problem.n)
+        if size < problem.n:
+            relative = to_numpy(at.uncertainty).astype(np.float64)
+            if problem.weights is not None:
+                relative = relative * to_numpy(problem.weights)
+            relative /= np.maximum(relative.mean(axis=1, keepdims=True), 1e-30)
+            quality = 0.9 * relative.mean(axis=0) + 0.1
+            if problem.weights is not None:  # rows held out of every task are no use
+                quality *= to_numpy(problem.weights).max(axis=0) > 0
+            chance = np.minimum(1.0, quality * (size / quality.sum()))
+            for _ in range(20):  # rows capped at 1 leave room that the others fill
+                if abs(chance.sum() - size) <= 0.01 * size:
+                    break
+                chance = np.minimum(1.0, chance * (size / chance.sum()))
+        index = np.flatnonzero(rng.random(problem.n) < chance)
+        return cls.of(problem, at.w, index, 1.0 / chance[index])
+
+    @classmethod
+    def of(cls, problem: Problem, w: Array, index: np.ndarray, inverse: np.ndarray) -> Sample:
+        """Gather the rows and evaluate their probabilities at `w`."""
+        xp = problem.xp
+        x = problem.rows.take(index)
+        share = xp.ones((1, len(index)), dtype=problem.dtype, device=x.device)
+        if problem.weights is not None:
+            share = xp.take(problem.weights, like(index, x), axis=1)
+        share = share / cast(problem.total, problem.dtype)[:, None]
+        problem.spend(0.5 * len(index) / problem.n)
+        return cls(
+            problem=problem,
+            index=index,
+            x=x,
+            p=softmax(problem.logits(w, x)),
+            share=share,
+            inverse=like(inverse, x, problem.dtype),
+        )
+
+    def tasks(self, index: list[int]) -> Sample:
+        """The sample of the remaining tasks."""
+        share = self.share if self.share.shape[0] == 1 else select(self.share, index)
+        return replace(
+            self, problem=self.problem.tasks(index), p=select(self.p, index), share=share
+        )
+
+    @property
+    def weight(self) -> Array:
+        """Row weights that make sums over the sample unbiased, `(m or 1, s)`."""
+        return self.share * self.inverse[None, :]
+
+    def curvature(self, v: Array) -> Array:
+        """The sampled Hessian times `v`, `(m, p)`; counts its share of a pass."""
+        problem = self.problem
+        pulled, weight = Pullback(problem, v.shape[0]), self.weight[:, None, :]
+        for span, x in Rows(self.x).blocks(v.shape[0] * problem.k):
+            r = curvature_product(self.p[:, :, span], problem.directions(v, x))
+            r *= weight[:, :, span]
+            pulled.add(r, x)
+        problem.spend(len(self.index) / problem.n)
+        return pulled.value() + problem.penalty(v)
