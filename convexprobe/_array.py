@@ -89,8 +89,8 @@ def epsilon(dtype: Any, reference: Array) -> float:
 def inverse_spd(matrix: Array) -> Array:
     """Inverses of symmetric positive definite matrices `(..., r, r)`.
 
-    By Cholesky where the library has that inverse: three times fewer operations than by LU, which
-    is what the standard offers (measured: seven 1 024 x 1 024 matrices, 174 against 61 ms).
+    By Cholesky where the library has that inverse, else by LU, which is what the standard offers
+    (measured in float64 on one thread: seven 1 024 x 1 024 matrices, 0.7 against 1.0 s).
     """
     if isinstance(matrix, torch.Tensor):
         factor, failed = torch.linalg.cholesky_ex(matrix)

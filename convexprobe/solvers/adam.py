@@ -29,7 +29,8 @@ class Adam:
     about `r` an update whatever the scale of a column; the penalty stays in the original
     coordinates. The rate of epoch `e` is `rate / sqrt(1 + e)`. A step is one epoch of shuffled
     minibatches (one pass), then one evaluation over all rows (another). Memory O(m p). Use it to
-    compare: it needs 10 to 100 times the passes of `newton-cg` and rarely certifies below 1e-2.
+    compare: on digits (l2 = 1e-2) a hundred passes leave it 50 % above the optimum that the
+    others certify in 24 to 45.
 
     Attributes:
         batch: rows of a minibatch.
