@@ -45,7 +45,7 @@ _NEGLIGIBLE = -41.0
 """Logit below the largest at which a probability becomes exactly 0.
 
 `exp(-41) = 1.6e-18` is below the spacing of float64 at 1, and its square is still a normal float32:
-products with denormal numbers are tens of times slower (measured: 13 s instead of 1 s a fit).
+products with denormal numbers are far slower (one fit: 13.9 s with them, 1.6 s without).
 """
 
 _FLUSH = 2048
