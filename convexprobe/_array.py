@@ -49,7 +49,9 @@ def to_numpy(array: Array) -> np.ndarray:
         return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
     if compat.is_cupy_array(array):
         return array.get()
-    return np.asarray(array)
+    if isinstance(array, (np.ndarray, np.generic)):
+        return np.asarray(array)
+    return np.from_dlpack(array)  # asked for by name: np.asarray would be an implicit copy
 
 
 def like(values: Any, reference: Array, dtype: Any = None) -> Array:
