@@ -106,10 +106,10 @@ def fit_probes(
     with progress_bar(total=len(layers), desc="probes", show=progress) as bar:
         for name, x in layers.items():
             where = f"activations[{name!r}]"
-            with np.errstate(invalid="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 variance = _feature_variance(x, where) if grid is None else 1.0
             penalties = np.asarray(GRID) * variance if grid is None else grid
-            with np.errstate(invalid="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 problem = Problem(
                     Rows(x),
                     like(codes, x),

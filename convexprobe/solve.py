@@ -117,6 +117,7 @@ class _Best:
         return np.maximum(self.value - self.bound, 0.0) + self.rounding
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a trial may overflow: refused
 def solve(
     problem: Problem,
     solver: Solver,
