@@ -27,6 +27,12 @@ def test_digits_certifies_every_layer_and_draws(tmp_path: Path) -> None:
     assert (tmp_path / "digits.png").stat().st_size > 10_000
 
 
+def test_a_solver_written_outside_the_package_certifies() -> None:
+    out = run("examples/write_a_solver.py").splitlines()
+    rows = [line for line in out if line.startswith(("newton-cg", "barzilai-borwein"))]
+    assert len(rows) == 2 and all(line.endswith(" certified") for line in rows)
+
+
 def test_readme_code_runs_as_typed(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     script = tmp_path / "readme.py"
