@@ -1,0 +1,134 @@
+"""Every solver where a GPU is: the answer of the CPU, on the device that the rows came from."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Data, minimum, random_data
+
+import convexprobe as cxp
+from convexprobe._array import to_numpy
+from convexprobe.objective import Problem
+from convexprobe.solve import Status, solve
+from convexprobe.solvers import SOLVERS, Solver
+from convexprobe.sources import Rows
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+LIBRARIES = [
+    "torch",
+    pytest.param(
+        "cupy",
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec("cupy") is None, reason="CuPy is not installed"
+        ),
+    ),
+]
+
+
+@pytest.fixture(params=LIBRARIES)
+def on_device(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """What moves a NumPy array to the device, for each library."""
+    if request.param == "torch":
+        return lambda values: torch.as_tensor(values, device="cuda")
+    import cupy
+
+    return cupy.asarray
+
+
+def problem_on(
+    move: Callable[[Any], Any], data: Data, l2: list[float], dtype: Any = np.float64
+) -> Problem:
+    weights = None if data.weights is None else move(data.weights)
+    rows = Rows(move(data.x.astype(dtype)))
+    return Problem(rows, move(data.y), l2, classes=data.k, weights=weights)
+
+
+def kept_to_the_device(found: Any, problem: Problem) -> bool:
+    matrix = problem.rows.matrix
+    return type(found) is type(matrix) and found.device == matrix.device
+
+
+def as_it_comes(values: Any) -> Any:
+    return values
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_first_steps_are_those_of_the_cpu(
+    solver: str, weighted: bool, on_device: Callable[[Any], Any]
+) -> None:
+    data, path = random_data(600, 8, 3, weighted=weighted), [1e-3, 1.0]
+    host = problem_on(as_it_comes, data, path)
+    device = problem_on(on_device, data, path)
+    chosen: Solver = SOLVERS[solver]()
+    w_host, w_device = host.origin(), device.origin()
+    state_host, state_device = chosen.init(host, w_host), chosen.init(device, w_device)
+    for _ in range(2):
+        w_host, state_host = chosen.step(host, w_host, state_host)
+        w_device, state_device = chosen.step(device, w_device, state_device)
+    assert kept_to_the_device(w_device, device)
+    # Draws come from the seed alone; what differs is the order in which float64 sums are taken.
+    np.testing.assert_allclose(to_numpy(w_device), w_host, rtol=1e-6, atol=1e-8)
+    assert device.passes == pytest.approx(host.passes)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_certifies_on_the_device(
+    solver: str, dtype: Any, on_device: Callable[[Any], Any]
+) -> None:
+    data = random_data(2000, 8, 3)
+    data = Data(data.x.astype(np.float32).astype(np.float64), data.y, 3)
+    path = [1e-2, 1.0]
+    problem = problem_on(on_device, data, path, dtype)
+    found = solve(problem, SOLVERS[solver](), tol=2e-2, max_passes=1000)
+    assert found.status == (Status.CERTIFIED,) * 2, found.gap
+    assert kept_to_the_device(found.w, problem)
+    for t, l2 in enumerate(path):
+        best = minimum(data, l2)[1]
+        assert found.value[t] - best <= found.gap[t]
+        assert found.value[t] - best >= -1e-6  # float32 rounds a value of order 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_half_precision_rows_certify_on_the_device(solver: str, dtype: torch.dtype) -> None:
+    data = random_data(2000, 8, 3)
+    x = torch.tensor(data.x, dtype=dtype)
+    stored = Data(x.double().numpy(), data.y, 3)
+    problem = Problem(Rows(x.cuda()), torch.as_tensor(data.y).cuda(), [1e-2], classes=3)
+    found = solve(problem, SOLVERS[solver](), tol=2e-2, max_passes=1000)
+    assert found.status == (Status.CERTIFIED,)
+    assert found.value[0] - minimum(stored, 1e-2)[1] <= found.gap[0]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_same_seed_gives_the_same_bits(solver: str, on_device: Callable[[Any], Any]) -> None:
+    data = random_data(10_500, 8, 3)  # more rows than any solver takes whole into its sample
+
+    def run() -> np.ndarray:
+        problem = problem_on(on_device, data, [1e-3], np.float32)
+        return to_numpy(solve(problem, SOLVERS[solver](), tol=1e-9, max_passes=12).w)
+
+    np.testing.assert_array_equal(run(), run())
+
+
+def test_probes_live_where_their_activations_do(on_device: Callable[[Any], Any]) -> None:
+    data = random_data(500, 6, 3)
+    x = on_device(data.x.astype(np.float32))
+    probe = cxp.fit_probes({"a": x}, on_device(data.y), l2="auto")["a"]
+    assert probe.status is Status.CERTIFIED
+    assert type(probe.weights) is type(x) and probe.weights.device == x.device
+    host = cxp.fit_probes(data.x.astype(np.float32), data.y, l2=probe.l2)["activations"]
+    assert probe.evaluate(x, data.y).loss == pytest.approx(
+        host.evaluate(data.x.astype(np.float32), data.y).loss, abs=0.02
+    )
