@@ -1,0 +1,89 @@
+"""What Adam and RMSprop share: epochs of updates scaled by their own history, and a schedule.
+
+Features are measured in their own root mean square, so that a rate of `r` moves a logit by about
+`r` an update whatever the scale of a column; the penalty stays in the original coordinates. The
+schedule has nothing to choose: a task's rate is halved after an epoch that did not lower its
+objective.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from convexprobe._array import Array, generator
+from convexprobe.objective import Problem
+from convexprobe.sample import Sample
+from convexprobe.solvers.base import State
+
+
+@dataclass
+class AdaptiveState(State):
+    """Attributes: `rate` of each task, `(m,)`; running means `first` and `second` of gradients and
+    their squares, `(m, p)`; `updates` made; `scale`, each parameter's unit of length, `(m, p)`."""
+
+    rate: Array = None
+    first: Array = None
+    second: Array = None
+    updates: int = 0
+    scale: Array = None
+
+
+@dataclass(frozen=True)
+class Adaptive(ABC):
+    """A solver of scaled updates; see the module's docstring.
+
+    Attributes:
+        batch: rows of a minibatch, at most a 32nd of all; None for all rows.
+        rate: first learning rate, in logits an update.
+        seed: of the shuffles.
+    """
+
+    batch: int | None = 256
+    rate: float = 0.3
+    seed: int = 0
+
+    @abstractmethod
+    def moments(
+        self, g: Array, first: Array, second: Array, updates: int
+    ) -> tuple[Array, Array, Array]:
+        """The update's direction and the new running means, given the gradient `(m, p)` and the
+        number of updates, this one included."""
+
+    def init(self, problem: Problem, w: Array) -> AdaptiveState:
+        """Evaluate at `w` and measure the columns on a sample of rows."""
+        xp, at = problem.xp, problem.evaluate(w)
+        x = Sample.draw(problem, at, 2048, generator(self.seed, 0)).x
+        rms = xp.sqrt(xp.mean(x * x, axis=0)) * problem.d**0.5
+        unit = xp.where(rms > 0, 1.0 / xp.where(rms > 0, rms, 1.0), 0.0)
+        shape = (problem.m, problem.k)
+        weights = xp.broadcast_to(xp.astype(unit, xp.float64)[None, None, :], (*shape, problem.d))
+        scale = problem.join(weights, xp.ones(shape, dtype=xp.float64, device=x.device))
+        zero = xp.zeros_like(at.w)
+        return AdaptiveState(at, None, 0, self.rate + 0.0 * at.value, zero, zero, 0, scale)
+
+    def step(self, problem: Problem, w: Array, state: AdaptiveState) -> tuple[Array, AdaptiveState]:
+        """One epoch, its updates made one after another, and the evaluation after it."""
+        assert state.at is not None
+        first, second, updates = state.first, state.second, state.updates
+        for rows in self._batches(problem.n, state.steps):
+            updates += 1
+            g = state.at.gradient if rows is None else problem.batch_gradient(w, rows)
+            g = g * state.scale
+            direction, first, second = self.moments(g, first, second, updates)
+            w = w - state.rate[:, None] * state.scale * direction
+        at = problem.evaluate(w)
+        fell = at.value < state.at.value
+        rate = problem.xp.where(fell, state.rate, 0.5 * state.rate)
+        steps = state.steps + 1
+        return at.w, AdaptiveState(at, None, steps, rate, first, second, updates, state.scale)
+
+    def _batches(self, n: int, step: int) -> list[np.ndarray] | list[None]:
+        """The rows of each update of an epoch; None where it takes the gradient at hand."""
+        if self.batch is None:
+            return [None]
+        size = min(self.batch, max(16, n // 32))
+        order = generator(self.seed, step + 1).permutation(n)
+        return [order[start : start + size] for start in range(0, n, size)]

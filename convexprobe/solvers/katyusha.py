@@ -1,0 +1,38 @@
+"""Katyusha: SVRG with negative momentum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convexprobe._array import Array
+from convexprobe.solvers.stochastic import Stage, VarianceReduced
+
+
+@dataclass(frozen=True)
+class Katyusha(VarianceReduced):
+    """Katyusha (Allen-Zhu 2017; in the form of Kovalev, Horvath and Richtarik 2020, Algorithm 2).
+
+    Gradients are taken at `momentum * z + v/2 + (1/2 - momentum) * y`: `y` follows the steps, `z`
+    their sum, and the snapshot `v` pulls back, which keeps the noise of accelerated steps bounded.
+    The strong convexity in the preconditioner's norm is unknown, so that `momentum` is a constant
+    and `z` is not shrunk. Costs and memory are those of SVRG; use it where the preconditioner is
+    poor.
+
+    Attributes:
+        momentum: theta_1 of the paper.
+    """
+
+    momentum: float = 0.25
+
+    def walk(self, stage: Stage) -> Array:
+        """Coupled steps: `z` by `2 / (3 theta_1 L)`, which moves `y` by `2 / (3 L)`."""
+        problem, full, v = stage.problem, stage.full, stage.snapshot.w
+        y = z = v
+        for i in stage.order:
+            w = self.momentum * z + 0.5 * v + (0.5 - self.momentum) * y
+            batch = stage.batches[i]
+            change = len(stage.batches) * batch.change(batch.probabilities(w))
+            g = full + change + problem.penalty(w)
+            new = z - (stage.rate / (1.5 * self.momentum)) * stage.inverse.solve(g)
+            y, z = w + self.momentum * (new - z), new
+        return y
