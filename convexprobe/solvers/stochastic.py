@@ -131,6 +131,10 @@ class VarianceReduced(ABC):
     def walk(self, stage: Stage) -> Array:
         """The stage's last iterate, `(m, p)`."""
 
+    def order(self, batches: int, rng: np.random.Generator) -> np.ndarray:
+        """Which batch each update of a stage takes."""
+        return np.concatenate([rng.permutation(batches) for _ in range(self.epochs)])
+
     def init(self, problem: Problem, w: Array) -> StageState:
         """Evaluate at `w`, draw the first sample and build the metric on it."""
         at = problem.evaluate(w)
@@ -144,7 +148,7 @@ class VarianceReduced(ABC):
         assert at is not None and state.sample is not None and state.inverse is not None
         rng = generator(self.seed, state.steps, 1)
         batches = cut(state.sample, rng)
-        order = np.concatenate([rng.permutation(len(batches)) for _ in range(self.epochs)])
+        order = self.order(len(batches), rng)
         smoothness = state.caution * largest_curvature(batches, state.inverse, rng)
         rate = (1.0 / smoothness)[:, None]
         last = self.walk(Stage(problem, at, batches, order.tolist(), state.inverse, rate))
