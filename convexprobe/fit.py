@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from convexprobe._array import Array, cast, compute_dtype, generator, like, namespace, to_numpy
+from convexprobe._array import Array, cast, compute_dtype, like, namespace, to_numpy
 from convexprobe._progress import progress_bar
+from convexprobe.folds import Group, plan
 from convexprobe.inputs import (
+    Labels,
     check_activations,
     check_finite,
+    check_folds,
     check_l2,
-    check_labels,
     check_layer,
     check_solver,
-    check_two_classes,
     check_weights,
     encode,
+    probe_name,
+    read_labels,
+    split_concepts,
 )
-from convexprobe.measures import Score
+from convexprobe.measures import score
 from convexprobe.objective import Problem
+from convexprobe.path import Fitted, solve_path
 from convexprobe.probes import PathPoint, Probe, ProbeSet
-from convexprobe.solve import Record, Solution, solve
+from convexprobe.solve import Record
 from convexprobe.solvers import Solver
 from convexprobe.sources import Rows
-from convexprobe.warm_start import best_start, stack
+from convexprobe.warm_start import stack
 
 GRID = tuple(float(10.0**e) for e in range(-6, 1))
 """The grid of `l2="auto"`, in units of the layer's mean feature variance."""
-
-HELD_OUT = 0.2
-"""Fraction of each class held out for validation when a choice has to be made without such rows."""
 
 
 def fit_probes(
@@ -48,6 +50,7 @@ def fit_probes(
     sample_weight: Any = None,
     warm_start: Probe | ProbeSet | None = None,
     validation: tuple[Any, Any] | None = None,
+    cv: int | None = None,
     seed: int = 0,
     max_passes: float = 1000.0,
     max_seconds: float = np.inf,
@@ -62,18 +65,24 @@ def fit_probes(
     Args:
         activations: layer name -> `(n, d)`, or one such array; NumPy, torch, CuPy or DLPack. What
             goes in decides where the work runs and what comes out.
-        labels: `(n,)` integers or any hashable classes.
+        labels: `(n,)` integers or any hashable classes. An `(n, m)` array or a mapping name ->
+            `(n,)` holds concepts, all fitted together: probes are then named "layer/concept"
+            (column number or name) and each has its own classes and chooses its own `l2`.
         solver: a name ("newton-cg", "lbfgs", "adam") or a configured solver.
         l2: a penalty, a list of them (a path, solved as one family), or "auto": seven values from
             1e-6 to 1 times the layer's mean feature variance. For a path the probe returned is the
-            one with the lowest error on validation rows (ties: the lowest loss there).
+            one with the lowest error on validation rows (ties: the lowest loss there). Penalties
+            are solved a few neighbours at a time, from large to small.
         tol: relative tolerance of the certificate.
         classes: the class list, so that a class without rows is no error.
         sample_weight: `(n,)` non-negative weights; a weight of two equals a repeated row.
         warm_start: probes to start from where that is better than zero; the answer is the same.
         validation: `(activations, labels)` to choose and report on. When a path needs it and none
             is given, a fifth of each class is held out, and the probes are fitted to the rest.
-        seed: of the held-out rows.
+        cv: number of cross-validation folds, stratified; `validation` is then refused. The probe
+            returned is fitted to all rows, at the `l2` of the lowest error averaged over the
+            held-out folds, which is its `validation_error`.
+        seed: of the held-out rows and folds.
         max_passes: budget of passes for each layer.
         max_seconds: budget of seconds for each layer.
         progress: show a bar; None shows it on a terminal.
@@ -87,52 +96,43 @@ def fit_probes(
     """
     layers = check_activations(activations)
     rows = next(iter(layers.values())).shape[0]
-    codes, order = encode(check_labels(labels, rows), classes)
-    weights = check_weights(sample_weight, rows)
+    targets = read_labels(labels, rows, classes)
     grid = check_l2(l2)
     algorithm = check_solver(solver)
+    check_folds(cv, validation)
     if not tol > 0:
         raise ValueError(f"tol: expected a positive number, found {tol}")
-    held_layers, held_codes = _check_validation(validation, layers, order)
-    if held_codes is None and (grid is None or len(grid) > 1):
-        held = _hold_out(codes, weights, seed)
-        weights = np.where(held, 0.0, 1.0 if weights is None else weights)
-        held_codes = codes[held]
-    else:
-        held = None
-    check_two_classes(codes, weights)
+    names = [probe_name(layer, concept) for layer in layers for concept in targets.names]
+    if len(set(names)) < len(names):
+        raise ValueError(f"labels: two of layer/concept have the same name, in {names}")
+    held_layers, held_codes = _check_validation(validation, layers, targets)
+    hold = cv is None and held_codes is None and (grid is None or len(grid) > 1)
+    groups = plan(targets, check_weights(sample_weight, rows), seed, folds=cv, hold=hold)
 
     out: dict[str, Probe] = {}
     with progress_bar(total=len(layers), desc="probes", show=progress) as bar:
         for name, x in layers.items():
             where = f"activations[{name!r}]"
-            with np.errstate(over="ignore", invalid="ignore"):
+            with np.errstate(invalid="ignore"):
                 variance = _feature_variance(x, where) if grid is None else 1.0
-            penalties = np.asarray(GRID) * variance if grid is None else grid
-            with np.errstate(over="ignore", invalid="ignore"):
-                problem = Problem(
-                    Rows(x),
-                    like(codes, x),
-                    penalties,
-                    classes=len(order),
-                    weights=None if weights is None else like(weights, x, compute_dtype(x)),
-                )
+                problem = _problem(x, targets, groups)
             if not np.isfinite(to_numpy(problem.moment)).all():
                 check_finite(x, where)
-            start = best_start(problem, _start_from(warm_start, name, order, problem.d))
-            solution = solve(
+            penalties = np.asarray(GRID) * variance if grid is None else grid
+            solutions = solve_path(
                 problem,
+                penalties,
                 algorithm,
-                start,
+                _start_from(warm_start, name, targets, groups, problem),
                 tol=tol,
                 max_passes=max_passes,
                 max_seconds=max_seconds,
                 callbacks=[partial(_show, bar, name)],
             )
-            held_x = held_layers.get(name)
-            if held is not None:
-                held_x = Rows(x).take(np.flatnonzero(held))
-            out[name] = _choose(problem, solution, order, held_x, held_codes)
+            fit = _LayerFit(problem, targets, groups, penalties, solutions)
+            for concept, label in enumerate(targets.names):
+                held = None if held_codes is None else (held_layers[name], held_codes[concept])
+                out[probe_name(name, label)] = fit.choose(concept, held)
             bar.update()
     return ProbeSet(out)
 
@@ -142,81 +142,97 @@ def _show(bar: Any, layer: str, record: Record) -> None:
     bar.set_postfix_str(f"{layer}: {record.passes:.0f} passes, gap {record.gap.max():.1e}")
 
 
-def _choose(
-    problem: Problem,
-    solution: Solution,
-    classes: tuple[Any, ...],
-    held_x: Array | None,
-    held_codes: np.ndarray | None,
-) -> Probe:
-    """The probe of the penalty that does best on the held-out rows, with the whole path."""
-    xp = problem.xp
-    weights, bias = problem.split(cast(solution.w, problem.dtype))
-    bias = xp.where(problem.frequency > 0, bias, -xp.inf)
-    errors = problem.errors(solution.w)
-    total = float(problem.total[0])
-    probes, scores = [], []
-    for t in range(problem.m):
-        probe = Probe(
-            weights=xp.asarray(weights[t, :, :], copy=True),
-            bias=xp.asarray(bias[t, :], copy=True),
+def _problem(x: Array, labels: Labels, groups: list[Group]) -> Problem:
+    """A task for each group; labels and weights that all groups share are kept once."""
+    codes, weights = labels.codes, [g.weights for g in groups]
+    if len(codes) > 1:
+        codes = codes[[g.concept for g in groups]]
+    shared: np.ndarray | None = weights[0]
+    if any(w is not shared for w in weights):
+        shared = np.stack([np.ones(x.shape[0]) if w is None else w for w in weights])
+    return Problem(
+        Rows(x),
+        like(codes, x),
+        np.zeros(len(groups)),
+        classes=max(len(c) for c in labels.classes),
+        weights=None if shared is None else like(shared, x, compute_dtype(x)),
+    )
+
+
+@dataclass(frozen=True)
+class _LayerFit:
+    """The solutions of one layer, `solutions[group][penalty]`, from which probes are chosen."""
+
+    problem: Problem
+    labels: Labels
+    groups: list[Group]
+    penalties: np.ndarray
+    solutions: list[list[Fitted]]
+
+    def choose(self, concept: int, held: tuple[Array, np.ndarray] | None) -> Probe:
+        """The concept's probe of the penalty that does best on held-out rows, with the path.
+
+        `held`: validation rows and their classes; the groups' own held-out rows when None.
+        """
+        mine = [i for i, group in enumerate(self.groups) if group.concept == concept]
+        scores = []  # of each set of held-out rows, (penalties, 2): error and loss
+        for i in mine:
+            rows = self.groups[i].held
+            if held is not None:
+                x, codes = held
+            elif rows is not None:
+                x, codes = self.problem.rows.take(rows), self.labels.codes[concept][rows]
+            else:
+                continue
+            probes = [self._probe(i, v) for v in range(len(self.penalties))]
+            found = [score(to_numpy(probe.log_proba(x)), codes) for probe in probes]
+            scores.append([(s.error, s.loss) for s in found])
+        if not scores:
+            return self._probe(mine[-1], 0)
+        mean = np.mean(scores, axis=0).tolist()
+        best = min(range(len(mean)), key=lambda v: tuple(mean[v]))
+        path = tuple(
+            PathPoint(float(l2), s.loss, s.gap, s.status, error, loss)
+            for l2, s, (error, loss) in zip(
+                self.penalties, self.solutions[mine[-1]], mean, strict=True
+            )
+        )
+        return replace(
+            self._probe(mine[-1], best),
+            validation_error=mean[best][0],
+            passes=max(s.passes for i in mine for s in self.solutions[i]),
+            seconds=max(s.seconds for i in mine for s in self.solutions[i]),
+            path=path if len(path) > 1 else (),
+        )
+
+    def _probe(self, group: int, penalty: int) -> Probe:
+        """One task's solution; classes that only other concepts have are left out."""
+        problem, found = self.problem, self.solutions[group][penalty]
+        xp, classes = problem.xp, self.labels.classes[self.groups[group].concept]
+        weights, bias = problem.split(cast(found.w, problem.dtype)[None, :])
+        bias = xp.where(problem.frequency[group, :] > 0, bias[0, :], -xp.inf)
+        k = len(classes)
+        return Probe(
+            weights=xp.asarray(weights[0, :k, :], copy=True),
+            bias=xp.asarray(bias[:k], copy=True),
             classes=classes,
-            l2=float(problem.host_l2[t]),
-            loss=float(solution.loss[t]),
-            objective=float(solution.value[t]),
-            gap=float(solution.gap[t]),
-            status=solution.status[t],
-            passes=float(solution.passes[t]),
-            seconds=float(solution.seconds[t]),
-            train_error=float(errors[t]),
+            l2=float(self.penalties[penalty]),
+            loss=found.loss,
+            objective=found.value,
+            gap=found.gap,
+            status=found.status,
+            passes=found.passes,
+            seconds=found.seconds,
+            train_error=found.error,
             validation_error=None,
-            rows=total,
+            rows=float(problem.total[group if problem.total.shape[0] > 1 else 0]),
         )
-        probes.append(probe)
-        if held_x is not None and held_codes is not None:
-            truth = [classes[c] for c in held_codes]
-            scores.append(probe.evaluate(held_x, truth))
-    if not scores:
-        return probes[0]
-    return _with_path(probes, scores)
-
-
-def _with_path(probes: list[Probe], scores: list[Score]) -> Probe:
-    """The best probe of a path, carrying the path if there is one."""
-    best = min(range(len(probes)), key=lambda t: (scores[t].error, scores[t].loss))
-    path = tuple(
-        PathPoint(p.l2, p.loss, p.gap, p.status, s.error, s.loss)
-        for p, s in zip(probes, scores, strict=True)
-    )
-    return replace(
-        probes[best],
-        validation_error=scores[best].error,
-        passes=max(p.passes for p in probes),
-        seconds=max(p.seconds for p in probes),
-        path=path if len(path) > 1 else (),
-    )
-
-
-def _hold_out(codes: np.ndarray, weights: np.ndarray | None, seed: int) -> np.ndarray:
-    """Mask `(n,)` of the validation rows: a fifth of each class, never all of one."""
-    rng = generator(seed)
-    held = np.zeros(len(codes), dtype=bool)
-    usable = np.ones(len(codes), dtype=bool) if weights is None else weights > 0
-    for c in np.unique(codes[usable]):
-        rows = rng.permutation(np.flatnonzero(usable & (codes == c)))
-        held[rows[: int(HELD_OUT * len(rows))]] = True
-    if not held.any():
-        raise ValueError(
-            "choosing l2 needs validation rows, and every class has fewer than "
-            f"{int(1 / HELD_OUT)} rows to hold some out: pass validation=, or one l2"
-        )
-    return held
 
 
 def _check_validation(
-    validation: tuple[Any, Any] | None, layers: dict[str, Array], order: tuple[Any, ...]
-) -> tuple[dict[str, Array], np.ndarray | None]:
-    """Validation layers of the same names and widths, and their class indices."""
+    validation: tuple[Any, Any] | None, layers: dict[str, Array], labels: Labels
+) -> tuple[dict[str, Array], list[np.ndarray] | None]:
+    """Validation layers of the same names and widths, and class indices of every concept."""
     if validation is None:
         return {}, None
     held = check_activations(validation[0], "validation")
@@ -227,29 +243,49 @@ def _check_validation(
             raise ValueError(
                 f"validation[{name!r}]: expected {x.shape[1]} features, found {held[name].shape[1]}"
             )
-    count = held[next(iter(layers))].shape[0]
     for name, x in held.items():
         if not bool(namespace(x).all(namespace(x).isfinite(x))):
             check_finite(x, f"validation[{name!r}]")
-    codes, _ = encode(check_labels(validation[1], count, "validation"), order, "validation")
+    count = held[next(iter(layers))].shape[0]
+    concepts = split_concepts(validation[1], count, "validation")
+    if set(concepts) != set(labels.names):
+        raise ValueError(
+            f"validation: expected labels of concepts {list(labels.names)}, found {list(concepts)}"
+        )
+    codes = []
+    for concept, order in zip(labels.names, labels.classes, strict=True):
+        where = "validation" if concept is None else f"validation[{concept!r}]"
+        codes.append(encode(concepts[concept], order, where)[0])
     return held, codes
 
 
 def _start_from(
-    warm_start: Probe | ProbeSet | None, layer: str, classes: tuple[Any, ...], d: int
+    warm_start: Probe | ProbeSet | None,
+    layer: str,
+    labels: Labels,
+    groups: list[Group],
+    problem: Problem,
 ) -> np.ndarray | None:
-    """Host parameters of the probe to start this layer from, if there is one."""
-    probe = warm_start if isinstance(warm_start, Probe) or warm_start is None else None
-    if isinstance(warm_start, ProbeSet):
-        probe = warm_start[layer]
-    if probe is None:
+    """Host parameters `(g, p)` to start this layer's groups from, if there are any."""
+    if warm_start is None:
         return None
-    if probe.classes != classes or probe.weights.shape[1] != d:
-        raise ValueError(
-            f"warm_start[{layer!r}]: expected {d} features and classes {classes!r}, found "
-            f"{probe.weights.shape[1]} and {probe.classes!r}"
+    starts = []
+    for concept, classes in zip(labels.names, labels.classes, strict=True):
+        name = probe_name(layer, concept)
+        probe = warm_start if isinstance(warm_start, Probe) else warm_start[name]
+        if probe.classes != classes or probe.weights.shape[1] != problem.d:
+            raise ValueError(
+                f"warm_start[{name!r}]: expected {problem.d} features and classes {classes!r}, "
+                f"found {probe.weights.shape[1]} and {probe.classes!r}"
+            )
+        absent = problem.k - len(classes)
+        starts.append(
+            stack(
+                np.pad(to_numpy(probe.weights), ((0, absent), (0, 0))),
+                np.pad(to_numpy(probe.bias), (0, absent)),
+            )
         )
-    return stack(to_numpy(probe.weights), to_numpy(probe.bias))
+    return np.concatenate([starts[group.concept] for group in groups])
 
 
 def _feature_variance(x: Array, where: str) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -129,11 +130,79 @@ def encode(
     return codes, order
 
 
-def check_two_classes(codes: np.ndarray, weights: np.ndarray | None) -> None:
+@dataclass(frozen=True)
+class Labels:
+    """Labels of one concept, or of several over the same rows.
+
+    Attributes:
+        names: each concept's name; one None for plain labels.
+        codes: class indices, host `(q, n)` int64.
+        classes: each concept's own class list, to which its indices refer.
+    """
+
+    names: tuple[str | None, ...]
+    codes: np.ndarray
+    classes: tuple[tuple[Any, ...], ...]
+
+    def where(self, concept: int) -> str:
+        """What messages call the concept."""
+        name = self.names[concept]
+        return "labels" if name is None else f"labels[{name!r}]"
+
+
+def split_concepts(labels: Any, rows: int, what: str = "labels") -> dict[str | None, np.ndarray]:
+    """Host labels `(n,)` by concept: mapping key, column of an `(n, m)` array, None if plain.
+
+    Raises:
+        TypeError: a concept's name is not a string.
+        ValueError: no concepts, or labels refused by `check_labels`.
+    """
+    if isinstance(labels, Mapping):
+        columns = dict(labels)
+    elif is_array(labels) and as_array(labels).ndim == 2:
+        values = to_numpy(as_array(labels))
+        columns = {str(j): values[:, j] for j in range(values.shape[1])}
+    else:
+        return {None: check_labels(labels, rows, what)}
+    if not columns:
+        raise ValueError(f"{what}: expected at least one concept, found none")
+    for name in columns:
+        if not isinstance(name, str):
+            raise TypeError(f"{what}: concept names must be strings, found {name!r}")
+    return {name: check_labels(v, rows, f"{what}[{name!r}]") for name, v in columns.items()}
+
+
+def read_labels(labels: Any, rows: int, classes: Sequence[Any] | None) -> Labels:
+    """Check and encode; each concept has the classes found in it unless they are given."""
+    concepts = split_concepts(labels, rows)
+    names = tuple(concepts)
+    found = [
+        encode(values, classes, "labels" if name is None else f"labels[{name!r}]")
+        for name, values in concepts.items()
+    ]
+    return Labels(names, np.stack([codes for codes, _ in found]), tuple(o for _, o in found))
+
+
+def probe_name(layer: str, concept: str | None) -> str:
+    """The probe's name in a set: the layer's, and behind a slash the concept's if it has one."""
+    return layer if concept is None else f"{layer}/{concept}"
+
+
+def check_folds(cv: Any, validation: Any) -> None:
+    """A number of folds, and no validation rows beside them."""
+    if cv is None:
+        return
+    if isinstance(cv, bool) or not isinstance(cv, int) or cv < 2:
+        raise ValueError(f"cv: expected None or at least 2 folds, found {cv!r}")
+    if validation is not None:
+        raise ValueError("cv: folds are held out of the rows themselves; omit validation=, or cv=")
+
+
+def check_two_classes(codes: np.ndarray, weights: np.ndarray | None, what: str = "labels") -> None:
     """A probe needs two classes among the rows that count."""
     present = np.unique(codes if weights is None else codes[weights > 0])
     if len(present) < 2:
-        raise ValueError(f"labels: expected at least two classes, found {len(present)}")
+        raise ValueError(f"{what}: expected at least two classes, found {len(present)}")
 
 
 def check_weights(weights: Any, rows: int) -> np.ndarray | None:

@@ -164,15 +164,15 @@ class Problem:
         """Penalties, `(m,)` on the host."""
         return self._l2
 
-    def tasks(self, index: list[int]) -> Problem:
-        """The family without the other tasks, over the same rows; passes add up in this one."""
+    def tasks(self, index: list[int], l2: np.ndarray | None = None) -> Problem:
+        """The family of these tasks (a repeated one with other `l2`); passes add up in this one."""
         out = Problem.__new__(Problem)
         out.__dict__.update(self.__dict__)
         out._parent = self._parent or self
-        out.m, out._l2 = len(index), self._l2[index]
+        out.m, out._l2 = len(index), self._l2[index] if l2 is None else l2
         for name in ("labels", "weights", "moment", "mean", "total"):
             array = getattr(self, name)
-            if array is not None and array.shape[0] == self.m:
+            if array is not None and array.shape[0] == self.m > 1:
                 setattr(out, name, select(array, index))
         out.frequency, out.absent = select(self.frequency, index), select(self.absent, index)
         out.label_entropy = self.label_entropy[index]

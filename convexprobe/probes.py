@@ -16,7 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from convexprobe._array import Array, compute_dtype, like, namespace, to_numpy
-from convexprobe.inputs import check_activations, check_labels, check_layer, encode
+from convexprobe.inputs import (
+    check_activations,
+    check_labels,
+    check_layer,
+    encode,
+    probe_name,
+    split_concepts,
+)
 from convexprobe.measures import Score, score
 from convexprobe.plots import plot_errors
 from convexprobe.solve import Status
@@ -159,13 +166,22 @@ class ProbeSet(Mapping[str, Probe]):
     def evaluate(self, activations: Any, labels: Any) -> dict[str, Score]:
         """Score every layer that is in both, on labelled rows.
 
+        Args:
+            activations: layer name -> `(n, d)`, or one such array.
+            labels: in the form that `fit_probes` got; with concepts, any of those.
+
         Raises:
             ValueError: a layer without a probe, or input refused as by `fit_probes`.
         """
         layers = check_activations(activations)
-        for name in layers:
+        concepts = split_concepts(labels, next(iter(layers.values())).shape[0])
+        for name in (probe_name(layer, concept) for layer in layers for concept in concepts):
             check_layer(name, self._probes, "probes")
-        return {name: self._probes[name].evaluate(x, labels) for name, x in layers.items()}
+        return {
+            name: self._probes[name].evaluate(x, values)
+            for layer, x in layers.items()
+            for name, values in ((probe_name(layer, c), v) for c, v in concepts.items())
+        }
 
     def plot(self, scores: Mapping[str, Score] | None = None, ax: Axes | None = None) -> Axes:
         """The paper's figure: error by layer.

@@ -8,8 +8,14 @@ from convexprobe._array import Array, cast, generator, like, to_numpy
 from convexprobe.objective import Problem, softmax
 
 
-def best_start(problem: Problem, candidate: np.ndarray | None, *, rows: int = 2048) -> Array:
-    """Per task, the candidate or the best constant classifier, whichever has the lower objective.
+def best_start(
+    problem: Problem,
+    candidate: np.ndarray | None,
+    *,
+    origin: Array | None = None,
+    rows: int = 2048,
+) -> Array:
+    """Per task, the candidate or the origin, whichever has the lower objective.
 
     Early in training the probe of the previous checkpoint can be far worse than zero, so it has to
     win on a sample of rows first. The optimum is unique for `l2 > 0`: a start cannot bias it.
@@ -17,12 +23,13 @@ def best_start(problem: Problem, candidate: np.ndarray | None, *, rows: int = 20
     Args:
         problem: the family.
         candidate: another probe's parameters, host `(m or 1, p)`; non-finite entries count as 0.
+        origin: `(m, p)`, the best constant classifier when None.
         rows: rows of the sample; the comparison costs about `rows / n` of a pass.
 
     Returns:
         Starts `(m, p)` float64.
     """
-    origin = problem.origin()
+    origin = problem.origin() if origin is None else origin
     if candidate is None:
         return origin
     xp = problem.xp

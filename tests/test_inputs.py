@@ -82,7 +82,64 @@ REFUSED: dict[str, Case] = {
     "layer name": (lambda: fit({3: rows()}), TypeError, ["string", "3"]),
     # labels
     "too few labels": (lambda: fit(labels=LABELS[:39]), ValueError, ["labels", "40", "39"]),
-    "one-hot labels": (lambda: fit(labels=np.eye(2)[LABELS]), ValueError, ["labels", "(40, 2)"]),
+    "three axes of labels": (lambda: fit(labels=np.zeros((N, 2, 2))), ValueError, ["(40, 2, 2)"]),
+    "too few rows of labels": (
+        lambda: fit(labels=np.eye(2)[LABELS[:39]]),
+        ValueError,
+        ["labels['0']", "40", "39"],
+    ),
+    "no concepts": (lambda: fit(labels={}), ValueError, ["labels", "at least one concept"]),
+    "no columns": (lambda: fit(labels=np.zeros((N, 0))), ValueError, ["at least one concept"]),
+    "concept name": (lambda: fit(labels={3: LABELS}), TypeError, ["string", "3"]),
+    "a concept of one class": (
+        lambda: fit(labels={"a": LABELS, "b": 0 * LABELS}),
+        ValueError,
+        ["labels['b']", "two classes", "1"],
+    ),
+    "a column of one class": (
+        lambda: fit(labels=np.stack([LABELS, 0 * LABELS], axis=1)),
+        ValueError,
+        ["labels['1']", "two classes", "1"],
+    ),
+    "a concept of other rows": (
+        lambda: fit(labels={"a": LABELS, "b": LABELS[:7]}),
+        ValueError,
+        ["labels['b']", "40", "7"],
+    ),
+    "NaN in a concept": (
+        lambda: fit(labels={"a": LABELS, "b": with_nan()}),
+        ValueError,
+        ["labels['b']", "NaN", "39"],
+    ),
+    "one name twice": (
+        lambda: fit({"a": rows(), "a/b": rows()}, {"b/c": LABELS, "c": LABELS}),
+        ValueError,
+        ["same name", "a/b/c"],
+    ),
+    "validation of other concepts": (
+        lambda: fit(labels={"a": LABELS}, validation=(GOOD, {"b": LABELS})),
+        ValueError,
+        ["validation", "'a'", "'b'"],
+    ),
+    "validation without concepts": (
+        lambda: fit(labels={"a": LABELS}, validation=(GOOD, LABELS)),
+        ValueError,
+        ["validation", "'a'", "None"],
+    ),
+    # folds
+    "cv and validation": (
+        lambda: fit(cv=5, validation=(GOOD, LABELS)),
+        ValueError,
+        ["cv", "validation="],
+    ),
+    "one fold": (lambda: fit(cv=1), ValueError, ["cv", "at least 2", "1"]),
+    "folds in words": (lambda: fit(cv="five"), ValueError, ["cv", "five"]),
+    "more folds than rows": (lambda: fit(cv=41), ValueError, ["cv=41", "[20, 20]"]),
+    "a class of one row": (
+        lambda: fit(labels=np.arange(N) == 0, cv=3),
+        ValueError,
+        ["cv=3", "[39, 1]"],
+    ),
     "one class": (lambda: fit(labels=np.zeros(N)), ValueError, ["two classes", "1"]),
     "one class of positive weight": (
         lambda: fit(sample_weight=LABELS.astype(float)),
@@ -112,7 +169,7 @@ REFUSED: dict[str, Case] = {
     "no weight": (lambda: fit(sample_weight=np.zeros(N)), ValueError, ["positive weight"]),
     # options
     "solver": (lambda: fit(solver="newton_cg"), ValueError, ["newton_cg", "'newton-cg'", "adam"]),
-    "far solver": (lambda: fit(solver="zzz"), ValueError, ["zzz", "newton-cg, lbfgs, adam"]),
+    "far solver": (lambda: fit(solver="zzz"), ValueError, ["zzz", "newton-cg, lbfgs"]),
     "negative l2": (lambda: fit(l2=-1e-3), ValueError, ["l2", "at least 0", "-0.001"]),
     "negative l2 in a path": (lambda: fit(l2=[1.0, -1.0]), ValueError, ["l2", "-1"]),
     "NaN l2": (lambda: fit(l2=np.nan), ValueError, ["l2", "finite", "nan"]),

@@ -21,7 +21,8 @@ from sklearn.linear_model import LogisticRegression
 import convexprobe.probes
 from convexprobe import PathPoint, Probe, ProbeSet, Status, fit_probes, load_probes
 from convexprobe._array import to_numpy
-from convexprobe.fit import GRID, _hold_out
+from convexprobe.fit import GRID
+from convexprobe.folds import hold_out
 
 matplotlib.use("Agg")
 
@@ -129,7 +130,7 @@ def test_auto_follows_the_scale_of_the_layer() -> None:
 def test_held_out_rows_are_not_fitted_to() -> None:
     # Rows that are held out may carry any features without changing the probe at one l2.
     probe = fit_probes(DATA.x, DATA.y, l2=[0.1, 0.2], seed=0)["activations"]
-    held = _hold_out(DATA.y, None, 0)
+    held = hold_out(DATA.y, None, 0)
     moved = DATA.x.copy()
     moved[held] = 0.0
     other = fit_probes(moved, DATA.y, l2=[0.1, 0.2], seed=0)["activations"]
