@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from convexprobe._array import Array, cast, inverse_spd
-from convexprobe.family import select
+from convexprobe.family import PerTask, select
 from convexprobe.objective import Problem
 from convexprobe.sample import Sample
 
@@ -146,7 +146,7 @@ def _spectral(shape: _Shape, gram: Array, root: Array | None, *, thinned: bool) 
 
 
 @dataclass(frozen=True)
-class _Shape:
+class _Shape(PerTask):
     """What every form of the inverse shares: the tasks and the coordinates that free the bias."""
 
     problem: Problem
@@ -171,7 +171,7 @@ class _Shape:
 
 
 @dataclass(frozen=True)
-class _Inner:
+class _Inner(PerTask):
     """An inverse for each task."""
 
     shape: _Shape
@@ -193,7 +193,7 @@ class _Inner:
 
 
 @dataclass(frozen=True)
-class _Spectral:
+class _Spectral(PerTask):
     """`rest + basis diag(factor) basis^T`: one basis for every task."""
 
     shape: _Shape

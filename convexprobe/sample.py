@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from convexprobe._array import Array, cast, like, to_numpy
-from convexprobe.family import select
+from convexprobe.family import PerTask, select
 from convexprobe.objective import Evaluation, Problem, Pullback, curvature_product, softmax
 from convexprobe.sources import Rows
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(PerTask):
     """Rows held together with their probabilities at one point: a cheap stand-in for all rows.
 
     Attributes:
