@@ -113,7 +113,7 @@ def fit_probes(
     with progress_bar(total=len(layers), desc="probes", show=progress) as bar:
         for name, x in layers.items():
             where = f"activations[{name!r}]"
-            with np.errstate(invalid="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 variance = _feature_variance(x, where) if grid is None else 1.0
                 problem = _problem(x, targets, groups)
             if not np.isfinite(to_numpy(problem.moment)).all():

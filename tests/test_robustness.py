@@ -28,6 +28,8 @@ from convexprobe.solve import Solution, Status, solve
 from convexprobe.solvers import SOLVERS
 from convexprobe.sources import Rows
 
+TOL = 1e-6
+
 BUDGET = 50.0
 STEP = 150.0
 """Passes one step may take at most: 100 inner products, 12 trials, sample and table around them."""
@@ -35,6 +37,8 @@ STEP = 150.0
 MULTIPLE = 16.0
 """How far a value may be from the truth, in units of the compute dtype's spacing times the size of
 the terms that logits are summed from: the library states an estimate, rounding errors a bound."""
+
+PENALTIES = [1e-3, 0.0, 1e-12, 1e-6, 1.0, 1e3]
 
 DTYPES = ["float64", "float32", "float16", "bfloat16"]
 
@@ -52,7 +56,7 @@ class Case:
     spread: int = 0
     oddities: frozenset[str] = frozenset()
     weights: bool = False
-    l2: float = 1e-3
+    l2: tuple[float, ...] = (1e-3,)
     dtype: str = "float64"
     seed: int = 0
 
@@ -112,23 +116,24 @@ def cases(draw: st.DrawFn) -> Case:
             st.frozensets(st.sampled_from(["constant", "zero", "offset", "duplicates", "overflow"]))
         ),
         weights=draw(st.booleans()),
-        l2=draw(st.sampled_from([1e-3, 0.0, 1e-12, 1e-6, 1.0, 1e3])),
+        l2=tuple(draw(st.lists(st.sampled_from(PENALTIES), min_size=1, max_size=3))),
         dtype=draw(st.sampled_from(DTYPES)),
         seed=draw(st.integers(0, 99)),
     )
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a step too long is refused by its value
 def best_newton(data: Data, l2: float) -> float:
     """The lowest value that damped Newton meets, its Hessian scaled to a unit diagonal."""
     w = np.zeros(data.k * (data.x.shape[1] + 1))
     value, gradient, p = reference(data, w, l2)
-    for _ in range(60):
+    for _ in range(40):
         hessian = dense_hessian(data, p, l2)
         unit = np.sqrt(np.diag(hessian)) + 1e-150
         scaled = hessian / unit[:, None] / unit[None, :] + 1e-13 * np.eye(len(w))
         try:
-            step = np.linalg.lstsq(scaled, gradient / unit, rcond=None)[0] / unit
-        except np.linalg.LinAlgError:  # any point will do: keep the one at hand
+            step = np.linalg.solve(scaled, gradient / unit) / unit
+        except np.linalg.LinAlgError:  # any point will do: that at hand
             break
         for t in 0.5 ** np.arange(30):
             new = reference(data, w - t * step, l2)
@@ -173,53 +178,57 @@ def run(case: Case, solver: str) -> tuple[Problem, Solution]:
     weights = None if data.weights is None else as_rows(data.weights)
     problem = Problem(rows, as_rows(data.y), case.l2, classes=data.k, weights=weights)
     with limited(BUDGET + STEP):
-        return problem, solve(problem, SOLVERS[solver](), tol=1e-6, max_passes=BUDGET)
+        return problem, solve(problem, SOLVERS[solver](), tol=TOL, max_passes=BUDGET)
 
 
 def check(case: Case) -> None:
-    """What no solver may break, on one problem."""
+    """What no solver may break, on one family of problems."""
     data = case.data()
-    values, claims, best = {}, {}, np.inf
-    if data.k * (data.x.shape[1] + 1) <= 120:
-        best = best_newton(data, case.l2)
+    small = data.k * (data.x.shape[1] + 1) <= 100
+    best = [best_newton(data, l2) if small else np.inf for l2 in case.l2]
     compute = np.float64 if case.dtype == "float64" else np.float32
+    claims = []
     for name in SOLVERS:
         problem, found = run(case, name)
-        w = to_numpy(found.w)[0]
-        for part in (w, found.value, found.loss, found.gap):
+        points = to_numpy(found.w)
+        for part in (points, found.value, found.loss, found.gap):
             assert np.isfinite(part).all(), name
         assert all(r.passes < BUDGET for r in found.history[:-1]), name
-        value = reference(data, w, case.l2)[0]
-        noise = spacing(data, w, value, compute)
-        assert abs(found.value[0] - value) <= MULTIPLE * noise, name
-        if found.status == (Status.CERTIFIED,):
-            assert found.gap[0] <= 1e-6 * problem.label_entropy[0], name
-        values[name], claims[name] = value, found.gap[0] + MULTIPLE * noise
-        best = min(best, value + spacing(data, w, value, np.float64))
-    for name, value in values.items():
-        assert value - best <= claims[name], (name, value - best, claims[name])
+        for t, l2 in enumerate(case.l2):
+            w = points[t]
+            value = reference(data, w, l2)[0]
+            noise = spacing(data, w, value, compute)
+            assert abs(found.value[t] - value) <= MULTIPLE * noise, name
+            if found.status[t] is Status.CERTIFIED:
+                assert found.gap[t] <= TOL * problem.label_entropy[t], name
+            claims.append((name, t, value, found.gap[t] + MULTIPLE * noise))
+            best[t] = min(best[t], value + spacing(data, w, value, np.float64))
+    for name, t, value, claim in claims:
+        assert value - best[t] <= claim, (name, case.l2[t], value - best[t], claim)
 
 
 NAMED = {
-    "condition 1e12": Case(40, 6, 3, condition=12, l2=1e-6),
-    "scale 1e-20": Case(40, 4, 3, scale=-20, l2=1e-12),
+    "condition 1e12": Case(40, 6, 3, condition=12, l2=(1e-6,)),
+    "scale 1e-20": Case(40, 4, 3, scale=-20, l2=(1e-12,)),
     "scale 1e20": Case(40, 4, 3, scale=20),
     "scale 1e20 in float32": Case(40, 4, 3, scale=20, dtype="float32"),
     "scales 1e-20 to 1e20": Case(40, 6, 3, spread=20),
     "scales 1e-20 to 1e20 in float32": Case(40, 6, 3, spread=20, dtype="float32"),
-    "all labels equal but one": Case(50, 4, labels="all but one", l2=1e-6),
-    "two rows": Case(2, 3, l2=1e-6),
+    "all labels equal but one": Case(50, 4, labels="all but one", l2=(1e-6,)),
+    "two rows": Case(2, 3, l2=(1e-6,)),
     "one row a class": Case(50, 5, labels="one row a class"),
     "wide": Case(10, 60, 3),
-    "duplicated rows": Case(30, 4, 3, oddities=frozenset({"duplicates"}), l2=0.0),
-    "constant and zero features": Case(30, 4, 3, oddities=frozenset({"constant", "zero"}), l2=0.0),
+    "duplicated rows": Case(30, 4, 3, oddities=frozenset({"duplicates"}), l2=(0.0,)),
+    "constant and zero features": Case(
+        30, 4, 3, oddities=frozenset({"constant", "zero"}), l2=(0.0,)
+    ),
     "far from the origin": Case(30, 4, 3, oddities=frozenset({"offset"}), dtype="float32"),
     "float16 near overflow": Case(30, 4, 3, oddities=frozenset({"overflow"}), dtype="float16"),
-    "float16 clipped": Case(30, 4, 3, scale=20, dtype="float16", l2=1e-12),
+    "float16 clipped": Case(30, 4, 3, scale=20, dtype="float16", l2=(1e-12,)),
     "bfloat16": Case(30, 4, 3, spread=3, dtype="bfloat16"),
-    "weights 1e-6 to 1e6": Case(40, 4, 3, weights=True, l2=1e-6),
-    "l2 of 1e3": Case(30, 4, 3, l2=1e3),
-    "separable without penalty": Case(10, 60, 3, l2=0.0, scale=-20, dtype="float32"),
+    "weights 1e-6 to 1e6": Case(40, 4, 3, weights=True, l2=(1e-6,)),
+    "l2 of 1e3": Case(30, 4, 3, l2=(1e3,)),
+    "separable without penalty": Case(10, 60, 3, l2=(0.0,), scale=-20, dtype="float32"),
 }
 """One hostility each, in the words of whoever meets it."""
 
@@ -230,7 +239,7 @@ def test_a_hostile_problem_breaks_nothing(name: str) -> None:
 
 
 @given(case=cases())
-@settings(max_examples=25)
+@settings(max_examples=20)
 def test_nothing_breaks_and_no_gap_is_false(case: Case) -> None:
     check(case)
 
@@ -241,7 +250,12 @@ def test_fit_probes_answers_or_refuses_at_the_door(case: Case) -> None:
     data = case.data()
     classes, weights = range(data.k), data.weights
     probe = fit_probes(
-        case.rows(), data.y, l2=case.l2, classes=classes, sample_weight=weights, max_passes=BUDGET
+        case.rows(),
+        data.y,
+        l2=case.l2[0],
+        classes=classes,
+        sample_weight=weights,
+        max_passes=BUDGET,
     )["activations"]
     assert np.isfinite([probe.gap, probe.loss, probe.objective]).all()
     assert np.isfinite(to_numpy(probe.weights)).all()
