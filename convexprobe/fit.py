@@ -33,6 +33,7 @@ from convexprobe.probes import PathPoint, Probe, ProbeSet
 from convexprobe.solve import Record
 from convexprobe.solvers import Solver
 from convexprobe.sources import Rows
+from convexprobe.validation import validation_loss
 from convexprobe.warm_start import stack
 
 GRID = tuple(float(10.0**e) for e in range(-6, 1))
@@ -51,6 +52,7 @@ def fit_probes(
     warm_start: Probe | ProbeSet | None = None,
     validation: tuple[Any, Any] | None = None,
     cv: int | None = None,
+    stopping: str = "certificate",
     seed: int = 0,
     max_passes: float = 1000.0,
     max_seconds: float = np.inf,
@@ -82,6 +84,9 @@ def fit_probes(
         cv: number of cross-validation folds, stratified; `validation` is then refused. The probe
             returned is fitted to all rows, at the `l2` of the lowest error averaged over the
             held-out folds, which is its `validation_error`.
+        stopping: "certificate", or "validation": the paper's early stopping. A fit then ends when
+            the loss on validation rows (a held-out fifth without `validation`) has not fallen for
+            five evaluations, and returns the point where it was lowest with that point's gap.
         seed: of the held-out rows and folds.
         max_passes: budget of passes for each layer.
         max_seconds: budget of seconds for each layer.
@@ -99,14 +104,15 @@ def fit_probes(
     targets = read_labels(labels, rows, classes)
     grid = check_l2(l2)
     algorithm = check_solver(solver)
-    check_folds(cv, validation)
+    check_folds(cv, validation, stopping)
     if not tol > 0:
         raise ValueError(f"tol: expected a positive number, found {tol}")
     names = [probe_name(layer, concept) for layer in layers for concept in targets.names]
     if len(set(names)) < len(names):
         raise ValueError(f"labels: two of layer/concept have the same name, in {names}")
     held_layers, held_codes = _check_validation(validation, layers, targets)
-    hold = cv is None and held_codes is None and (grid is None or len(grid) > 1)
+    early = stopping == "validation"
+    hold = cv is None and held_codes is None and (early or grid is None or len(grid) > 1)
     groups = plan(targets, check_weights(sample_weight, rows), seed, folds=cv, hold=hold)
 
     out: dict[str, Probe] = {}
@@ -118,6 +124,7 @@ def fit_probes(
                 problem = _problem(x, targets, groups)
             if not np.isfinite(to_numpy(problem.moment)).all():
                 check_finite(x, where)
+            given = None if held_codes is None else (held_layers[name], held_codes)
             penalties = np.asarray(GRID) * variance if grid is None else grid
             solutions = solve_path(
                 problem,
@@ -128,10 +135,11 @@ def fit_probes(
                 max_passes=max_passes,
                 max_seconds=max_seconds,
                 callbacks=[partial(_show, bar, name)],
+                stopping=validation_loss(problem, groups, given) if early else None,
             )
             fit = _LayerFit(problem, targets, groups, penalties, solutions)
             for concept, label in enumerate(targets.names):
-                held = None if held_codes is None else (held_layers[name], held_codes[concept])
+                held = None if given is None else (given[0], given[1][concept])
                 out[probe_name(name, label)] = fit.choose(concept, held)
             bar.update()
     return ProbeSet(out)

@@ -188,14 +188,18 @@ def probe_name(layer: str, concept: str | None) -> str:
     return layer if concept is None else f"{layer}/{concept}"
 
 
-def check_folds(cv: Any, validation: Any) -> None:
-    """A number of folds, and no validation rows beside them."""
+def check_folds(cv: Any, validation: Any, stopping: Any) -> None:
+    """A number of folds, without validation rows or early stopping beside them."""
+    if stopping not in ("certificate", "validation"):
+        raise ValueError(f'stopping: expected "certificate" or "validation", found {stopping!r}')
     if cv is None:
         return
     if isinstance(cv, bool) or not isinstance(cv, int) or cv < 2:
         raise ValueError(f"cv: expected None or at least 2 folds, found {cv!r}")
     if validation is not None:
         raise ValueError("cv: folds are held out of the rows themselves; omit validation=, or cv=")
+    if stopping == "validation":
+        raise ValueError("cv: the fit to all rows has none to stop by; omit cv=, or stopping=")
 
 
 def check_two_classes(codes: np.ndarray, weights: np.ndarray | None, what: str = "labels") -> None:

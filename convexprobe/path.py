@@ -13,6 +13,7 @@ from convexprobe.family import select
 from convexprobe.objective import Problem
 from convexprobe.solve import Record, Status, solve
 from convexprobe.solvers import Solver
+from convexprobe.validation import ValidationLoss
 from convexprobe.warm_start import best_start
 
 NEIGHBOURS = 4
@@ -54,6 +55,7 @@ def solve_path(
     max_passes: float,
     max_seconds: float,
     callbacks: Sequence[Callable[[Record], None]] = (),
+    stopping: ValidationLoss | None = None,
 ) -> list[list[Fitted]]:
     """Solve every group at every penalty.
 
@@ -66,6 +68,7 @@ def solve_path(
         max_passes: budget of passes of all of it.
         max_seconds: budget of seconds of all of it.
         callbacks: called with each `Record`.
+        stopping: of the groups, to stop early by instead of by the certificate.
 
     Returns:
         For each group, its solutions in the order of `penalties`.
@@ -98,6 +101,7 @@ def solve_path(
                 max_passes=max_passes,
                 max_seconds=max_seconds - spent,
                 callbacks=callbacks,
+                stopping=None if stopping is None else stopping.tasks(index),
             )
             errors = family.errors(solution.w)
             for i, key in enumerate(tasks):

@@ -20,6 +20,9 @@ from convexprobe.solvers.base import Solver
 STALLED_STEPS = 8
 """Steps in a row without a change of value or gap after which rounding has ended progress."""
 
+PATIENCE = 5
+"""Evaluations in a row without a lower validation loss after which early stopping stops."""
+
 
 class Status(Enum):
     """How a task ended; the value is the sentence to show."""
@@ -28,6 +31,7 @@ class Status(Enum):
     MAX_PASSES = "stopped: the budget of passes ran out before the gap reached tol"
     MAX_SECONDS = "stopped: the time ran out before the gap reached tol"
     ROUNDING = "stopped: rounding ended progress before the gap reached tol; use float64"
+    VALIDATION = "stopped early: the loss on validation rows no longer falls; the gap says how far"
     UNCERTIFIED = "uncertified: progress ended, and with l2 = 0 no lower bound but 0 is known"
     SEPARABLE = "separable: with l2 = 0 the classes are separated and no minimiser exists"
 
@@ -40,8 +44,8 @@ class Record:
         step: steps taken.
         passes: passes spent by the family so far.
         seconds: time spent by the family so far.
-        value: lowest `F` so far, nats.
-        gap: smallest certified gap so far, nats.
+        value: `F` of the best point so far, nats.
+        gap: its certified gap so far, nats.
     """
 
     step: int
@@ -81,20 +85,26 @@ class Solution:
 
 
 class _Best:
-    """Lowest value with its point, and highest lower bound, of every task of the family."""
+    """By task, the point of lowest score (`F`, or what stopping watches) and the highest bound."""
 
     def __init__(self, problem: Problem, w: Array) -> None:
         m = problem.m
         self.w = [w[t, :] for t in range(m)]
         self.value, self.loss = np.full(m, np.inf), np.full(m, np.inf)
         self.rounding, self.bound = np.zeros(m), np.zeros(m)
-        self.last = np.full(m, np.inf)
+        self.score, self.last = np.full(m, np.inf), np.full(m, np.inf)
+        self.stale = np.zeros(m, dtype=int)  # evaluations in a row without a lower score
         self.quiet = np.zeros(m, dtype=int)  # steps in a row without a change
 
     def update(
-        self, tasks: list[int], at: Evaluation, bound: np.ndarray, notable: np.ndarray
+        self,
+        tasks: list[int],
+        at: Evaluation,
+        bound: np.ndarray,
+        notable: np.ndarray,
+        score: np.ndarray,
     ) -> None:
-        """Take in the evaluation and lower bounds of these tasks.
+        """Take in the evaluation, lower bounds and scores of these tasks.
 
         A step is quiet when the value moved by no more than its rounding (or by what is not
         `notable`) and the gap by no more than a hundredth.
@@ -105,7 +115,9 @@ class _Best:
             moved = abs(value - self.last[t]) > max(rounding, notable[i])
             self.quiet[t] = 0 if moved else self.quiet[t] + 1
             self.last[t] = value
-            if value < self.value[t]:
+            self.stale[t] += 1
+            if score[i] < self.score[t]:
+                self.score[t], self.stale[t] = score[i], 0
                 self.w[t], self.value[t], self.loss[t] = at.w[i, :], value, float(at.loss[i])
                 self.rounding[t] = rounding
         self.bound[tasks] = np.maximum(self.bound[tasks], bound)
@@ -128,6 +140,7 @@ def solve(
     max_seconds: float = np.inf,
     callbacks: Sequence[Callable[[Record], None]] = (),
     state: Any = None,
+    stopping: Callable[[Array], np.ndarray] | None = None,
 ) -> Solution:
     """Run a solver on every task of a family until each is certified or the budget is spent.
 
@@ -143,6 +156,9 @@ def solve(
         max_seconds: budget of seconds of the whole family.
         callbacks: called with each `Record`.
         state: a previous solution's state, to resume the same problem instead of starting.
+        stopping: early stopping instead of the certificate: `w` `(m, p)` -> a loss, host `(m,)`
+            (a `PerTask`, where tasks may end one by one). A task ends when that has not fallen for
+            `PATIENCE` evaluations, with the point where it was lowest, or at a gap of `tol / 100`.
 
     Returns:
         The solution, with the best point seen for each task.
@@ -150,7 +166,7 @@ def solve(
     started = time.perf_counter()
     if w is None:
         w = problem.origin() if state is None or state.at is None else state.at.w
-    target = tol * problem.label_entropy
+    target = (tol if stopping is None else 1e-2 * tol) * problem.label_entropy
     best = _Best(problem, w)
     status: list[Status | None] = [None] * problem.m
     passes, seconds = np.zeros(problem.m), np.zeros(problem.m)
@@ -163,7 +179,8 @@ def solve(
         unpenalised = family.host_l2 == 0
         notable = np.where(unpenalised, 1e-2 * target[active], 0.0)
         bound = _certify(family, at, state.sample, target[active], step)
-        best.update(active, at, bound, notable)
+        score = to_numpy(at.value) if stopping is None else stopping(at.w)
+        best.update(active, at, bound, notable, score)
         synchronise(problem.rows.matrix)
         elapsed = time.perf_counter() - started
         history.append(Record(step, problem.passes, elapsed, best.value.copy(), best.gap))
@@ -174,6 +191,8 @@ def solve(
         for i, task in enumerate(active):
             if best.gap[task] <= target[task]:
                 status[task] = Status.CERTIFIED
+            elif stopping is not None and best.stale[task] >= PATIENCE:
+                status[task] = Status.VALIDATION
             elif best.quiet[task] >= STALLED_STEPS:
                 status[task] = Status.UNCERTIFIED if unpenalised[i] else Status.ROUNDING
             elif problem.passes >= max_passes:
@@ -186,7 +205,7 @@ def solve(
         if len(keep) < len(active):
             active = [active[i] for i in keep]
             family, state = family.tasks(keep), select(state, keep)
-            w = select(w, keep)
+            w, stopping = select(w, keep), select(stopping, keep)
         if not any(status[t] is None for t in active):
             break
         w, state = solver.step(family, w, state)

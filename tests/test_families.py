@@ -231,3 +231,55 @@ def test_one_eigendecomposition_serves_as_well_as_an_inverse_a_task(
     (one, spectral), (each, separate) = out
     assert spectral is not separate
     np.testing.assert_allclose(one, each, rtol=1e-6, atol=1e-8 * np.abs(each).max())
+
+
+# Early stopping on validation rows
+
+NOISE = random_data(60, 30, 3)
+FRESH = random_data(400, 30, 3, seed=9)  # other labels: what fits NOISE soon fits these worse
+
+
+@pytest.mark.parametrize("solver", ["newton-cg", "lbfgs", "adam"])
+def test_early_stopping_returns_the_point_of_lowest_validation_loss(
+    solver: str, library: ModuleType
+) -> None:
+    x = library.asarray(NOISE.x)
+    held = (library.asarray(FRESH.x), FRESH.y)
+    early = fit_probes(x, NOISE.y, solver, l2=1e-4, stopping="validation", validation=held)
+    probe = early["activations"]
+    assert probe.status is Status.VALIDATION
+    assert str(early).splitlines()[1].split()[-1] == "validation"
+    assert -1e-9 <= distance(probe, NOISE) <= probe.gap  # of that point, far from the optimum
+    assert probe.gap > 1e-3 * NOISE.label_entropy
+    full = fit_probes(x, NOISE.y, l2=1e-4)["activations"]
+    assert probe.evaluate(*held).loss < full.evaluate(*held).loss
+    assert probe.validation_error == probe.evaluate(*held).error
+
+
+def test_early_stopping_on_a_held_out_fifth_for_each_concept() -> None:
+    labels = {"digit": DATA.y, "one": (DATA.y == 1).astype(int)}
+    probes = fit_probes(DATA.x, labels, l2=PATH, stopping="validation", seed=2)
+    for name, y in labels.items():
+        alone = fit_probes(DATA.x, y, l2=PATH, stopping="validation", seed=2)["activations"]
+        probe = probes[f"activations/{name}"]
+        weights = 1.0 - hold_out(y, None, 2)
+        for found in (probe, alone):
+            assert found.rows == weights.sum() and found.validation_error is not None
+            data = Data(DATA.x, y, len(found.classes), weights)
+            assert -1e-9 <= distance(found, data) <= found.gap
+            for point in found.path:  # stopped early, or so close that nothing is left to gain
+                close = point.gap <= 1e-5 * data.label_entropy
+                assert point.status is (Status.CERTIFIED if close else Status.VALIDATION)
+
+
+def test_a_class_without_rows_to_fit_does_not_hide_the_validation_loss() -> None:
+    some = NOISE.y != 2
+    probe = fit_probes(
+        NOISE.x[some],
+        NOISE.y[some],
+        l2=1e-4,
+        classes=[0, 1, 2],
+        stopping="validation",
+        validation=(FRESH.x, FRESH.y),
+    )["activations"]
+    assert probe.status is Status.VALIDATION and probe.gap > 1e-3

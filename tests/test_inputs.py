@@ -132,6 +132,12 @@ REFUSED: dict[str, Case] = {
         ValueError,
         ["cv", "validation="],
     ),
+    "cv and early stopping": (
+        lambda: fit(cv=5, stopping="validation"),
+        ValueError,
+        ["cv", "stopping="],
+    ),
+    "stopping": (lambda: fit(stopping="early"), ValueError, ["stopping", "'early'"]),
     "one fold": (lambda: fit(cv=1), ValueError, ["cv", "at least 2", "1"]),
     "folds in words": (lambda: fit(cv="five"), ValueError, ["cv", "five"]),
     "more folds than rows": (lambda: fit(cv=41), ValueError, ["cv=41", "[20, 20]"]),

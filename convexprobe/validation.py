@@ -1,0 +1,79 @@
+"""The loss on validation rows as a rule to stop by: what early stopping watches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from convexprobe._array import Array, like, to_numpy
+from convexprobe.family import PerTask, select
+from convexprobe.folds import Group
+from convexprobe.objective import Problem
+from convexprobe.sources import Rows
+
+_LARGEST = 1e6
+"""Loss of a row whose class had no rows to fit to: a constant, from which sums still recover."""
+
+
+@dataclass(frozen=True)
+class ValidationLoss(PerTask):
+    """Mean cross-entropy on validation rows, nats: `w` `(m, p)` -> host `(m,)`.
+
+    Attributes:
+        family: the tasks.
+        rows: the validation rows.
+        labels: their class indices, `(m or 1, rows)`.
+        weights: which of them each task is judged on, `(m or 1, rows)`, or None for all.
+    """
+
+    family: Problem
+    rows: Rows
+    labels: Array
+    weights: Array | None
+
+    def __call__(self, w: Array) -> np.ndarray:
+        """Half a pass over the validation rows."""
+        family, xp = self.family, self.family.xp
+        loss = mass = xp.zeros((family.m,), dtype=xp.float64, device=w.device)
+        order = xp.arange(family.k, dtype=self.labels.dtype, device=self.labels.device)
+        for span, x in self.rows.blocks(family.m * family.k):
+            z = family.logits(w, x)
+            z -= xp.max(z, axis=1, keepdims=True)
+            correct = self.labels[:, None, span] == order[None, :, None]
+            row = xp.log(xp.sum(xp.exp(z), axis=1)) - xp.sum(
+                xp.where(correct, z, xp.zeros_like(z)), axis=1
+            )
+            share = xp.ones_like(row) if self.weights is None else self.weights[:, span]
+            loss = loss + xp.sum(xp.clip(row, None, _LARGEST) * share, axis=1, dtype=xp.float64)
+            mass = mass + xp.sum(share, axis=1, dtype=xp.float64)
+        family.spend(0.5 * self.rows.n / family.n)
+        return to_numpy(loss / mass)
+
+    def tasks(self, index: list[int]) -> ValidationLoss:
+        """The remaining tasks."""
+        weights = self.weights
+        if weights is not None and weights.shape[0] > 1:
+            weights = select(weights, index)
+        labels = self.labels if self.labels.shape[0] == 1 else select(self.labels, index)
+        return ValidationLoss(self.family.tasks(index), self.rows, labels, weights)
+
+
+def validation_loss(
+    problem: Problem, groups: list[Group], validation: tuple[Array, list[np.ndarray]] | None
+) -> ValidationLoss:
+    """Judged on the validation rows and classes given, or on what each group holds out."""
+    if validation is not None:
+        x, codes = validation
+        rows = Rows(x)
+        stacked = np.stack([codes[g.concept] for g in groups])
+        return ValidationLoss(problem, rows, like(stacked, problem.rows.matrix), None)
+    held = np.zeros((len(groups), problem.n))
+    for i, group in enumerate(groups):
+        held[i, group.held] = 1.0
+    if len(groups) > 1:
+        weights = like(held, problem.rows.matrix, problem.dtype)
+        return ValidationLoss(problem, problem.rows, problem.labels, weights)
+    index = np.flatnonzero(held[0])
+    labels = problem.xp.take(problem.labels, like(index, problem.labels), axis=1)
+    return ValidationLoss(problem, Rows(problem.rows.take(index)), labels, None)
