@@ -1,0 +1,72 @@
+"""cyanure (Mairal 2019): its own choice, and its QNing and Catalyst variants.
+
+Its iterates cannot be watched and a restart would lose its memory, so the same run is made from
+zero with twice the epochs until it arrives or has used its time; only the last one counts. Its own
+trace (every fifth epoch) gives the moments in between: their suboptimality is that of the last
+coefficients by our evaluation, plus the difference to the last value by cyanure's.
+
+Objective: mean loss + lambda_1/2 ||W||^2, free intercept, `lambda_1 = l2`. Two classes: one row `w`
+where ours are `-w/2` and `w/2`, so `lambda_1 = l2 / 2`. Passes are the epochs that it counts.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from functools import partial
+
+import numpy as np
+import torch
+
+from benchmarks.cases import Task
+from benchmarks.competitor import Competitor
+from benchmarks.record import OutOfTime, Point, Recorder
+
+INTERVAL = 5
+
+
+def fit(solver: str, epochs: int, task: Task) -> tuple[float, np.ndarray, np.ndarray]:
+    """Seconds, coefficients `(k, d + 1)` and the trace: rows of epochs, values, ..., seconds."""
+    from cyanure.estimators import Classifier
+
+    two = task.k == 2
+    model = Classifier(
+        loss="logistic" if two else "multiclass-logistic", penalty="l2",
+        lambda_1=task.l2[0] / (1 + two), fit_intercept=True, solver=solver, tol=1e-12,
+        max_iter=epochs, duality_gap_interval=INTERVAL, verbose=False, random_state=0,
+        n_threads=torch.get_num_threads(),
+    )  # fmt: skip
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(task.x, task.y)
+    seconds = time.perf_counter() - started
+    weights = np.reshape(model.coef_, (task.d, -1)).T
+    both = np.concatenate([weights, np.reshape(model.intercept_, (-1, 1))], axis=1)
+    return seconds, both, np.squeeze(np.asarray(model.optimization_info_), axis=0)
+
+
+def run(solver: str, task: Task, record: Recorder) -> None:
+    """Longer and longer runs."""
+    epochs = INTERVAL
+    while True:
+        seconds, coefficients, trace = fit(solver, epochs, task)
+        # Set-up before its clock starts and after it stops is its user's time as well.
+        setup = max(0.0, seconds - trace[-1, -1])
+        scale = record.scale
+        record.replace([
+            Point(setup + row[-1], row[0], coefficients, excess=(row[1] - trace[1, -1]) / scale)
+            for row in trace.T
+        ])  # fmt: skip
+        record.check(seconds)
+        if trace[0, -1] < epochs - 2 * INTERVAL:
+            return  # its own rule ended it
+        if seconds > 0.7 * record.limit:
+            raise OutOfTime
+        epochs = int(min(2.0 * epochs, epochs * record.limit / seconds)) + 1
+
+
+COMPETITORS = {
+    f"cyanure {solver}": Competitor(partial(run, solver), "cyanure", stochastic=True)
+    for solver in ("qning-miso", "qning-svrg", "catalyst-miso", "catalyst-svrg")
+}

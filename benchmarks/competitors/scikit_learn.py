@@ -1,0 +1,90 @@
+"""scikit-learn's lbfgs, newton-cg and newton-cholesky, every evaluation of the loss recorded.
+
+Objective: scikit-learn minimises `C sum_i loss_i + 1/2 ||W||^2` with a free intercept, ours times
+`C n` at `C = 1 / (n l2)`. Two classes: it fits one row `w` where ours are `-w/2` and `w/2`, so that
+the same penalty is `l2/4 ||w||^2` and `C = 2 / (n l2)`.
+
+newton-cholesky factors the dense Hessian of `k (d + 1)` unknowns: run up to 2 500 of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model._linear_loss import LinearModelLoss
+
+from benchmarks.cases import Task
+from benchmarks.competitor import Competitor
+from benchmarks.record import Recorder
+
+PASSES = {
+    "loss_gradient": 1.0,
+    "loss": 0.5,
+    "gradient": 1.0,
+    "gradient_hessian": 1.0,
+    "gradient_hessian_product": 1.0,
+}
+
+
+def spy(method: Callable, passes: float, record: Recorder) -> Callable:
+    """The method, its argument recorded; Hessian products, returned as a function, are passes."""
+
+    def counted(product: Callable, v: Any) -> Any:
+        record.passes += 1.0
+        return product(v)
+
+    def recorded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = method(self, *args, **kwargs)
+        record(args[0] if args else kwargs["coef"], passes)
+        if isinstance(result, tuple) and callable(result[-1]):
+            return *result[:-1], partial(counted, result[-1])
+        return result
+
+    return recorded
+
+
+def run(solver: str, task: Task, record: Recorder) -> None:
+    """`LogisticRegression(solver).fit`, without its own rule of stopping."""
+    fit(solver, task, record, task.x, task.y)
+
+
+def fit(solver: str, task: Task, record: Recorder, x: Any, y: Any) -> None:
+    """The same on the task's rows and labels as arrays of any library."""
+    scale = 2.0 if task.k == 2 else 1.0
+    model = LogisticRegression(
+        C=scale / (task.n * task.l2[0]), solver=solver, tol=1e-12, max_iter=10_000
+    )
+    if task.start is not None and task.k > 2:
+        model.set_params(warm_start=True)
+        model.coef_, model.intercept_ = task.start[:, :-1], task.start[:, -1]
+        model.classes_ = np.arange(task.k)
+    kept = {name: getattr(LinearModelLoss, name) for name in PASSES}
+    try:
+        for name, method in kept.items():
+            setattr(LinearModelLoss, name, spy(method, PASSES[name], record))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(x, y)
+    finally:
+        for name, method in kept.items():
+            setattr(LinearModelLoss, name, method)
+
+
+def dense_hessian(task: Task) -> str | None:
+    """Whether the Hessian is too large."""
+    size = task.k * (task.d + 1)
+    return f"not run: Hessian of {size} unknowns" if size > 2500 else None
+
+
+COMPETITORS = {
+    "sklearn lbfgs": Competitor(partial(run, "lbfgs"), "sklearn"),
+    "sklearn newton-cg": Competitor(partial(run, "newton-cg"), "sklearn"),
+    "sklearn newton-cholesky": Competitor(
+        partial(run, "newton-cholesky"), "sklearn", dense_hessian
+    ),
+}

@@ -1,0 +1,1 @@
+"""Problems, discovered by being here: a file with `cases(settings)`, which yields `Case`s."""

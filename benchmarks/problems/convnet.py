@@ -1,0 +1,50 @@
+"""Activations of the MNIST convnet of figure 5 at its ten points, untrained and trained.
+
+The input is there once: its rows are the same before and after training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+
+import torch
+
+from benchmarks.cases import Case, Settings
+from convexprobe import extract, mnist
+from examples.mnist_convnet import (
+    PROBE_POINTS,
+    VALIDATION_ROWS,
+    ConvNet,
+    load_or_train,
+    normalise,
+)
+
+WEAK = ("fc1_preact", "fc1_postact", "logits")
+"""Points that are probed at l2 = 1e-5 as well as at 1e-3."""
+
+
+@lru_cache(maxsize=1)  # the penalties of one point share its rows; two points may not fit
+def activations(settings: Settings, state: str, point: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows `(settings.rows, d)` of one point, float32."""
+    images, labels = mnist("train")
+    trained = (images[VALIDATION_ROWS:], labels[VALIDATION_ROWS:])
+    cache = settings.out / "mnist_convnet.pt"
+    model = load_or_train(cache, *trained) if state == "trained" else ConvNet(0)
+    x = normalise(images[: settings.rows])
+    y = torch.from_numpy(labels[: settings.rows]).long()
+    found, _ = extract(model, list(zip(x.split(500), y.split(500), strict=True)), point)
+    return found[point], y
+
+
+def cases(settings: Settings) -> Iterator[Case]:
+    """Every point; those of one point and state follow each other."""
+    for state in ("untrained", "trained"):
+        for point in PROBE_POINTS:
+            if point == "input" and state == "trained":
+                continue
+            name = f"mnist {point}" if point == "input" else f"mnist {state} {point}"
+            for l2 in (1e-3, 1e-5) if point in WEAK else (1e-3,):
+                yield Case(
+                    f"{name} l2={l2:g}", partial(activations, settings, state, point), (l2,), 10
+                )

@@ -1,0 +1,215 @@
+"""Run every competitor on every problem, or any subset; results are kept in `OUT/benchmark.csv`.
+
+    python -m benchmarks.run --out out [--problems 'digits*'] [--competitors 'sklearn*'] [--list]
+    python -m benchmarks.report --out out
+
+Accuracy is `(F - F*) / H(Y)`, the scale of `tol`, by our float64 evaluation of everybody's
+coefficients; `F*` is the highest certified lower bound of a float64 solve. A competitor's clock
+stops while its iterates are recorded, and includes all that a user waits for. Each runs in float32
+and, where that ends above the goal before its time is up, in float64. Its time is a multiple of
+what our reference solver took to the goal. What has been run is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from fnmatch import fnmatch
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.cases import Case, Judge, Settings, Task, lower_bounds, multiclass
+from benchmarks.competitor import Competitor, all_cases, all_competitors
+from benchmarks.record import Arrived, OutOfTime, Recorder
+from benchmarks.table import Row, Table, first
+
+TARGETS = (1e-3, 1e-4, 1e-5)
+GOAL, CERTIFIED = TARGETS[-1], 1e-4
+LEVELS = tuple(10.0 ** (-i / 2) for i in range(11))
+CURVE = 25
+REFERENCES = ("convexprobe auto", "convexprobe newton-cg")
+"""Whose time limits the others': the first of these that there is."""
+
+
+class Bench:
+    """One case, its rows in memory."""
+
+    def __init__(self, case: Case, cache: Path) -> None:
+        self.case = case
+        self.x, self.y = case.load()
+        self.judge = Judge(self.x, self.y, case.k)
+        self.optima = lower_bounds(case, self.x, self.y, cache)
+
+    def task(self, dtype: str) -> Task:
+        """For a competitor."""
+        x = self.x.numpy().astype(dtype, copy=False)
+        return Task(x, self.y.numpy(), self.case.k, self.case.l2)
+
+    def value(self, coefficients: np.ndarray, tasks: slice) -> float:
+        """Relative suboptimality of coefficients, the largest of the tasks."""
+        each = coefficients if coefficients.ndim == 3 else [coefficients]
+        pairs = zip(each, self.case.l2[tasks], self.optima[tasks], strict=True)
+        excess = max(self.judge.value(c, l2) - best for c, l2, best in pairs)
+        return excess / self.judge.entropy
+
+    def record(self, competitor: Competitor, task: Task, limit: float, tasks: slice) -> tuple:
+        """The recorder of one run, and how it ended."""
+        record = Recorder(
+            limit, lambda c: self.value(c, tasks), GOAL, CERTIFIED, self.judge.entropy
+        )
+        try:
+            competitor.run(task, record)
+        except Arrived:
+            return record, "arrived"
+        except OutOfTime:
+            return record, "out of time"
+        except Exception as error:  # a peer's failure is a result, not ours to fix
+            return record, f"failed: {type(error).__name__}: {error}"[:200].replace("\n", " ")
+        return record, "ended"
+
+    def run(self, competitor: Competitor, dtype: str, limit: float) -> tuple[list[tuple], str]:
+        """Points `(seconds, passes, suboptimality, gap)` and the status."""
+        task = self.task(dtype)
+        if competitor.family or len(self.case.l2) == 1:
+            record, status = self.record(competitor, task, limit, slice(None))
+            return curve(record), status
+        return self._one_by_one(competitor, task, limit)
+
+    def _one_by_one(self, competitor: Competitor, task: Task, limit: float) -> tuple:
+        """A family solved along its path, each from the last; moments are sums over the tasks."""
+        totals = {level: [0.0, 0.0] for level in LEVELS}
+        left, start, status = limit, None, "arrived"
+        for i, l2 in enumerate(self.case.l2):
+            one = replace(task, l2=(l2,), start=start)
+            record, status = self.record(competitor, one, left, slice(i, i + 1))
+            for level in list(totals):
+                index = record.first_reached(level)
+                if index is None:
+                    del totals[level]
+                else:
+                    totals[level][0] += record.points[index].seconds
+                    totals[level][1] += record.points[index].passes
+            left -= record.points[-1].seconds if record.points else limit
+            if left <= 0 or status.startswith("failed"):
+                undone = i + 1 < len(self.case.l2) or status != "arrived"
+                status = "out of time" if undone and left <= 0 else status
+                totals = {} if i + 1 < len(self.case.l2) else totals
+                break
+            start = multiclass(record.points[-1].coefficients, task.k, task.d)
+        return [(*moment, level, nan) for level, moment in totals.items()], status
+
+
+def curve(record: Recorder) -> list[tuple[float, float, float, float]]:
+    """Where the targets are first met, and evenly spread points in between."""
+    last = len(record.points) - 1
+    chosen = {i for t in TARGETS if (i := record.first_reached(t)) is not None}
+    if last >= 0:
+        chosen |= {round(i) for i in np.geomspace(1, last + 1, CURVE) - 1}
+        chosen |= {round(i) for i in np.linspace(0, last, CURVE)} if last < CURVE else set()
+    gaps = [i for i, p in enumerate(record.points) if p.gap <= CERTIFIED][:1]
+    points = [(record.points[i], record.value(i)) for i in sorted(chosen | set(gaps))]
+    return [(p.seconds, p.passes, value, p.gap) for p, value in points]
+
+
+def run_one(
+    bench: Bench, name: str, competitor: Competitor, limit: float, repeat: int
+) -> list[Row]:
+    """A run in float32 and, if that ended above the goal, one in float64."""
+    task, rows = bench.task("float32"), []
+    shape = (bench.case.name, task.n, task.d, task.k, len(task.l2), name)
+    if reason := competitor.why_not(task):
+        return [Row(*shape, "", repeat, nan, nan, nan, nan, reason, limit)]
+    for dtype in ("float32", "float64"):
+        points, status = bench.run(competitor, dtype, limit)
+        points = points or [(nan, nan, nan, nan)]
+        rows += [Row(*shape, dtype, repeat, *point, status, limit) for point in points]
+        if status != "ended" or first(rows, GOAL):
+            break
+    return rows
+
+
+def seconds_to_goal(table: Table, case: str, limit: float) -> float:
+    """What the reference took; the limit itself if it did not arrive or has not run."""
+    for name in REFERENCES:
+        rows = [row for row in table.rows if row.case == case and row.competitor == name]
+        if hit := first(rows, GOAL):
+            return hit.seconds
+    return limit
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    out.add_argument("--out", type=Path, default=Path("out"))
+    out.add_argument("--problems", nargs="*", default=["*"], help="patterns of case names")
+    out.add_argument("--competitors", nargs="*", default=["*"], help="patterns of names")
+    out.add_argument("--limit", type=float, default=10.0, help="seconds a run may take at most")
+    out.add_argument("--least", type=float, default=2.0, help="seconds a run is given at least")
+    out.add_argument("--limit-ratio", type=float, default=12.0, help="times what ours took")
+    out.add_argument("--rows", type=int, default=10_000, help="of the MNIST cases")
+    out.add_argument("--repeats", type=int, default=1, help="of ours, whose median counts")
+    out.add_argument("--again", action="store_true", help="run what has been run")
+    out.add_argument("--list", action="store_true", help="name cases and competitors")
+    return out
+
+
+def matches(name: str, patterns: list[str]) -> bool:
+    """Whether a name, or its last part (`auto` of `convexprobe auto`), fits a pattern."""
+    return any(fnmatch(name, p) or fnmatch(name.removeprefix("convexprobe "), p) for p in patterns)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    options = parser().parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    cases = [
+        c
+        for c in all_cases(Settings(options.out, options.rows))
+        if matches(c.name, options.problems)
+    ]
+    found = all_competitors()
+    reference = next(name for name in REFERENCES if name in found)
+    # The reference first: its time limits the others'.
+    names = sorted(found, key=lambda name: name != reference)
+    names = [name for name in names if matches(name, options.competitors)]
+    if options.list:
+        print(*(c.name for c in cases), "", *names, sep="\n")
+        return
+    table = Table(options.out / "benchmark.csv")
+    for i, case in enumerate(cases):
+        todo = [name for name in names if options.again or not table.has(case.name, name)]
+        if not todo:
+            continue
+        print(f"[{i + 1}/{len(cases)}] {case.name}", flush=True)
+        bench = Bench(case, options.out / "optima.json")
+        for name in todo:
+            longest = options.limit
+            if name != reference:
+                ours = seconds_to_goal(table, case.name, options.limit)
+                longest = min(max(options.limit_ratio * ours, options.least), options.limit)
+            if table.has(case.name, name):
+                table.forget(case.name, name)
+            started = time.perf_counter()
+            rows: list[Row] = []
+            for repeat in range(options.repeats if found[name].family else 1):
+                rows += run_one(bench, name, found[name], longest, repeat)
+            table.append(rows)
+            print(line(name, rows, time.perf_counter() - started), flush=True)
+
+
+def line(name: str, rows: list[Row], wall: float) -> str:
+    """What a run came to."""
+    cells = []
+    for target in TARGETS:
+        hit = first(rows, target)
+        cells.append(f"{hit.seconds:8.3f} s {hit.passes:6.0f} p" if hit else f"{'-':>19}")
+    return f"    {name:28} {'  '.join(cells)}  {rows[-1].status} ({wall:.0f} s)"
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
