@@ -1,0 +1,114 @@
+"""The report's figures, as SVG or PNG bytes."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from math import isfinite
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.summary import OURS, Runs, competitors, profile
+from benchmarks.table import Row
+
+FLOOR = 1e-8
+"""Suboptimalities below this are drawn at it: F* is known to about 1e-7."""
+
+
+def style(name: str, names: list[str]) -> dict[str, object]:
+    """Ours in warm colours and strong lines, the others in cold ones."""
+    ours = [n for n in names if n.startswith(OURS)]
+    others = [n for n in names if not n.startswith(OURS)]
+    group, colours = (ours, "autumn") if name in ours else (others, "winter")
+    shade = group.index(name) / max(1, len(group))
+    marks = "osv^D<>pPX*hd"
+    return {
+        "color": plt.get_cmap(colours)(0.9 * shade),
+        "linewidth": 1.6 if name in ours else 0.9,
+        "marker": marks[group.index(name) % len(marks)],
+        "markersize": 3,
+        "markevery": 0.25,
+    }
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """One, below all axes."""
+    lines, names = axes.get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+
+
+def data(figure: Figure, kind: str = "png", dpi: int = 110) -> bytes:
+    """The figure's file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format=kind, dpi=dpi)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def draw_run(axes: Axes, run: list[Row], measure: str, name: str, names: list[str]) -> None:
+    """True suboptimality so far, and dashed the certified gap so far."""
+    last = [row for row in run if row.dtype == run[-1].dtype and row.repeat == run[-1].repeat]
+    points = sorted((r for r in last if isfinite(r.seconds)), key=lambda r: r.seconds)
+    if not points:
+        return
+    look = style(name, names)
+    where = [max(getattr(row, measure), 1e-4) for row in points]
+    true = np.minimum.accumulate([max(row.suboptimality, FLOOR) for row in points])
+    axes.plot(where, true, label=name, **look)
+    gaps = [row.gap for row in points]
+    if np.isfinite(gaps).any():
+        best = np.fmin.accumulate(np.maximum(gaps, FLOOR))
+        axes.plot(where, best, color=look["color"], linewidth=0.8, linestyle="--")
+
+
+def curves(runs: Runs, case: str, names: list[str]) -> bytes:
+    """Gap against passes and against seconds, of one case."""
+    figure, both = plt.subplots(1, 2, figsize=(9, 4.6), sharey=True, layout="constrained")
+    for axes, measure in zip(both, ("passes", "seconds"), strict=True):
+        for name in names:
+            if (case, name) in runs:
+                draw_run(axes, runs[case, name], measure, name, names)
+        axes.set(xscale="log", yscale="log", xlabel=measure, ylim=(FLOOR, 3))
+        axes.grid(alpha=0.3)
+    both[0].set_ylabel("(F − F*) / H(Y); dashed: certified gap")
+    legend(figure, both[0])
+    return data(figure)
+
+
+def draw_profile(axes: Axes, runs: Runs, target: float, measure: str, names: list[str]) -> None:
+    """Fraction of cases solved within a factor of the best."""
+    found = profile(runs, target, measure)
+    factors = np.geomspace(1, 100, 300)
+    for name in names:
+        values = np.sort(found[name])
+        share = np.searchsorted(values, factors * (1 + 1e-12), side="right") / len(values)
+        axes.step(factors, share, where="post", label=name, **style(name, names))
+    axes.set(xscale="log", ylim=(-0.02, 1.02), xlabel=f"times the least {measure} to {target:g}")
+    axes.grid(alpha=0.3)
+
+
+def profiles(runs: Runs) -> bytes:
+    """Time and passes, at 1e-3 and 1e-5."""
+    names = competitors(runs)
+    figure, grid = plt.subplots(2, 2, figsize=(9, 8), sharey=True, layout="constrained")
+    for row, target in zip(grid, (1e-3, 1e-5), strict=True):
+        for axes, measure in zip(row, ("seconds", "passes"), strict=True):
+            draw_profile(axes, runs, target, measure, names)
+        row[0].set_ylabel("fraction of cases")
+    legend(figure, grid[0, 0])
+    return data(figure)
+
+
+def headline(runs: Runs, ours: str) -> bytes:
+    """The profile of seconds to 1e-5: ours against the others."""
+    names = [n for n in competitors(runs) if n == ours or not n.startswith(OURS)]
+    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    draw_profile(axes, {k: v for k, v in runs.items() if k[1] in names}, 1e-5, "seconds", names)
+    axes.set_ylabel("fraction of cases solved")
+    legend(figure, axes)
+    return data(figure, dpi=100)

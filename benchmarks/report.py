@@ -1,0 +1,197 @@
+"""The report: `OUT/benchmark.html`, which opens without a network, and the summary as Markdown.
+
+python -m benchmarks.report --out out
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from base64 import b64encode
+from html import escape
+from pathlib import Path
+
+import benchmarks.competitors
+import benchmarks.run
+from benchmarks import figures
+from benchmarks.competitor import files
+from benchmarks.summary import (
+    OURS,
+    Runs,
+    by_run,
+    cases,
+    competitors,
+    markdown,
+    reached,
+    reference,
+    verdicts,
+    word,
+)
+from benchmarks.table import Row, Table
+
+CSS = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: auto; padding: 1rem;
+       color: #222; background: #fff }
+h1, h2, h3 { line-height: 1.2 }
+table { border-collapse: collapse; font-size: .85rem }
+th, td { padding: .2rem .5rem; text-align: left; vertical-align: top;
+         border-bottom: 1px solid #ddd }
+td.n { text-align: right; white-space: nowrap }
+td.best { font-weight: bold }
+.wide { overflow-x: auto }
+img { max-width: 100%; height: auto }
+.met { color: #06702c } .missed { color: #b00020 }
+pre { white-space: pre-wrap; font-size: .85rem }
+"""
+
+
+def image(png: bytes, text: str) -> str:
+    """In the page itself."""
+    return f'<img alt="{escape(text)}" src="data:image/png;base64,{b64encode(png).decode()}">'
+
+
+def table(head: list[str], body: list[list[str]]) -> str:
+    """Cells are HTML already."""
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    rows = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in body)
+    return (
+        f'<div class="wide"><table><thead><tr>{top}</tr></thead>\n'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def targets(runs: Runs) -> str:
+    """What we set ourselves, met or missed."""
+    body = []
+    for v in verdicts(runs):
+        cells = [v.target, v.measured]
+        misses = "".join(f"<li>{escape(miss)}</li>" for miss in v.misses)
+        more = f"<details><summary>misses</summary><ul>{misses}</ul></details>" if misses else ""
+        state = f'<td class="{word(v.met)}">{word(v.met)}{more}</td>'
+        body.append([f"<td>{escape(cell)}</td>" for cell in cells] + [state])
+    return table(["target", "measured", ""], body)
+
+
+def times(runs: Runs, target: float) -> str:
+    """Seconds of everybody in every case."""
+    columns, body = cases(runs), []
+    for name in competitors(runs):
+        cells = [f"<td>{escape(name)}</td>"]
+        for case in columns:
+            if (case, name) not in runs:
+                cells.append("<td></td>")
+                continue
+            found = reached(runs[case, name], target)
+            peers = [reached(r, target).seconds for (c, _), r in runs.items() if c == case]
+            best = " best" if found.seconds == min(peers) < float("inf") else ""
+            cells.append(f'<td class="n{best}">{escape(found.text)}</td>')
+        body.append(cells)
+    return table(["", *map(escape, columns)], body)
+
+
+def missing(runs: Runs) -> str:
+    """Who did not run, where, and why."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for (case, name), run in runs.items():
+        if run[-1].status not in ("arrived", "ended", "out of time"):
+            found.setdefault((name, run[-1].status), []).append(case)
+    total = len(cases(runs))
+    body = [
+        [f"<td>{escape(name)}</td><td>{escape(status)}</td>"
+         f"<td>{'everywhere' if len(where) == total else escape(', '.join(where))}</td>"]
+        for (name, status), where in found.items()
+    ]  # fmt: skip
+    return (
+        table(["competitor", "why", "cases"], body) if body else "<p>Everybody ran everywhere.</p>"
+    )
+
+
+def case_section(runs: Runs, case: str, names: list[str]) -> str:
+    """Its shape and its curves."""
+    row: Row = next(run[0] for (c, _), run in runs.items() if c == case)
+    shape = f"{row.n} rows, {row.d} features, {row.k} classes, {row.m} penalties"
+    png = figures.curves(runs, case, names)
+    text = f"Gap against passes and seconds, {case}"
+    return f"<h3>{escape(case)}</h3><p>{shape}</p>\n{image(png, text)}"
+
+
+def reconciled() -> str:
+    """Each file's account of its objective and settings."""
+    parts = []
+    for file in files(benchmarks.competitors):
+        title = file.__name__.rsplit(".", 1)[-1]
+        parts.append(f"<h3>{escape(title)}</h3><pre>{escape(inspect.getdoc(file) or '')}</pre>")
+    return "\n".join(parts)
+
+
+def environment(rows: list[Row]) -> str:
+    """Machines, versions and dates of the runs."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        found.setdefault((row.machine, row.versions), []).append(row.date)
+    items = (
+        f"<li>{escape(machine)}; {escape(versions)}; {min(dates)} to {max(dates)}</li>"
+        for (machine, versions), dates in found.items()
+    )
+    return f"<ul>{''.join(items)}</ul>"
+
+
+def page(rows: list[Row]) -> str:
+    """The whole report."""
+    runs = by_run(rows)
+    names = competitors(runs)
+    sections = "\n".join(case_section(runs, case, names) for case in cases(runs))
+    how = escape(inspect.getdoc(benchmarks.run) or "")
+    ours = escape(reference(runs).removeprefix(OURS))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>convexprobe: benchmark</title>
+<style>{CSS}</style>
+</head>
+<body>
+<h1>convexprobe: benchmark</h1>
+<p>{len(cases(runs))} cases, {len(names)} competitors; the reference is <b>{ours}</b>.</p>
+<h2>Targets</h2>
+{targets(runs)}
+<h2>Performance profiles</h2>
+<p>The fraction of the cases that a competitor solves within a factor of the best.</p>
+{image(figures.profiles(runs), "Performance profiles")}
+<h2>Seconds to 1e-3</h2>
+<p>&gt;: cut off there. stalled: it ended above the target. A competitor's faster precision.</p>
+{times(runs, 1e-3)}
+<h2>Seconds to 1e-5</h2>
+{times(runs, 1e-5)}
+<h2>Not run</h2>
+{missing(runs)}
+<h2>Cases</h2>
+{sections}
+<h2>Machine and versions</h2>
+{environment(rows)}
+<h2>How it is measured</h2>
+<pre>{how}</pre>
+<h2>One objective</h2>
+{reconciled()}
+</body>
+</html>
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("out"))
+    out = parser.parse_args(arguments).out
+    rows = Table(out / "benchmark.csv").rows
+    if not rows:
+        raise SystemExit(f"{out / 'benchmark.csv'}: no results; run python -m benchmarks.run first")
+    runs = by_run(rows)
+    (out / "benchmark.html").write_text(page(rows))
+    (out / "headline.png").write_bytes(figures.headline(runs, reference(runs)))
+    print(markdown(runs))
+
+
+if __name__ == "__main__":
+    main()
