@@ -8,7 +8,9 @@ import numpy as np
 
 from convexprobe._array import Array, cast, like, to_numpy
 from convexprobe.family import PerTask, select
-from convexprobe.objective import Evaluation, Problem, Pullback, curvature_product, softmax
+from convexprobe.linear_model import Pullback
+from convexprobe.objective import Evaluation, Problem
+from convexprobe.softmax import curvature_product, softmax
 from convexprobe.sources import Rows
 
 
@@ -40,7 +42,7 @@ class Sample(PerTask):
         parts of its uncertainty (averaged over the tasks, each relative to its mean) and one part
         of a constant; its weight is the inverse of that probability, so that sums stay unbiased.
         Near a solution few rows are uncertain: then all of those enter and sums are almost exact.
-        Costs half a pass over the rows drawn.
+        Costs half a pass over the rows drawn if the evaluation has no logits.
         """
         chance = np.ones(problem.n)
         if size < problem.n:
@@ -57,23 +59,34 @@ class Sample(PerTask):
                     break
                 chance = np.minimum(1.0, chance * (size / chance.sum()))
         index = np.flatnonzero(rng.random(problem.n) < chance)
-        return cls.of(problem, at.w, index, 1.0 / chance[index])
+        return cls.of(problem, at.w, index, 1.0 / chance[index], at.logits)
 
     @classmethod
-    def of(cls, problem: Problem, w: Array, index: np.ndarray, inverse: np.ndarray) -> Sample:
-        """Gather the rows and evaluate their probabilities at `w`."""
+    def of(
+        cls,
+        problem: Problem,
+        w: Array,
+        index: np.ndarray,
+        inverse: np.ndarray,
+        logits: Array | None = None,
+    ) -> Sample:
+        """Gather the rows and their probabilities at `w`, from the logits of all rows if given."""
         xp = problem.xp
         x = problem.rows.take(index)
+        if logits is None:
+            z = problem.logits(w, x)
+            problem.spend(0.5 * len(index) / problem.n)
+        else:
+            z = xp.take(logits, like(index, x), axis=2)
         share = xp.ones((1, len(index)), dtype=problem.dtype, device=x.device)
         if problem.weights is not None:
             share = xp.take(problem.weights, like(index, x), axis=1)
         share = share / cast(problem.total, problem.dtype)[:, None]
-        problem.spend(0.5 * len(index) / problem.n)
         return cls(
             problem=problem,
             index=index,
             x=x,
-            p=softmax(problem.logits(w, x)),
+            p=softmax(z),
             share=share,
             inverse=like(inverse, x, problem.dtype),
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from convexprobe._array import Array, cast, generator, like, to_numpy
-from convexprobe.objective import Problem, softmax
+from convexprobe.objective import Problem
+from convexprobe.softmax import softmax
 
 
 def best_start(

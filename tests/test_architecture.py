@@ -15,7 +15,8 @@ PACKAGE = Path(convexprobe.__file__).parent
 
 ORDER: list[set[str]] = [
     {"_array"},
-    {"_progress", "family", "sources"},
+    {"_progress", "family", "softmax", "sources"},
+    {"linear_model"},
     {"objective"},
     {"sample"},
     {"certificate", "preconditioner"},

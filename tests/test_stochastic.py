@@ -138,7 +138,7 @@ def test_growing_snapshots_cost_less_than_a_pass_each_and_count() -> None:
     assert 0.1 < passes - other.passes < 2.0
     warm = random_data(12_000, 5, 3).problem(1e-3)
     solver.init(warm, grown.at.w)  # a start with weights is not thrown away
-    assert warm.passes == pytest.approx(other.passes, abs=0.1)
+    assert warm.passes == pytest.approx(other.passes + 1, abs=0.1)  # whose evaluation is free
 
 
 def test_loopless_stages_have_random_lengths_of_the_right_mean() -> None:

@@ -7,13 +7,16 @@ holds data, prints, reads a clock or tests convergence: `convexprobe.solve` does
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from convexprobe._array import Array, namespace
+from convexprobe._array import Array, cast, namespace
 from convexprobe.objective import Evaluation, Problem
 from convexprobe.preconditioner import Inverse
 from convexprobe.sample import Sample
+
+TRIALS = 10
+"""Steps that a line search tries at most; they read no rows."""
 
 
 @dataclass
@@ -46,50 +49,52 @@ def inner(a: Array, b: Array) -> Array:
     return namespace(a, b).sum(a * b, axis=1)
 
 
-def merge(keep: Array, new: Evaluation, old: Evaluation) -> Evaluation:
-    """Per task `(m,)`, the new evaluation where `keep`, else the old one."""
-    xp = namespace(keep)
-    chosen = {}
-    for field in fields(Evaluation):
-        a, b = getattr(new, field.name), getattr(old, field.name)
-        chosen[field.name] = xp.where(keep if a.ndim == 1 else keep[:, None], a, b)
-    return Evaluation(**chosen)
+def line_search(problem: Problem, at: Evaluation, direction: Array) -> tuple[Evaluation, Array]:
+    """The point `w - t d` of each task with almost no slope left along `d`: one pass in all.
 
-
-def line_search(
-    problem: Problem, at: Evaluation, direction: Array, first: Array, *, trials: int = 12
-) -> tuple[Evaluation, Array]:
-    """Backtrack from `w - first * direction` to sufficient decrease; a pass a trial.
-
-    Armijo's condition with constant 1e-4 and quadratic interpolation kept within [0.1, 0.5]. Where
-    the change of value drowns in rounding, a smaller slope is accepted instead (the approximate
-    Wolfe condition of Hager and Zhang 2005). A task without an acceptable trial stays where it is.
+    `d`'s share of the logits is half a pass; along the ray the loss and its derivatives cost no
+    product with the rows (`Problem.along`); gathering the gradient at the end is the other half.
+    The objective is convex along the ray, so that Newton's method in `t` from 1, bracketed, finds
+    the step. It is taken when the slope has fallen to a fifth and the value has not risen, or where
+    values differ by rounding alone, when the slope has fallen at all (the approximate Wolfe
+    condition of Hager and Zhang 2005).
 
     Args:
         problem: the family.
-        at: evaluation at the current point.
+        at: evaluation at the current point, with its logits; they are computed if it has none.
         direction: descent direction to subtract, `(m, p)`.
-        first: first step lengths, `(m,)`.
-        trials: evaluations at most.
 
     Returns:
-        The evaluation reached and the step lengths `(m,)`, 0 for a task that stays.
+        The evaluation reached, with its logits, and the steps `(m,)`, 0 for a task that stays.
     """
     xp = problem.xp
-    slope = inner(at.gradient, direction)  # positive: the decrease a unit step promises
-    t = first
-    for _ in range(trials):
-        new = problem.evaluate(at.w - t[:, None] * direction)
-        enough = new.value <= at.value - 1e-4 * t * slope
-        flat = xp.abs(new.value - at.value) <= at.rounding
-        ok = enough | (flat & (xp.abs(inner(new.gradient, direction)) <= 0.9 * xp.abs(slope)))
-        if bool(xp.all(ok)):
-            return new, t
-        rise = new.value - at.value + slope * t
-        shorter = 0.5 * slope * t * t / xp.where(rise > 0, rise, 1.0)
-        shorter = xp.where(xp.isfinite(shorter), shorter, 0.1 * t)
-        t = xp.where(ok, t, xp.minimum(xp.maximum(shorter, 0.1 * t), 0.5 * t))
-    return merge(ok, new, at), xp.where(ok, t, 0.0)
+    if at.logits is None:
+        at = replace(at, logits=problem.spread(at.w) + problem.absent[:, :, None])
+    dz = problem.spread(direction)
+    slope0 = -inner(at.gradient, direction)
+    low = xp.zeros_like(slope0)
+    high = xp.full_like(slope0, xp.inf)
+    t = xp.ones_like(slope0)
+    for _ in range(TRIALS):
+        value, slope, curvature = problem.along(at, direction, dz, t)
+        fell = value <= at.value
+        level = xp.abs(value - at.value) <= at.rounding
+        small = xp.abs(slope)
+        good = (fell & (small <= 0.2 * xp.abs(slope0))) | (level & (small <= 0.9 * xp.abs(slope0)))
+        if bool(xp.all(good)):
+            break
+        short = (slope <= 0) & (fell | level)
+        low, high = xp.where(short, t, low), xp.where(short, high, t)
+        newton = t - slope / xp.where(curvature > 0, curvature, 1.0)
+        inside = (curvature > 0) & (newton > low) & (newton < high)
+        middle = xp.where(low > 0, 0.5 * (low + high), 0.1 * high)
+        limit = xp.where(high < xp.inf, middle, 4.0 * t)
+        better = xp.where(inside, xp.minimum(newton, 4.0 * t), limit)
+        t = xp.where(good, t, better)
+    t = xp.where(good, t, low)
+    w = at.w - t[:, None] * direction
+    logits = at.logits - cast(t, at.logits.dtype)[:, None, None] * dz
+    return problem.evaluate(w, logits=logits), t
 
 
 def conjugate_gradient(

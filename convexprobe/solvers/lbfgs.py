@@ -52,7 +52,7 @@ class LBFGS:
 
     def init(self, problem: Problem, w: Array) -> LBFGSState:
         """Evaluate at `w` and build the metric there."""
-        at = problem.evaluate(w)
+        at = problem.evaluate(w, keep=True)
         return LBFGSState(at, inverse=self._build(problem, at, 0), built=at.loss)
 
     def step(self, problem: Problem, w: Array, state: LBFGSState) -> tuple[Array, LBFGSState]:
@@ -63,7 +63,7 @@ class LBFGS:
         if bool(xp.any(at.loss < 0.6 * built)):
             inverse, built = self._build(problem, at, steps), at.loss
         direction = two_loop(inverse, at.gradient, state.steps_taken, state.changes)
-        new, _ = line_search(problem, at, direction, xp.ones_like(at.value))
+        new, _ = line_search(problem, at, direction)
         s, y = new.w - at.w, new.gradient - at.gradient
         # A pair without positive curvature (a task that stayed) would break the metric.
         good = inner(s, y) > 1e-12 * xp.sqrt(inner(s, s) * inner(y, y))

@@ -13,11 +13,10 @@ from convexprobe.solvers.base import State, conjugate_gradient, inner, line_sear
 
 @dataclass
 class NewtonState(State):
-    """Attributes: `size`, rows the next sample aims at; `first`, first step lengths `(m,)`;
-    `inverse` and `built`, the preconditioner and the loss `(m,)` where it was built."""
+    """Attributes: `size`, rows the next sample aims at; `inverse` and `built`, the preconditioner
+    and the loss `(m,)` where it was built."""
 
     size: int = 0
-    first: Array = None
     inverse: Inverse | None = None
     built: Array = None
 
@@ -61,11 +60,10 @@ class NewtonCG:
 
     def init(self, problem: Problem, w: Array) -> NewtonState:
         """Evaluate at `w` and draw the first sample."""
-        at = problem.evaluate(w)
+        at = problem.evaluate(w, keep=True)
         size = max(self.rows, 4 * min(problem.d, 1024))
         sample = self._sample(problem, at, size, 0)
-        first = problem.xp.ones_like(at.value)
-        return NewtonState(at, sample, 0, size, first, self.preconditioner.build(sample), at.loss)
+        return NewtonState(at, sample, 0, size, self.preconditioner.build(sample), at.loss)
 
     def step(self, problem: Problem, w: Array, state: NewtonState) -> tuple[Array, NewtonState]:
         """One Newton step."""
@@ -81,7 +79,7 @@ class NewtonCG:
             tolerance=self.tolerance,
             iterations=self.iterations,
         )
-        new, t = line_search(problem, at, direction, state.first)
+        new, t = line_search(problem, at, direction)
         # Curvature met along the step, relative to the sample's: above 1 the step was too long.
         change = inner(new.gradient - at.gradient, new.w - at.w)
         predicted = t * t * inner(at.gradient, direction)
@@ -90,7 +88,6 @@ class NewtonCG:
         size = state.size
         if float(xp.max(ratio)) > 2.0:
             size = 2 * size
-        first = 1.0 / xp.clip(ratio, 1.0, 10.0)
         steps = state.steps + 1
         sample = self._sample(problem, new, size, steps)
-        return new.w, NewtonState(new, sample, steps, size, first, inverse, built)
+        return new.w, NewtonState(new, sample, steps, size, inverse, built)

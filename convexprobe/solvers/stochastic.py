@@ -31,9 +31,10 @@ from itertools import pairwise
 import numpy as np
 
 from convexprobe._array import Array, generator, like
-from convexprobe.objective import Evaluation, Problem, curvature_product, softmax
+from convexprobe.objective import Evaluation, Problem
 from convexprobe.preconditioner import Curvature, Inverse, Preconditioner
 from convexprobe.sample import Sample
+from convexprobe.softmax import curvature_product, softmax
 from convexprobe.solvers.base import State, inner, line_search
 
 BATCH = 256
@@ -137,7 +138,7 @@ class VarianceReduced(ABC):
 
     def init(self, problem: Problem, w: Array) -> StageState:
         """Evaluate at `w`, draw the first sample and build the metric on it."""
-        at = problem.evaluate(w)
+        at = problem.evaluate(w, keep=True)
         sample = self._draw(problem, at, 0)
         one = problem.xp.ones_like(at.value)
         return StageState(at, sample, 0, one, self.preconditioner.build(sample), at.loss)
@@ -154,7 +155,7 @@ class VarianceReduced(ABC):
         last = self.walk(Stage(problem, at, batches, order.tolist(), state.inverse, rate))
         finite = xp.all(xp.isfinite(last), axis=1)[:, None]
         direction = xp.where(finite, at.w - xp.where(finite, last, 0.0), 0.0)
-        new, t = line_search(problem, at, direction, xp.ones_like(at.value))
+        new, t = line_search(problem, at, direction)
         caution = xp.where(t < 0.6, 2.0 * state.caution, xp.clip(0.8 * state.caution, 1.0, None))
         steps = state.steps + 1
         sample = self._draw(problem, new, steps)
