@@ -21,14 +21,14 @@ FLOOR = 1e-8
 
 
 def style(name: str, names: list[str]) -> dict[str, object]:
-    """Ours in warm colours and strong lines, the others in cold ones."""
+    """Ours in warm colours and strong lines, the others from blue to green."""
     ours = [n for n in names if n.startswith(OURS)]
     others = [n for n in names if not n.startswith(OURS)]
-    group, colours = (ours, "autumn") if name in ours else (others, "winter")
+    group, colours = (ours, "autumn") if name in ours else (others, "viridis")
     shade = group.index(name) / max(1, len(group))
     marks = "osv^D<>pPX*hd"
     return {
-        "color": plt.get_cmap(colours)(0.9 * shade),
+        "color": plt.get_cmap(colours)(0.8 * shade),
         "linewidth": 1.6 if name in ours else 0.9,
         "marker": marks[group.index(name) % len(marks)],
         "markersize": 3,

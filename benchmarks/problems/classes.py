@@ -13,9 +13,9 @@ D = 128
 
 
 def rows(k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """20 000 rows, 10 000 with a thousand classes; features of correlated columns."""
+    """20 000 rows, 5 000 with a thousand classes; features of correlated columns."""
     generator = torch.Generator().manual_seed(k)
-    n = 20_000 if k < 1000 else 10_000
+    n = 20_000 if k < 1000 else 5_000
     mix = torch.randn(D, D, generator=generator) / D**0.5
     x = torch.randn(n, D, generator=generator) @ mix
     return x, synthetic_labels(x, k, generator)
