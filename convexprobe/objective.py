@@ -23,6 +23,9 @@ from convexprobe._array import Array, cast, epsilon, like, to_numpy
 from convexprobe.linear_model import LinearModel, Pullback
 from convexprobe.softmax import centred_exponential, ray_terms, softmax
 
+_CHECKED = 64
+"""Rows whose logits are checked against float64 in every evaluation."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -63,7 +66,8 @@ class Problem(LinearModel):
             keep: whether to keep the logits, `4 m k n` bytes in float32.
         """
         xp, f64 = self.xp, self.xp.float64
-        w = cast(cast(w, self.dtype), f64)  # what is reported is what is multiplied
+        if logits is None:
+            w = cast(cast(w, self.dtype), f64)  # what is reported is what is multiplied
         weights, _ = self.split(w)
         if logits is None and not bool(xp.any(weights != 0)):
             return self._evaluate_constant(w, keep=keep)
@@ -106,9 +110,28 @@ class Problem(LinearModel):
             entropy=entropy,
             prior=gradient[:, self.k * self.d :] + self.frequency,
             uncertainty=xp.concat(uncertainty, axis=1),
-            rounding=2.0 * epsilon(self.dtype, w) * (scale + loss),
+            rounding=2.0 * epsilon(self.dtype, w) * (scale + loss) + self._logit_error(w, logits),
             logits=xp.concat(kept, axis=2) if kept else logits,
         )
+
+    def _logit_error(self, w: Array, logits: Array | None) -> Array:
+        """Error of the logits against float64 on a few rows, its mean over their maxima, `(m,)`.
+
+        Of parameters rounded to the compute dtype, which is how they are handed out. A loss moves
+        by no more than the error of its row's logits; features with a large mean, whose share the
+        bias cancels, are where it matters.
+        """
+        xp, f64 = self.xp, self.xp.float64
+        if self.dtype == f64:
+            return xp.zeros((self.m,), dtype=f64, device=w.device)
+        index = np.arange(0, self.n, max(1, self.n // _CHECKED))
+        x, w = self.rows.take(index), cast(w, self.dtype)
+        weights, bias = self.split(cast(w, f64))
+        flat = xp.reshape(weights, (self.m * self.k, self.d))
+        exact = xp.reshape(flat @ cast(x, f64).T, (self.m, self.k, x.shape[0])) + bias[:, :, None]
+        exact += cast(self.absent, f64)[:, :, None]
+        z = self.logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
+        return xp.mean(xp.max(xp.abs(cast(z, f64) - exact), axis=1), axis=1)
 
     def _evaluate_constant(self, w: Array, *, keep: bool) -> Evaluation:
         """Without weights all rows have one distribution, and the moments say the rest: no pass."""

@@ -7,11 +7,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import random_data, reference
+from conftest import minimum, random_data, reference
 from scipy.optimize import minimize_scalar
 
 from convexprobe._array import to_numpy
 from convexprobe.objective import Problem
+from convexprobe.solve import solve
+from convexprobe.solvers import SOLVERS
 from convexprobe.solvers.base import inner, line_search
 
 
@@ -113,3 +115,34 @@ def test_at_a_constant_classifier_nothing_is_read(library: ModuleType) -> None:
         np.testing.assert_allclose(
             to_numpy(getattr(free, name)), expected, rtol=1e-12, atol=1e-13, err_msg=name
         )
+
+
+@pytest.mark.parametrize("factor", [1e39, np.inf, np.nan])
+def test_a_task_without_a_usable_direction_stays(factor: float) -> None:
+    problem = random_data(50, 4, 3).problem([1e-3, 1e-3], np, np.float32)
+    at = problem.evaluate(point(problem), keep=True)
+    with np.errstate(all="ignore"):
+        new, t = line_search(problem, at, at.gradient * np.array([[1.0], [factor]]))
+    assert t[0] > 0 and new.value[0] < at.value[0]
+    assert t[1] == 0
+    np.testing.assert_array_equal(new.w[1], at.w[1])
+    np.testing.assert_array_equal(new.logits[1], at.logits[1])
+    np.testing.assert_allclose(new.value[1], at.value[1], rtol=1e-7)
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e4, 1e5])
+@pytest.mark.parametrize("solver", ["newton-cg", "lbfgs", "svrg"])
+@pytest.mark.parametrize("tol", [1e-3, 1e-5, 1e-12])
+def test_the_gap_covers_the_rounding_of_features_with_a_large_mean(
+    solver: str, offset: float, tol: float
+) -> None:
+    # The bias cancels what a large mean adds to the logits, and float32 loses digits there.
+    data, l2 = random_data(500, 8, 4), 1e-3
+    stored = replace(data, x=(data.x + offset).astype(np.float32).astype(np.float64))
+    # The bias is free, so that the optimum is that of centred features.
+    best = minimum(replace(stored, x=stored.x - stored.x.mean(axis=0)), l2)[1]
+    problem = stored.problem(l2, np, np.float32)
+    solution = solve(problem, SOLVERS[solver](), tol=tol, max_passes=60)
+    handed_out = solution.w[0].astype(np.float32).astype(np.longdouble)
+    value = reference(replace(stored, x=stored.x.astype(np.longdouble)), handed_out, l2)[0]
+    assert value - best <= solution.gap[0]

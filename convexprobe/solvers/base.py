@@ -70,6 +70,7 @@ def line_search(problem: Problem, at: Evaluation, direction: Array) -> tuple[Eva
     xp = problem.xp
     if at.logits is None:
         at = replace(at, logits=problem.spread(at.w) + problem.absent[:, :, None])
+    direction = cast(cast(direction, problem.dtype), xp.float64)
     dz = problem.spread(direction)
     slope0 = -inner(at.gradient, direction)
     low = xp.zeros_like(slope0)
@@ -92,6 +93,9 @@ def line_search(problem: Problem, at: Evaluation, direction: Array) -> tuple[Eva
         better = xp.where(inside, xp.minimum(newton, 4.0 * t), limit)
         t = xp.where(good, t, better)
     t = xp.where(good, t, low)
+    moves = t > 0  # a task that stays may have an overflowed direction: 0 times it is NaN
+    direction = xp.where(moves[:, None], direction, 0.0)
+    dz = xp.where(moves[:, None, None], dz, 0.0)
     w = at.w - t[:, None] * direction
     logits = at.logits - cast(t, at.logits.dtype)[:, None, None] * dz
     return problem.evaluate(w, logits=logits), t
