@@ -24,11 +24,11 @@ class LBFGSState(State):
 
 @dataclass(frozen=True)
 class LBFGS:
-    """L-BFGS: two-loop recursion around a preconditioner, backtracking line search.
+    """L-BFGS: two-loop recursion around a preconditioner, line search on logits.
 
-    A step costs one pass when the first trial is accepted, which after the first few is the rule.
-    The preconditioner is built anew whenever a task's loss has fallen below 0.6 of what it was.
-    Memory: O(memory m p), and the preconditioner's.
+    A step is one pass. The preconditioner is built anew whenever a task's loss has fallen below 0.6
+    of what it was. Memory: O(memory m p) for the pairs, O(m k n) for logits and their change, and
+    the preconditioner's. Use it for few rows or many classes, where a sample of rows saves little.
 
     Sources: Nocedal and Wright, Algorithms 7.4 and 7.5; the scaled first metric is eq. 7.20 in the
     preconditioner's norm.
@@ -51,16 +51,16 @@ class LBFGS:
         return self.preconditioner.build(Sample.draw(problem, at, size, generator(self.seed, step)))
 
     def init(self, problem: Problem, w: Array) -> LBFGSState:
-        """Evaluate at `w` and build the metric there."""
+        """Evaluate at `w`; nothing is built before a step is asked for."""
         at = problem.evaluate(w, keep=True)
-        return LBFGSState(at, inverse=self._build(problem, at, 0), built=at.loss)
+        return LBFGSState(at, built=at.loss)
 
     def step(self, problem: Problem, w: Array, state: LBFGSState) -> tuple[Array, LBFGSState]:
         """One quasi-Newton step."""
         xp, at, inverse, built = problem.xp, state.at, state.inverse, state.built
-        assert at is not None and inverse is not None
+        assert at is not None
         steps = state.steps + 1
-        if bool(xp.any(at.loss < 0.6 * built)):
+        if inverse is None or bool(xp.any(at.loss < 0.6 * built)):
             inverse, built = self._build(problem, at, steps), at.loss
         direction = two_loop(inverse, at.gradient, state.steps_taken, state.changes)
         new, _ = line_search(problem, at, direction)

@@ -26,15 +26,15 @@ class NewtonCG:
     """Inexact Newton with full gradients and a Hessian from the rows that carry curvature.
 
     Each step: draw rows in proportion to their uncertainty (`Sample.draw`), solve
-    `H_S d = grad F` by preconditioned conjugate gradients on them, backtrack along `d` on all rows.
+    `H_S d = grad F` by preconditioned conjugate gradients on them, search along `d` on all rows.
     A step costs one pass, plus one product with the sample per inner iteration (5 to 40 of them,
     each `s/n` of a pass). The error contracts by a constant that the sample's size sets, in all
     directions alike, which is also what makes the certificate follow closely. When the curvature
-    met along a step is twice the sample's, the sample doubles, up to a quarter of the rows; up to
-    10 000 rows are all used from the start, and the method is truncated Newton.
+    met along a step is twice the sample's, the sample doubles, up to a quarter of the rows, or to
+    all of them if they are at most 10 000.
 
-    Memory: O(n m) for the uncertainties, O(s d + m d^2) for sample and preconditioner.
-    Use it unless the rows cannot be indexed.
+    Memory: O(m k n) for logits and their change, O(s d + m k s) for the sample, and the
+    preconditioner's. Use it unless rows are few or cannot be indexed.
 
     Sources: truncated Newton, Nocedal and Wright, Algorithm 7.1; sub-sampled Hessians,
     Roosta-Khorasani and Mahoney 2019 (Algorithm 1) and Xu et al. 2016 (non-uniform sampling).
@@ -59,18 +59,18 @@ class NewtonCG:
         return Sample.draw(problem, at, size, generator(self.seed, step))
 
     def init(self, problem: Problem, w: Array) -> NewtonState:
-        """Evaluate at `w` and draw the first sample."""
+        """Evaluate at `w` and draw the first sample; nothing is built before a step is due."""
         at = problem.evaluate(w, keep=True)
         size = max(self.rows, 4 * min(problem.d, 1024))
         sample = self._sample(problem, at, size, 0)
-        return NewtonState(at, sample, 0, size, self.preconditioner.build(sample), at.loss)
+        return NewtonState(at, sample, 0, size, None, at.loss)
 
     def step(self, problem: Problem, w: Array, state: NewtonState) -> tuple[Array, NewtonState]:
         """One Newton step."""
         xp, at, sample = problem.xp, state.at, state.sample
         inverse, built = state.inverse, state.built
-        assert at is not None and sample is not None and inverse is not None
-        if bool(xp.any(at.loss < 0.6 * built)):
+        assert at is not None and sample is not None
+        if inverse is None or bool(xp.any(at.loss < 0.6 * built)):
             inverse, built = self.preconditioner.build(sample), at.loss
         direction = conjugate_gradient(
             sample.curvature,

@@ -137,31 +137,29 @@ class VarianceReduced(ABC):
         return np.concatenate([rng.permutation(batches) for _ in range(self.epochs)])
 
     def init(self, problem: Problem, w: Array) -> StageState:
-        """Evaluate at `w`, draw the first sample and build the metric on it."""
+        """Evaluate at `w` and draw the first sample."""
         at = problem.evaluate(w, keep=True)
         sample = self._draw(problem, at, 0)
-        one = problem.xp.ones_like(at.value)
-        return StageState(at, sample, 0, one, self.preconditioner.build(sample), at.loss)
+        return StageState(at, sample, 0, problem.xp.ones_like(at.value), None, at.loss)
 
     def step(self, problem: Problem, w: Array, state: StageState) -> tuple[Array, StageState]:
         """One stage and the evaluation that ends it."""
-        xp, at = problem.xp, state.at
-        assert at is not None and state.sample is not None and state.inverse is not None
+        xp, at, inverse, built = problem.xp, state.at, state.inverse, state.built
+        assert at is not None and state.sample is not None
+        if inverse is None or bool(xp.any(at.loss < 0.6 * built)):
+            inverse, built = self.preconditioner.build(state.sample), at.loss
         rng = generator(self.seed, state.steps, 1)
         batches = cut(state.sample, rng)
         order = self.order(len(batches), rng)
-        smoothness = state.caution * largest_curvature(batches, state.inverse, rng)
+        smoothness = state.caution * largest_curvature(batches, inverse, rng)
         rate = (1.0 / smoothness)[:, None]
-        last = self.walk(Stage(problem, at, batches, order.tolist(), state.inverse, rate))
+        last = self.walk(Stage(problem, at, batches, order.tolist(), inverse, rate))
         finite = xp.all(xp.isfinite(last), axis=1)[:, None]
         direction = xp.where(finite, at.w - xp.where(finite, last, 0.0), 0.0)
         new, t = line_search(problem, at, direction)
         caution = xp.where(t < 0.6, 2.0 * state.caution, xp.clip(0.8 * state.caution, 1.0, None))
         steps = state.steps + 1
         sample = self._draw(problem, new, steps)
-        inverse, built = state.inverse, state.built
-        if bool(xp.any(new.loss < 0.6 * built)):
-            inverse, built = self.preconditioner.build(sample), new.loss
         return new.w, StageState(new, sample, steps, caution, inverse, built)
 
     def _draw(self, problem: Problem, at: Evaluation, step: int) -> Sample:
