@@ -20,7 +20,7 @@ from convexprobe.solvers import NewtonCG
 from convexprobe.sources import Rows
 
 JUDGE_BYTES = 1 << 26
-"""Of a float64 block of rows: a copy of 10 000 x 25 088 rows would take 2 GB."""
+"""Of a float64 block of rows: copies of whole matrices would not fit beside them."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Settings:
     """Attributes: `out`, the folder of results and caches; `rows` of the MNIST cases."""
 
     out: Path
-    rows: int = 10_000
+    rows: int = 20_000
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--limit", type=float, default=10.0, help="seconds a run may take at most")
     out.add_argument("--least", type=float, default=2.0, help="seconds a run is given at least")
     out.add_argument("--limit-ratio", type=float, default=12.0, help="times what ours took")
-    out.add_argument("--rows", type=int, default=10_000, help="of the MNIST cases")
+    out.add_argument("--rows", type=int, default=20_000, help="of the MNIST cases")
     out.add_argument("--repeats", type=int, default=1, help="of ours, whose median counts")
     out.add_argument("--again", action="store_true", help="run what has been run")
     out.add_argument("--list", action="store_true", help="name cases and competitors")

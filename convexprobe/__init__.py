@@ -13,18 +13,35 @@ from convexprobe.plots import plot_errors
 from convexprobe.pooling import random_features, random_projection
 from convexprobe.probes import PathPoint, Probe, ProbeSet, load_probes
 from convexprobe.solve import Solution, Status
-from convexprobe.solvers import LBFGS, SOLVERS, Adam, NewtonCG
+from convexprobe.solvers import (
+    LBFGS,
+    SAG,
+    SAGA,
+    SOLVERS,
+    SVRG,
+    Adam,
+    Auto,
+    Katyusha,
+    NewtonCG,
+    RMSprop,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LBFGS",
+    "SAG",
+    "SAGA",
     "SOLVERS",
+    "SVRG",
     "Adam",
+    "Auto",
+    "Katyusha",
     "NewtonCG",
     "PathPoint",
     "Probe",
     "ProbeSet",
+    "RMSprop",
     "Score",
     "Solution",
     "Status",

@@ -43,7 +43,7 @@ GRID = tuple(float(10.0**e) for e in range(-6, 1))
 def fit_probes(
     activations: Any,
     labels: Any,
-    solver: str | Solver = "newton-cg",
+    solver: str | Solver = "auto",
     *,
     l2: float | Sequence[float] | str = "auto",
     tol: float = 1e-3,
@@ -70,7 +70,7 @@ def fit_probes(
         labels: `(n,)` integers or any hashable classes. An `(n, m)` array or a mapping name ->
             `(n,)` holds concepts, all fitted together: probes are then named "layer/concept"
             (column number or name) and each has its own classes and chooses its own `l2`.
-        solver: a name ("newton-cg", "lbfgs", "adam") or a configured solver.
+        solver: a name of `SOLVERS` or a configured solver.
         l2: a penalty, a list of them (a path, solved as one family), or "auto": seven values from
             1e-6 to 1 times the layer's mean feature variance. For a path the probe returned is the
             one with the lowest error on validation rows (ties: the lowest loss there). Penalties

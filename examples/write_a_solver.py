@@ -1,4 +1,4 @@
-"""Write a solver in one file, and use it: Barzilai and Borwein's gradient method, preconditioned.
+"""Write a solver in one file, and use it: nonlinear conjugate gradients, preconditioned.
 
     python examples/write_a_solver.py
 
@@ -28,55 +28,58 @@ Array = Any  # of whatever library the activations are in
 
 
 @dataclass
-class BBState(State):
-    """Attributes: `inverse`, the metric; `first`, the step lengths to try first, `(m,)`."""
+class ConjugateState(State):
+    """Attributes: `inverse`, the metric; `last`, the direction of the last step, `(m, p)`."""
 
     inverse: Inverse | None = None
-    first: Array = None
+    last: Array = None
 
 
 @dataclass(frozen=True)
-class BarzilaiBorwein:
-    """Gradient steps as long as the curvature just met allows, in the preconditioner's metric.
+class NonlinearCG:
+    """Conjugate gradients of Polak and Ribiere, in the preconditioner's metric.
 
-    With `s` and `y` the last changes of point and gradient and `P` the preconditioner, the next
-    step is `(s.y / y.P^-1 y) P^-1 grad F` (Barzilai and Borwein 1988), shortened until the value
-    falls. A step costs a pass, and another for each time it is shortened. Memory
-    O(m p), and the preconditioner's.
+    With `g` the gradient, `P` the preconditioner and `d` the last direction, the next one is
+    `P^-1 g + beta d`, `beta = max(0, (g_new - g).P^-1 g_new / g.P^-1 g)` (Nocedal and Wright,
+    eq. 5.45). The line search makes a step cost one pass. Memory O(m p), the logits that the line
+    search keeps, and the preconditioner's.
     """
 
     preconditioner: Preconditioner = field(default_factory=Curvature)
     seed: int = 0
 
-    def init(self, problem: Problem, w: Array) -> BBState:
+    def init(self, problem: Problem, w: Array) -> ConjugateState:
         """Evaluate at `w`, and build the metric from rows drawn where the curvature is."""
-        at = problem.evaluate(w)
+        at = problem.evaluate(w, keep=True)
         sample = Sample.draw(problem, at, 2500, np.random.default_rng(self.seed))
         inverse = self.preconditioner.build(sample)
-        return BBState(at, None, 0, inverse, problem.xp.ones_like(at.value))
+        return ConjugateState(at, None, 0, inverse, inverse.solve(at.gradient))
 
-    def step(self, problem: Problem, w: Array, state: BBState) -> tuple[Array, BBState]:
+    def step(self, problem: Problem, w: Array, state: ConjugateState) -> tuple[Array, Any]:
         """One step of every task."""
         xp, at, inverse = problem.xp, state.at, state.inverse
         assert at is not None and inverse is not None
-        new, _ = line_search(problem, at, inverse.solve(at.gradient), state.first)
-        s, y = new.w - at.w, new.gradient - at.gradient
-        length, scale = inner(s, y), inner(y, inverse.solve(y))
-        moved = (length > 0) & (scale > 0)  # a task that could not move starts again from 1
-        first = xp.where(moved, length / xp.where(moved, scale, 1.0), 1.0)
-        return new.w, BBState(new, None, state.steps + 1, inverse, first)
+        new, _ = line_search(problem, at, state.last)
+        z, old = inverse.solve(new.gradient), inner(at.gradient, inverse.solve(at.gradient))
+        change = inner(new.gradient - at.gradient, z)
+        beta = xp.where(old > 0, change / xp.where(old > 0, old, 1.0), 0.0)
+        direction = z + xp.clip(beta, 0.0, None)[:, None] * state.last
+        # Where that points uphill, the steepest descent of the metric.
+        downhill = inner(new.gradient, direction) > 0
+        direction = xp.where(downhill[:, None], direction, z)
+        return new.w, ConjugateState(new, None, state.steps + 1, inverse, direction)
 
 
 # The registry line. In the package it stands in convexprobe/solvers/__init__.py, and the tests and
 # benchmarks then run over the new solver with all the others.
-SOLVERS["barzilai-borwein"] = BarzilaiBorwein
+SOLVERS["nonlinear-cg"] = NonlinearCG
 
 
 def main() -> None:
     pixels, labels = load_digits(return_X_y=True)
     fitted = {
         name: cxp.fit_probes({name: pixels / 16}, labels, name, l2=1e-3, progress=False)[name]
-        for name in ("newton-cg", "barzilai-borwein")
+        for name in ("newton-cg", "nonlinear-cg")
     }
     print(cxp.ProbeSet(fitted))
 

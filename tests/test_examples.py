@@ -29,7 +29,7 @@ def test_digits_certifies_every_layer_and_draws(tmp_path: Path) -> None:
 
 def test_a_solver_written_outside_the_package_certifies() -> None:
     out = run("examples/write_a_solver.py").splitlines()
-    rows = [line for line in out if line.startswith(("newton-cg", "barzilai-borwein"))]
+    rows = [line for line in out if line.startswith(("newton-cg", "nonlinear-cg"))]
     assert len(rows) == 2 and all(line.endswith(" certified") for line in rows)
 
 

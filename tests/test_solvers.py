@@ -414,3 +414,12 @@ def test_low_rank_with_all_rows_equals_dense() -> None:
         a = h[t].sum() / shared.sum()
         exact = np.linalg.solve(a * c + l2 * np.eye(25), (weights[t] - bias[t][:, None] * mean).T).T
         np.testing.assert_allclose(out[t], exact, rtol=1e-8, atol=1e-10)
+
+
+def test_auto_is_the_solver_it_names() -> None:
+    for data, name in ((random_data(200, 5, 3), "newton-cg"), (random_data(600, 3, 300), "lbfgs")):
+        points = [
+            solve(data.problem([1e-3, 1.0]), SOLVERS[s](), tol=1e-3, max_passes=60).w
+            for s in ("auto", name)
+        ]
+        np.testing.assert_array_equal(*points)

@@ -17,8 +17,9 @@ from benchmarks.cases import Task
 from benchmarks.competitor import Competitor
 from benchmarks.record import Recorder
 from convexprobe.objective import Problem
+from convexprobe.path import solve_path
 from convexprobe.preconditioner import Identity
-from convexprobe.solve import Record, solve
+from convexprobe.solve import Record
 from convexprobe.solvers import SOLVERS, Solver
 from convexprobe.sources import Rows
 
@@ -30,40 +31,43 @@ STOCHASTIC = {"sag", "saga", "svrg", "katyusha", "adam", "rmsprop"}
 class Watched:
     """A solver that remembers where each task is. Penalties tell the tasks of a family apart."""
 
-    def __init__(self, solver: Any, problem: Problem) -> None:
-        self.solver, self.l2 = solver, list(problem.host_l2)
-        self.w = np.zeros((problem.m, problem.p))
+    def __init__(self, solver: Any, task: Task) -> None:
+        self.solver, self.l2 = solver, list(task.l2)
+        self.w = np.zeros((len(task.l2), task.k, task.d + 1))
+        self.gap = np.full(len(task.l2), np.inf)
+        self.now: list[int] = []
 
     def _remember(self, problem: Problem, w: Any) -> None:
-        self.w[[self.l2.index(l2) for l2 in problem.host_l2]] = w.numpy()
+        self.now = [self.l2.index(l2) for l2 in problem.host_l2]
+        weights, bias = problem.split(w)
+        self.w[self.now] = np.concatenate([weights.numpy(), bias.numpy()[:, :, None]], axis=2)
 
     def init(self, problem: Problem, w: Any) -> Any:
         state = self.solver.init(problem, w)
-        self._remember(problem, w if state.at is None else state.at.w)
+        self.family = [self.l2.index(l2) for l2 in problem.host_l2]
+        self._remember(problem, state.at.w)
         return state
 
     def step(self, problem: Problem, w: Any, state: Any) -> Any:
         w, state = self.solver.step(problem, w, state)
-        self._remember(problem, w if state.at is None else state.at.w)
+        self._remember(problem, state.at.w)
         return w, state
 
 
 def run(solver: Solver, task: Task, record: Recorder) -> None:
-    """One solve of the family; the certified gap is the largest of its tasks."""
-    problem = Problem(
-        Rows(torch.from_numpy(task.x)), torch.from_numpy(task.y), task.l2, classes=task.k
-    )
-    watched, done = Watched(solver, problem), 0.0
+    """One solve of the path; the certified gap is the largest of its tasks."""
+    # As `fit_probes` does: the path's penalties are given to solve_path, not to the problem.
+    problem = Problem(Rows(torch.from_numpy(task.x)), torch.from_numpy(task.y), 0.0, classes=task.k)
+    watched, done = Watched(solver, task), 0.0
 
     def watch(seen: Record) -> None:
         nonlocal done
-        weights = watched.w[:, : task.k * task.d].reshape(problem.m, task.k, task.d)
-        both = np.concatenate([weights, watched.w[:, task.k * task.d :, None]], axis=2)
+        watched.gap[watched.family] = seen.gap / problem.label_entropy
         passes, done = seen.passes - done, seen.passes
-        record(both, passes, float((seen.gap / problem.label_entropy).max()))
+        record(watched.w, passes, float(watched.gap.max()))
 
-    solve(problem, watched, tol=TOL, max_passes=MAX_PASSES, max_seconds=2 * record.limit,
-          callbacks=[watch])  # fmt: skip
+    solve_path(problem, np.asarray(task.l2), watched, None, tol=TOL, max_passes=MAX_PASSES,
+               max_seconds=2 * record.limit, callbacks=[watch])  # fmt: skip
 
 
 COMPETITORS = {}

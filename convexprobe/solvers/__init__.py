@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convexprobe.solvers.adam import Adam
+from convexprobe.solvers.auto import Auto
 from convexprobe.solvers.base import Solver, State
 from convexprobe.solvers.katyusha import Katyusha
 from convexprobe.solvers.lbfgs import LBFGS
@@ -13,6 +14,7 @@ from convexprobe.solvers.saga import SAGA
 from convexprobe.solvers.svrg import SVRG
 
 SOLVERS: dict[str, type] = {
+    "auto": Auto,
     "newton-cg": NewtonCG,
     "lbfgs": LBFGS,
     "sag": SAG,
@@ -24,6 +26,6 @@ SOLVERS: dict[str, type] = {
 }
 
 __all__ = [
-    "LBFGS", "SAG", "SAGA", "SOLVERS", "SVRG", "Adam", "Katyusha", "NewtonCG", "RMSprop", "Solver",
-    "State",
+    "LBFGS", "SAG", "SAGA", "SOLVERS", "SVRG", "Adam", "Auto", "Katyusha", "NewtonCG", "RMSprop",
+    "Solver", "State",
 ]  # fmt: skip
