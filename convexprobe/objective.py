@@ -170,7 +170,7 @@ class Problem(LinearModel):
         """
         xp, f64 = self.xp, self.xp.float64
         sums = [xp.zeros((self.m,), dtype=f64, device=dz.device) for _ in range(3)]
-        for span, _ in self.rows.blocks(self.m * self.k):
+        for span in self.rows.spans(self.m * self.k):
             z, change = at.logits[:, :, span], dz[:, :, span]
             for i, rows in enumerate(ray_terms(z, change, t, self.one_hot(span))):
                 share = rows if self.weights is None else rows * self.weights[:, span]

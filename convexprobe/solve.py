@@ -30,7 +30,7 @@ class Status(Enum):
     CERTIFIED = "certified: the gap is within tol"
     MAX_PASSES = "stopped: the budget of passes ran out before the gap reached tol"
     MAX_SECONDS = "stopped: the time ran out before the gap reached tol"
-    ROUNDING = "stopped: rounding ended progress before the gap reached tol; use float64"
+    ROUNDING = "stopped: rounding ended progress before the gap reached tol (float64 goes furthest)"
     VALIDATION = "stopped early: the loss on validation rows no longer falls; the gap says how far"
     UNCERTIFIED = "uncertified: progress ended, and with l2 = 0 no lower bound but 0 is known"
     SEPARABLE = "separable: with l2 = 0 the classes are separated and no minimiser exists"

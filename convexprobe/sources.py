@@ -44,11 +44,16 @@ class Rows:
         """Number of features."""
         return int(self.matrix.shape[1])
 
+    def spans(self, columns: int) -> Iterator[slice]:
+        """Row slices, in order; a block of an array with so many columns stays in cache."""
+        size = block_rows(columns, self.matrix)
+        for start in range(0, self.n, size):
+            yield slice(start, min(start + size, self.n))
+
     def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
         """Row slices and their rows, in order; `columns` are the logits beside each row."""
-        dtype, size = compute_dtype(self.matrix), block_rows(max(self.d, columns), self.matrix)
-        for start in range(0, self.n, size):
-            rows = slice(start, min(start + size, self.n))
+        dtype = compute_dtype(self.matrix)
+        for rows in self.spans(max(self.d, columns)):
             yield rows, cast(self.matrix[rows, :], dtype)
 
     def take(self, index: np.ndarray) -> Array:

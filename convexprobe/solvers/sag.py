@@ -16,7 +16,8 @@ class SAG(VarianceReduced):
     from the evaluation at the snapshot, so that the paper's re-weighting by rows seen has nothing
     to correct. Gradients up to `N` updates old still act: with curvature 1 the delay is stable up
     to steps of `pi^2 / (2 N)`, and steps are at most `1.5 / N`, near the fastest.
-    Use it as the probe paper's own proposal.
+    A step is one pass and two over its sample; memory as in `convexprobe.solvers.stochastic`. Use
+    it as the probe paper's own proposal.
     """
 
     def walk(self, stage: Stage) -> Array:

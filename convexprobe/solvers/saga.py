@@ -12,8 +12,8 @@ from convexprobe.solvers.stochastic import Stage, VarianceReduced
 class SAGA(VarianceReduced):
     """SAGA (Defazio, Bach and Lacoste-Julien 2014, eq. 1), preconditioned as in PROMISE.
 
-    Unbiased like SVRG, but the table and the mean follow every update. Costs and memory are those
-    of SAG.
+    Unbiased like SVRG, but the table and the mean follow every update. A step is one pass and two
+    over its sample, memory `O(m k s)` for the table, as for SAG. Use it where SAG is unsteady.
     """
 
     def walk(self, stage: Stage) -> Array:

@@ -16,9 +16,9 @@ from convexprobe.sources import Rows
 class SVRG(VarianceReduced):
     """SVRG (Johnson and Zhang 2013, option I), preconditioned as in PROMISE (SketchySVRG).
 
-    The probabilities at the snapshot stand in the table and are never replaced. Costs and memory
-    are those of SAG. Use it where a step has to stay cheap and `n` is large: its second-order work
-    is a build of the preconditioner now and then.
+    The probabilities at the snapshot stand in the table and are never replaced. A step is one pass
+    and two over its sample, memory `O(m k s)` for the table. Use it where `n` is large and inner
+    systems are to be avoided: its second-order work is a build of the preconditioner now and then.
 
     Attributes:
         growing: the first snapshots see 1/16, then 1/4 of the rows, if those are enough for a
