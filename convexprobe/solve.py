@@ -112,7 +112,8 @@ class _Best:
         before = self.gap[tasks]
         for i, t in enumerate(tasks):
             value, rounding = float(at.value[i]), float(at.rounding[i])
-            moved = abs(value - self.last[t]) > max(rounding, notable[i])
+            # The allowance bounds a systematic error; from step to step values agree far better.
+            moved = abs(value - self.last[t]) > max(0.1 * rounding, notable[i])
             self.quiet[t] = 0 if moved else self.quiet[t] + 1
             self.last[t] = value
             self.stale[t] += 1
