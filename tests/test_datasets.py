@@ -100,7 +100,7 @@ def test_the_directory_is_never_written_to(folder: Path, tmp_path: Path) -> None
 
 def test_another_split_is_refused() -> None:
     with pytest.raises(ValueError, match=r"split: expected 'train' or 'test', found 'valid'"):
-        mnist("valid")  # type: ignore[arg-type]
+        mnist("valid")  # type: ignore[arg-type]  # the wrong type is the test
 
 
 def test_a_missing_file_is_named_with_directory_and_variable(folder: Path) -> None:

@@ -329,7 +329,7 @@ def test_models_and_arguments_that_cannot_be_used() -> None:
     x = [normal(2, 3)]
     model = nn.Sequential(nn.Linear(3, 3))
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, found function"):
-        extract(lambda x: x, x)  # type: ignore[arg-type]
+        extract(lambda x: x, x)  # type: ignore[arg-type]  # the wrong type is the test
     with pytest.raises(TypeError, match=r"wrapped or compiled one \(DataParallel\)"):
         extract(nn.DataParallel(model), x)
     compiled = nn.Sequential(nn.Linear(3, 3))
@@ -351,7 +351,7 @@ def test_models_and_arguments_that_cannot_be_used() -> None:
         extract(nn.Linear(3, 3), x)
     for dtype in ("int8", torch.int64, float):
         with pytest.raises(ValueError, match="dtype must be one of float16"):
-            extract(model, x, dtype=dtype)  # type: ignore[arg-type]
+            extract(model, x, dtype=dtype)  # type: ignore[arg-type]  # the wrong type is the test
     with pytest.raises(ValueError, match="unknown name 'flaten'"):
         extract(model, x, pool="flaten")
     with pytest.raises(ValueError, match="layer '0', batch 0: pool 'token_mean' needs"):

@@ -252,7 +252,7 @@ def test_the_same_seed_gives_the_same_bits_and_no_global_state_is_touched(
         assert global_state() == before
         seed_everything(2)
         np.testing.assert_array_equal(run(solver, xp), first)
-        other = run(replace(solver, seed=1), xp)  # type: ignore[type-var]
+        other = run(replace(solver, seed=1), xp)  # type: ignore[type-var]  # a protocol
         assert (other != first).any()  # so the seed does decide
 
 
