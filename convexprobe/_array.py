@@ -101,6 +101,19 @@ def inverse_spd(matrix: Array) -> Array:
     return namespace(matrix).linalg.inv(matrix)
 
 
+def cholesky(matrix: Array) -> Array | None:
+    """The lower Cholesky factor of a symmetric matrix, or None if it is not positive definite."""
+    if isinstance(matrix, torch.Tensor):
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        return None if bool(failed) else factor
+    xp = namespace(matrix)
+    try:
+        factor = xp.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        return None
+    return factor if bool(xp.all(xp.isfinite(factor))) else None  # CuPy gives NaN instead
+
+
 def contiguous_rows(array: Array) -> Array:
     """The same matrix with each row contiguous, which block products need to be fast."""
     if isinstance(array, torch.Tensor):

@@ -11,6 +11,7 @@ import numpy as np
 from convexprobe._array import Array
 from convexprobe.family import select
 from convexprobe.objective import Problem
+from convexprobe.row_space import is_wide, row_space
 from convexprobe.solve import Record, Status, solve
 from convexprobe.solvers import Solver
 from convexprobe.validation import ValidationLoss
@@ -80,6 +81,8 @@ def solve_path(
     together = int(min(max(MEMORY // task, 1), NEIGHBOURS))
     width = int(max(MEMORY // (task * together), 1))
     order = np.argsort(-penalties, kind="stable")
+    wide = is_wide(groups) and stopping is None and bool((penalties > 0).all())
+    space = row_space(groups) if wide else None
     for first in range(0, groups.m, width):
         members = range(first, min(first + width, groups.m))
         origin = None
@@ -92,6 +95,19 @@ def solve_path(
                 origin = select(origin, [g - first for g in index])
             chosen = None if candidate is None else candidate[index]
             w = best_start(family, chosen, origin=origin)
+            if space is not None:
+                inside = space.problem.tasks(index, family.host_l2)
+                before = inside.passes
+                found = solve(
+                    inside,
+                    solver,
+                    space.project(w),
+                    tol=0.5 * tol,
+                    max_passes=max_passes,
+                    max_seconds=max_seconds - (time.perf_counter() - started),
+                )
+                w = space.lift(found.w)
+                groups.spend((inside.passes - before) * groups.n / groups.d + 1.0)
             spent = time.perf_counter() - started
             solution = solve(
                 family,

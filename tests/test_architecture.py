@@ -26,7 +26,7 @@ ORDER: list[set[str]] = [
     {"solvers.auto"},
     {"solvers"},
     {"solve"},
-    {"warm_start", "measures", "plots", "inputs"},
+    {"warm_start", "measures", "plots", "inputs", "row_space"},
     {"probes", "folds"},
     {"validation"},
     {"path"},
