@@ -215,7 +215,8 @@ def test_budgets_hold_for_the_whole_path() -> None:
 def test_one_eigendecomposition_serves_as_well_as_an_inverse_a_task(
     n: int, d: int, rank: int, library: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problem = random_data(n, d, 3, weighted=True).problem([1e-4, 1e-2, 1.0, 10.0], library)
+    # Of two classes, so that a scale for each is the same as one for both.
+    problem = random_data(n, d, 2, weighted=True).problem([1e-4, 1e-2, 1.0, 10.0], library)
     rng = np.random.default_rng(0)
     at = problem.evaluate(library.asarray(0.3 * rng.standard_normal((4, problem.p))))
     sample = Sample.draw(problem, at, n, rng)

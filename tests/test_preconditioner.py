@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import minimum, random_data
 
+import convexprobe.preconditioner
 from convexprobe._array import to_numpy
 from convexprobe.preconditioner import Curvature, Diagonal, Identity, Preconditioner
 from convexprobe.sample import Sample
@@ -93,3 +94,31 @@ def test_low_rank_with_all_rows_equals_dense() -> None:
         a = h[t].sum() / shared.sum()
         exact = np.linalg.solve(a * c + l2 * np.eye(25), (weights[t] - bias[t][:, None] * mean).T).T
         np.testing.assert_allclose(out[t], exact, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 5), (20, 50)], ids=["dense", "low rank"])
+def test_many_classes_have_a_scale_of_their_own(
+    n: int, d: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convexprobe.preconditioner, "MANY_CLASSES", 2)
+    problem = random_data(n, d, 4, weighted=True, skew=1.0).problem([1e-2, 1.0])
+    rng = np.random.default_rng(0)
+    at = problem.evaluate(0.3 * rng.standard_normal((2, problem.p)))
+    sample, v = Sample.draw(problem, at, n, rng), rng.standard_normal((2, problem.p))
+    h = (1 - np.sum(sample.p**2, axis=1)) / 3 * sample.weight
+    shared = h.mean(axis=0)
+    mean = shared @ sample.x / shared.sum()
+    c = (sample.x - mean).T @ np.diag(shared) @ (sample.x - mean)
+    mass = 4 / 3 * np.sum(sample.p * (1 - sample.p) * sample.weight[:, None, :], axis=2)
+    np.testing.assert_allclose(mass.mean(axis=1), h.sum(axis=1))  # what one scale would be
+    assert mass.max() > 2 * mass.min()
+    out, out_bias = problem.split(Curvature().build(sample).solve(v))
+    weights, bias = problem.split(v)
+    for t, l2 in enumerate([1e-2, 1.0]):
+        for j in range(4):
+            a = mass[t, j] / shared.sum()
+            centred = weights[t, j] - bias[t, j] * mean
+            exact = np.linalg.solve(a * c + l2 * np.eye(d), centred)
+            np.testing.assert_allclose(out[t, j], exact, rtol=1e-7, atol=1e-9)
+            expected = bias[t, j] / mass[t, j] - exact @ mean
+            np.testing.assert_allclose(out_bias[t, j], expected, rtol=1e-7, atol=1e-9)
