@@ -23,7 +23,6 @@ ORDER: list[set[str]] = [
     {"solvers.base"},
     {"solvers.stochastic", "solvers.adaptive"},
     {"solvers.*"},
-    {"solvers.auto"},
     {"solvers"},
     {"solve"},
     {"warm_start", "measures", "plots", "inputs", "row_space"},

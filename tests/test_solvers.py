@@ -332,12 +332,3 @@ def test_the_running_tasks_of_a_family_resume_within_their_budget(solver: Solver
     again = solve(rest, solver, tol=1e-13, max_passes=budget, max_seconds=5.0, state=cut.state)
     assert again.value[0] <= cut.value[1]
     assert again.status == (Status.MAX_PASSES,)  # and not the seconds that guard this test
-
-
-def test_auto_is_the_solver_it_names() -> None:
-    for data, name in ((random_data(200, 5, 3), "newton-cg"), (random_data(600, 3, 300), "lbfgs")):
-        points = [
-            solve(data.problem([1e-3, 1.0]), SOLVERS[s](), tol=1e-3, max_passes=60).w
-            for s in ("auto", name)
-        ]
-        np.testing.assert_array_equal(*points)
