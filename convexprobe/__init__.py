@@ -12,6 +12,7 @@ from convexprobe.measures import Score
 from convexprobe.plots import plot_errors
 from convexprobe.pooling import random_features, random_projection
 from convexprobe.probes import PathPoint, Probe, ProbeSet, load_probes
+from convexprobe.remembered import Remembered, remember
 from convexprobe.solve import Solution, Status
 from convexprobe.solvers import (
     LBFGS,
@@ -42,6 +43,7 @@ __all__ = [
     "Probe",
     "ProbeSet",
     "RMSprop",
+    "Remembered",
     "Score",
     "Solution",
     "Status",
@@ -52,4 +54,5 @@ __all__ = [
     "plot_errors",
     "random_features",
     "random_projection",
+    "remember",
 ]
