@@ -8,7 +8,9 @@ once; the *gap* a rigorous bound on `F - F*` in nats; *tol* the stopping rule `g
 from convexprobe.datasets import mnist
 from convexprobe.extract import extract
 from convexprobe.fit import fit_probes
+from convexprobe.history import ProbeHistory, load_history
 from convexprobe.measures import Score
+from convexprobe.monitor import ProbeMonitor
 from convexprobe.plots import plot_errors
 from convexprobe.pooling import random_features, random_projection
 from convexprobe.probes import PathPoint, Probe, ProbeSet, load_probes
@@ -26,6 +28,7 @@ from convexprobe.solvers import (
     NewtonCG,
     RMSprop,
 )
+from convexprobe.sweep import probe_checkpoints
 
 __version__ = "0.1.0"
 
@@ -41,6 +44,8 @@ __all__ = [
     "NewtonCG",
     "PathPoint",
     "Probe",
+    "ProbeHistory",
+    "ProbeMonitor",
     "ProbeSet",
     "RMSprop",
     "Remembered",
@@ -49,9 +54,11 @@ __all__ = [
     "Status",
     "extract",
     "fit_probes",
+    "load_history",
     "load_probes",
     "mnist",
     "plot_errors",
+    "probe_checkpoints",
     "random_features",
     "random_projection",
     "remember",

@@ -32,6 +32,10 @@ ORDER: list[set[str]] = [
     {"path"},
     {"fit"},
     {"points", "pooling", "extract", "datasets", "checkpoints"},
+    {"records", "movie"},
+    {"history"},
+    {"monitor"},
+    {"sweep", "integrations"},
     {""},
 ]
 """A file imports only from the rows above its own; "" is the package itself."""
