@@ -9,6 +9,7 @@ from convexprobe.datasets import mnist
 from convexprobe.extract import extract
 from convexprobe.fit import fit_probes
 from convexprobe.history import ProbeHistory, load_history
+from convexprobe.integrations import hugging_face_callback, lightning_callback
 from convexprobe.measures import Score
 from convexprobe.monitor import ProbeMonitor
 from convexprobe.plots import plot_errors
@@ -54,6 +55,8 @@ __all__ = [
     "Status",
     "extract",
     "fit_probes",
+    "hugging_face_callback",
+    "lightning_callback",
     "load_history",
     "load_probes",
     "mnist",
