@@ -13,6 +13,8 @@ from convexprobe.family import select
 from convexprobe.objective import Problem
 from convexprobe.solve import Record, Status, solve
 from convexprobe.solvers import Solver
+from convexprobe.solvers.lbfgs import LBFGSState
+from convexprobe.solvers.newton_cg import NewtonState
 from convexprobe.validation import ValidationLoss
 from convexprobe.warm_start import Previous, best_start
 
@@ -91,16 +93,20 @@ def solve_path(
             family = groups.tasks(index, penalties[[v for _, v in tasks]])
             if origin is not None:
                 origin = select(origin, [g - first for g in index])
-            w, starts = best_start(family, select(previous, index), origin=origin)
+            begin = best_start(family, select(previous, index), origin=origin)
+            state = solver.init(family, begin.w)
+            if begin.inverse is not None and isinstance(state, NewtonState | LBFGSState):
+                state.inverse = begin.inverse  # of nearly the same point: building it costs a pass
             spent = time.perf_counter() - started
             solution = solve(
                 family,
                 solver,
-                w,
+                begin.w,
                 tol=tol,
                 max_passes=max_passes,
                 max_seconds=max_seconds - spent,
                 callbacks=callbacks,
+                state=state,
                 stopping=None if stopping is None else stopping.tasks(index),
             )
             for i, key in enumerate(tasks):
@@ -113,7 +119,7 @@ def solve_path(
                     passes=float(solution.passes[i]),
                     seconds=spent + float(solution.seconds[i]),
                     error=float(solution.error[i]),
-                    start=starts[i],
+                    start=begin.names[i],
                 )
             last = int(values[-1])
             origin = groups.xp.stack([out[g, last].w for g in members])

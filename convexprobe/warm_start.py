@@ -21,11 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convexprobe._array import Array, cast, generator, inverse_spd, like, namespace, to_numpy
+from convexprobe._array import Array, cast, generator, like, to_numpy
 from convexprobe.family import PerTask, select
 from convexprobe.linear_model import Pullback
 from convexprobe.objective import Problem
-from convexprobe.sample import draw_rows
+from convexprobe.preconditioner import Curvature, Inverse
+from convexprobe.sample import Sample, draw_rows
 from convexprobe.softmax import softmax
 from convexprobe.sources import Rows
 
@@ -49,13 +50,29 @@ class Previous(PerTask):
         return Previous(select(self.w, index), select(self.logits, index), self.rows)
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a solve starts.
+
+    Attributes:
+        w: `(m, p)` float64.
+        names: what each task's is: "zero" (the best constant classifier), "neighbour" (an origin
+            that was given), "copied" or "transferred".
+        inverse: a preconditioner for it, where the transfer has made one.
+    """
+
+    w: Array
+    names: list[str]
+    inverse: Inverse | None = None
+
+
 def best_start(
     problem: Problem,
     previous: Previous | None,
     *,
     origin: Array | None = None,
     rows: int = 2048,
-) -> tuple[Array, list[str]]:
+) -> Start:
     """Per task, the origin, the copied or the transferred probe: the one of lowest objective.
 
     Early in training the probe of the previous checkpoint can be far worse than zero, so it has to
@@ -66,106 +83,98 @@ def best_start(
         previous: the earlier probe, if there is one.
         origin: `(m, p)`, the neighbour on a path; the best constant classifier when None.
         rows: rows of the sample; a comparison costs half of `rows / n` passes for each start.
-
-    Returns:
-        Starts `(m, p)` float64, and what each is: "zero" (the constant classifier), "neighbour" (an
-        origin that was given), "copied" or "transferred".
     """
     best = problem.origin() if origin is None else origin
-    chosen = ["zero" if origin is None else "neighbour"] * problem.m
+    names = ["zero" if origin is None else "neighbour"] * problem.m
     if previous is None:
-        return best, chosen
+        return Start(best, names)
     xp = problem.xp
-    copied = xp.where(xp.isfinite(previous.w), cast(previous.w, best.dtype), 0.0)
-    candidates = {"copied": copied}
-    if previous.logits is not None and previous.rows is not None:
-        candidates["transferred"] = transferred(problem, previous.logits, previous.rows)
     index = generator(0).permutation(problem.n)[:rows]
     lowest = _objective(problem, best, index)
-    for name, other in candidates.items():
+
+    def consider(name: str, other: Array) -> None:
+        nonlocal best, lowest, names
         value = _objective(problem, other, index)
-        better = value < lowest  # never of a NaN
+        better = value < lowest  # never true of a NaN
         best = xp.where(better[:, None], other, best)
         lowest = xp.where(better, value, lowest)
-        chosen = [name if new else old for new, old in zip(to_numpy(better), chosen, strict=True)]
-    return best, chosen
+        names = [name if new else old for new, old in zip(to_numpy(better), names, strict=True)]
+
+    consider("copied", xp.where(xp.isfinite(previous.w), cast(previous.w, best.dtype), 0.0))
+    if previous.logits is None or previous.rows is None:
+        return Start(best, names)
+    moved, inverse = transferred(problem, best, previous.logits, previous.rows)
+    consider("transferred", moved)
+    return Start(best, names, inverse if set(names) == {"transferred"} else None)
 
 
-def transferred(problem: Problem, logits: Array, rows: np.ndarray, *, seed: int = 0) -> Array:
-    """The minimiser `(m, p)` float64 of the quadratic model around given logits.
+def transferred(
+    problem: Problem, base: Array, logits: Array, rows: np.ndarray, *, seed: int = 0
+) -> tuple[Array, Inverse]:
+    """The minimiser `(m, p)` float64 of the quadratic model around given logits, as `base + v`,
 
-    The residuals' part is summed over all the rows, half a pass; the curvature's over a sample of
-    `s = max(2500, 4 d)` of them, `d` counted up to 1 024, drawn in proportion to `h`: one Gram
-    matrix for each task, of features or (the dual form) of rows where those are fewer.
-    `O(s d min(s, d) + min(s, d)^3)` for each task.
+        (C + l2) v = (1/S) sum_i s_i [ h_i (z_i - z_i(base)) - R_i ] [x_i; 1]^T - l2 base.
+
+    `h` and `C` are those of a sample, `Curvature`'s; the residuals are of all the rows. Where `C`
+    has low rank, only what the sample sees is moved away from the base.
 
     Args:
         problem: the family.
+        base: parameters `(m, p)`; where `C` has full rank, the result does not depend on them.
         logits: the old logits `(m, k, r)`; those of classes without rows are ignored.
         rows: which rows they are of, host `(r,)`.
         seed: of the draw.
+
+    Returns:
+        The parameters, and `(C + l2)^-1`, a preconditioner near them. Half a pass and the sample's.
     """
-    xp, f64 = problem.xp, problem.xp.float64
+    xp = problem.xp
     source = problem.rows if len(rows) == problem.n else Rows(problem.rows.take(rows))
     at = like(rows, problem.labels)
     z = cast(logits, problem.dtype)
     z = xp.where(xp.isfinite(z) & (problem.absent[:, :, None] == 0), z, 0.0)
     p = softmax(z + problem.absent[:, :, None])
-    uncertainty = 1.0 - xp.sum(p * p, axis=1)
     labels = xp.take(problem.labels, at, axis=1)
     order = xp.arange(problem.k, dtype=labels.dtype, device=labels.device)
     residual = p - cast(labels[:, None, :] == order[None, :, None], problem.dtype)
-    share = None if problem.weights is None else xp.take(problem.weights, at, axis=1)
-    if share is None:
-        share = xp.ones((1, len(rows)), dtype=problem.dtype, device=z.device)
+    share = xp.ones((1, len(rows)), dtype=problem.dtype, device=z.device)
+    if problem.weights is not None:
+        share = xp.take(problem.weights, at, axis=1)
     share = share / xp.sum(share, axis=1, keepdims=True)
     residual *= share[:, None, :]
     pulled = Pullback(problem, problem.m)
     for span, x in source.blocks(problem.m * problem.k):
         pulled.add(residual[:, :, span], x)
-    gradient, slope = problem.split(pulled.value())
 
-    size = max(2500, 4 * min(problem.d, 1024))
-    index, inverse = draw_rows(uncertainty, share, size, generator(seed))
-    x, take = source.take(index), like(index, z)
-    present = xp.sum(cast(problem.frequency > 0, f64), axis=1)
-    out = []
-    for t in range(problem.m):
-        h = xp.take(uncertainty[t, :] * share[min(t, share.shape[0] - 1), :], take, axis=0)
-        h = h * like(inverse, x, problem.dtype) / float(present[t] - 1)
-        mass = xp.sum(h) + 1e-30
-        target = xp.take(z[t, :, :], take, axis=1)
-        mean, centre = h @ x / mass, target @ h / mass
-        root = xp.sqrt(h)
-        a = (x - mean[None, :]) * root[:, None]
-        b = (target - centre[:, None]) * root[None, :]
-        bend = cast(gradient[t, :, :] - slope[t, :, None] * mean[None, :], f64)
-        w = _ridge(a, b, bend, float(problem.host_l2[t]))
-        bias = cast(centre, f64) - slope[t, :] / cast(mass, f64) - w @ cast(mean, f64)
-        out.append(problem.join(w[None, :, :], bias[None, :])[0, :])
+    size = max(2500, 2 * min(problem.d, 1024))
+    uncertainty = 1.0 - xp.sum(p * p, axis=1)
+    index, inclusion = draw_rows(uncertainty, share, size, generator(seed))
+    take = like(index, z)
+    sample = Sample(
+        problem=problem,
+        index=index,
+        x=source.take(index),
+        p=xp.take(p, take, axis=2),
+        share=xp.take(share, take, axis=1),
+        inverse=like(inclusion, z, problem.dtype),
+    )
+    inverse = Curvature().build(sample)
+    h = _shared_curvature(sample)
+    gap = xp.take(z, take, axis=2) - problem.directions(base, sample.x)
+    gap *= cast(problem.absent == 0, problem.dtype)[:, :, None]
+    right = problem.pullback(gap * h[:, None, :], sample.x) - pulled.value() - problem.penalty(base)
     problem.spend((0.5 * len(rows) + len(index)) / problem.n)
-    return xp.stack(out)
+    return base + inverse.solve(right), inverse
 
 
-def _ridge(a: Array, b: Array, bend: Array, l2: float) -> Array:
-    """`(b a - bend)(a^T a + l2 I)^-1`, `(k, d)` float64, for `a` `(s, d)`, `b` `(k, s)`.
-
-    The dual form knows of no curvature outside the rows' span but `l2`: there `bend` is divided by
-    the harmonic mean of the eigenvalues met, if that is more.
-    """
-    xp = namespace(a)
-    f64 = xp.float64
-    dual = a.shape[0] < a.shape[1]
-    gram = cast(a @ a.T if dual else a.T @ a, f64)
-    eye = xp.eye(gram.shape[0], dtype=f64, device=gram.device)
-    scale = xp.sum(gram * eye) / gram.shape[0]
-    inverse = inverse_spd(gram + (l2 + 1e-7 * scale) * eye)
-    if not dual:
-        return (cast(b @ a, f64) - bend) @ inverse
-    wide = cast(a, f64)
-    damping = 1.0 / (xp.sum(inverse * eye) / gram.shape[0])
-    damped = inverse_spd(gram + damping * eye)
-    return (cast(b, f64) @ inverse) @ wide - (bend - ((bend @ wide.T) @ damped) @ wide) / damping
+def _shared_curvature(sample: Sample) -> Array:
+    """`a_t h_i s_i`, `(m, s)`: the weights of the sample's rows in each task's `a_t C`."""
+    xp = sample.problem.xp
+    h = xp.clip((1.0 - xp.sum(sample.p * sample.p, axis=1)) / (sample.problem.k - 1), 0.0, None)
+    h = h * sample.weight
+    shared = xp.mean(h, axis=0)
+    scale = xp.sum(h, axis=1) / (xp.sum(shared) + 1e-30)
+    return scale[:, None] * shared[None, :]
 
 
 def _objective(problem: Problem, w: Array, index: np.ndarray) -> Array:
