@@ -50,6 +50,8 @@ def lightning_callback(monitor: ProbeMonitor, every: int) -> Any:
     _check_every(every)
 
     class Callback(Base):
+        last = -1  # of batches whose gradients add up, each ends with the same step
+
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
             self._record(trainer, pl_module)
 
@@ -57,8 +59,10 @@ def lightning_callback(monitor: ProbeMonitor, every: int) -> Any:
             self._record(trainer, pl_module)
 
         def _record(self, trainer: Any, pl_module: Any) -> None:
-            if trainer.is_global_zero and trainer.global_step % every == 0:
-                monitor.record(pl_module, trainer.global_step)  # costs a hash the second time
+            step = trainer.global_step
+            if trainer.is_global_zero and step % every == 0 and step != self.last:
+                self.last = step
+                monitor.record(pl_module, step)
 
     return Callback()
 
