@@ -11,11 +11,13 @@ import numpy as np
 from convexprobe._array import Array
 from convexprobe.family import select
 from convexprobe.objective import Problem
-from convexprobe.row_space import is_wide, row_space
+from convexprobe.row_space import RowSpace, is_wide, row_space
 from convexprobe.solve import Record, Status, solve
 from convexprobe.solvers import Solver
+from convexprobe.solvers.lbfgs import LBFGSState
+from convexprobe.solvers.newton_cg import NewtonState
 from convexprobe.validation import ValidationLoss
-from convexprobe.warm_start import best_start
+from convexprobe.warm_start import Previous, best_start
 
 NEIGHBOURS = 4
 """Penalties solved together, from large to small; a chunk starts where the one before ended.
@@ -33,7 +35,7 @@ MEMORY = 2e9
 class Fitted:
     """The solution of one task; `passes` and `seconds` are the layer's when it ended.
 
-    Attributes are those of `Solution`; `error` is the weighted error on the rows fitted to.
+    Attributes are those of `Solution`; `start` is what `best_start` calls it.
     """
 
     w: Array
@@ -44,13 +46,14 @@ class Fitted:
     passes: float
     seconds: float
     error: float
+    start: str
 
 
 def solve_path(
     groups: Problem,
     penalties: np.ndarray,
     solver: Solver,
-    candidate: np.ndarray | None,
+    previous: Previous | None,
     *,
     tol: float,
     max_passes: float,
@@ -64,7 +67,7 @@ def solve_path(
         groups: a family with one task a group; its own penalties are not used.
         penalties: host `(v,)`, in any order.
         solver: the algorithm.
-        candidate: parameters to start from where that is better, host `(g, p)`, or None.
+        previous: an earlier probe of each group, to start from where that is better, or None.
         tol: relative tolerance.
         max_passes: budget of passes of all of it.
         max_seconds: budget of seconds of all of it.
@@ -81,8 +84,8 @@ def solve_path(
     together = int(min(max(MEMORY // task, 1), NEIGHBOURS))
     width = int(max(MEMORY // (task * together), 1))
     order = np.argsort(-penalties, kind="stable")
-    wide = is_wide(groups) and stopping is None and bool((penalties > 0).all())
-    space = row_space(groups) if wide else None
+    wide = previous is None and stopping is None and bool((penalties > 0).all())
+    space = row_space(groups) if wide and is_wide(groups) else None
     for first in range(0, groups.m, width):
         members = range(first, min(first + width, groups.m))
         origin = None
@@ -93,21 +96,14 @@ def solve_path(
             family = groups.tasks(index, penalties[[v for _, v in tasks]])
             if origin is not None:
                 origin = select(origin, [g - first for g in index])
-            chosen = None if candidate is None else candidate[index]
-            w = best_start(family, chosen, origin=origin)
+            begin = best_start(family, select(previous, index), origin=origin)
+            w = begin.w
             if space is not None:
-                inside = space.problem.tasks(index, family.host_l2)
-                before = inside.passes
-                found = solve(
-                    inside,
-                    solver,
-                    space.project(w),
-                    tol=0.5 * tol,
-                    max_passes=max_passes,
-                    max_seconds=max_seconds - (time.perf_counter() - started),
-                )
-                w = space.lift(found.w)
-                groups.spend((inside.passes - before) * groups.n / groups.d + 1.0)
+                left = max_seconds - (time.perf_counter() - started)
+                w = _solve_inside(space, family, index, solver, w, 0.5 * tol, max_passes, left)
+            state = solver.init(family, w)
+            if begin.inverse is not None and isinstance(state, NewtonState | LBFGSState):
+                state.inverse = begin.inverse  # of nearly the same point: building it costs a pass
             spent = time.perf_counter() - started
             solution = solve(
                 family,
@@ -117,9 +113,9 @@ def solve_path(
                 max_passes=max_passes,
                 max_seconds=max_seconds - spent,
                 callbacks=callbacks,
+                state=state,
                 stopping=None if stopping is None else stopping.tasks(index),
             )
-            errors = family.errors(solution.w)
             for i, key in enumerate(tasks):
                 out[key] = Fitted(
                     w=solution.w[i, :],
@@ -129,8 +125,30 @@ def solve_path(
                     status=solution.status[i],
                     passes=float(solution.passes[i]),
                     seconds=spent + float(solution.seconds[i]),
-                    error=float(errors[i]),
+                    error=float(solution.error[i]),
+                    start=begin.names[i],
                 )
             last = int(values[-1])
             origin = groups.xp.stack([out[g, last].w for g in members])
     return [[out[g, v] for v in range(len(penalties))] for g in range(groups.m)]
+
+
+def _solve_inside(
+    space: RowSpace,
+    family: Problem,
+    index: list[int],
+    solver: Solver,
+    w: Array,
+    tol: float,
+    max_passes: float,
+    max_seconds: float,
+) -> Array:
+    """Where a solve in the rows' space arrives, on the rows themselves."""
+    inside = space.problem.tasks(index, family.host_l2)
+    before = inside.passes
+    found = solve(
+        inside, solver, space.project(w), tol=tol, max_passes=max_passes, max_seconds=max_seconds
+    )
+    # Its rows are n features wide, not d; there and back is half a pass each.
+    family.spend((inside.passes - before) * family.n / family.d + 1.0)
+    return space.lift(found.w)
