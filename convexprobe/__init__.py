@@ -12,6 +12,7 @@ from convexprobe.measures import Score
 from convexprobe.plots import plot_errors
 from convexprobe.pooling import random_features, random_projection
 from convexprobe.probes import PathPoint, Probe, ProbeSet, load_probes
+from convexprobe.shards import Shards, open_activations
 from convexprobe.solve import Solution, Status
 from convexprobe.solvers import (
     LBFGS,
@@ -43,12 +44,14 @@ __all__ = [
     "ProbeSet",
     "RMSprop",
     "Score",
+    "Shards",
     "Solution",
     "Status",
     "extract",
     "fit_probes",
     "load_probes",
     "mnist",
+    "open_activations",
     "plot_errors",
     "random_features",
     "random_projection",

@@ -57,6 +57,7 @@ def random_features(count: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
         order = torch.randperm(flat.shape[1], generator=_generator(seed), device="cpu")
         return flat.index_select(1, order[:count].sort().values.to(flat.device))
 
+    pool.__name__ = f"random_features({count}, {seed})"
     return pool
 
 
@@ -83,6 +84,7 @@ def random_projection(dim: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
         with torch.autocast(flat.device.type, enabled=False):
             return F.linear(flat, matrix(flat.shape[1], flat.device, flat.dtype))
 
+    pool.__name__ = f"random_projection({dim}, {seed})"
     return pool
 
 
@@ -189,6 +191,17 @@ def pool_rules(pool: PoolChoice) -> dict[str, PoolRule]:
             raise TypeError(f"pool must be a name, a callable or a mapping, found {kind}")
         rules[pattern] = _NAMED[choice] if isinstance(choice, str) else _unmasked(choice)
     return rules
+
+
+def describe_pool(pool: PoolChoice) -> dict[str, str]:
+    """What is noted of a pool: its name or its function's, by pattern."""
+    choices = pool if isinstance(pool, Mapping) else {"*": pool}
+    return {
+        pattern: choice
+        if isinstance(choice, str)
+        else getattr(choice, "__name__", type(choice).__name__)
+        for pattern, choice in choices.items()
+    }
 
 
 def choose_pool(rules: Mapping[str, PoolRule], names: Sequence[str]) -> PoolRule:
