@@ -6,6 +6,7 @@ once; the *gap* a rigorous bound on `F - F*` in nats; *tol* the stopping rule `g
 """
 
 from convexprobe.datasets import mnist
+from convexprobe.estimate import Estimate, estimate
 from convexprobe.extract import extract
 from convexprobe.fit import fit_probes
 from convexprobe.measures import Score
@@ -37,6 +38,7 @@ __all__ = [
     "SVRG",
     "Adam",
     "Auto",
+    "Estimate",
     "Katyusha",
     "NewtonCG",
     "PathPoint",
@@ -47,6 +49,7 @@ __all__ = [
     "Shards",
     "Solution",
     "Status",
+    "estimate",
     "extract",
     "fit_probes",
     "load_probes",

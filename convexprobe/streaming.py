@@ -46,13 +46,13 @@ class Stream(Source):
         self.store, self.device = store, torch.device(device)
         self.n, self.d = store.shape
         self.reference = torch.empty((0, self.d), dtype=store.dtype, device=self.device)
-        self.capacity = max(int(SAMPLES * limit / (4 * self.d)), LEAST)
+        self.capacity = capacity(limit, self.d)
         self._spare: list[Tensor] = []
 
     def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
         """Views of a buffer, or their conversions."""
         size = self.block(max(self.d, columns))
-        step = min(size * max(1, CHUNK // (size * self.store.row_bytes)), self.n)
+        step = min(chunk_rows(size, self.store.row_bytes), self.n)
         dtype = compute_dtype(self.reference)
         starts = iter(range(0, self.n, step))
         buffers = [self._buffer(step) for _ in range(AHEAD + 1)]
@@ -110,6 +110,16 @@ class Stream(Source):
         return rows
 
 
+def chunk_rows(block: int, row_bytes: int) -> int:
+    """Rows read at a time: whole blocks, about `CHUNK` bytes."""
+    return block * max(1, CHUNK // (block * row_bytes))
+
+
+def capacity(limit: float, d: int) -> int:
+    """Rows of `d` features that a stream may gather under the limit."""
+    return max(int(SAMPLES * limit / (4 * d)), LEAST)
+
+
 class _Subset(Source):
     """Rows of a host index of another source, gathered block by block."""
 
@@ -149,13 +159,31 @@ def place(rows: Array | Store, device: str | None, limit: float | None) -> Sourc
         target = torch.device("cuda", torch.cuda.current_device())
     if isinstance(store, HostStore) and store.tensor.device == target:
         return Rows(store.tensor)
-    allowed = free_memory(target) * SHARE if limit is None else limit
-    if store.nbytes <= allowed:
+    tier, allowed = choose_tier(store.nbytes, target, limit, disk=isinstance(rows, Store))
+    if tier == "device":
         return Rows(store.load(target))
-    host = free_memory(torch.device("cpu")) * SHARE if limit is None else limit
-    if target.type != "cpu" and not isinstance(store, HostStore) and store.nbytes <= host:
+    if tier == "host" and isinstance(rows, Store):
         store = HostStore(store.load(pinned=target.type == "cuda"))
     return Stream(store, target, allowed)
+
+
+def choose_tier(
+    size: int, target: torch.device, limit: float | None, *, disk: bool
+) -> tuple[str, float]:
+    """Where rows of so many bytes go: "device" (where they are multiplied), "host" or "disk".
+
+    Returns:
+        The tier, and the bytes that rows may take on the device.
+    """
+    on_device, on_host = (
+        free_memory(where) * SHARE if limit is None else limit
+        for where in (target, torch.device("cpu"))
+    )
+    if size <= on_device:
+        return "device", on_device
+    if not disk or (target.type != "cpu" and size <= on_host):
+        return "host", on_device
+    return "disk", on_device
 
 
 def as_tensor(array: Array) -> Tensor:

@@ -32,6 +32,7 @@ ORDER: list[set[str]] = [
     {"validation"},
     {"path"},
     {"fit"},
+    {"estimate"},
     {"points", "datasets"},
     {"pooling", "batches"},
     {"sinks"},
@@ -41,8 +42,8 @@ ORDER: list[set[str]] = [
 """A file imports only from the rows above its own; "" is the package itself."""
 
 MAY_IMPORT_TORCH = {
-    "_array", "store", "shards", "streaming", "probes", "points", "datasets", "pooling", "batches",
-    "sinks", "extract",
+    "_array", "store", "shards", "streaming", "probes", "estimate", "points", "datasets", "pooling",
+    "batches", "sinks", "extract",
 }  # fmt: skip
 
 
