@@ -26,7 +26,7 @@ PASSES, FURTHER, GRID_PASSES = 12.0, 4.0, 200.0
 the variance. Met on 20 000 MNIST images and two untrained layers: 4 to 13 at 1e-3, 11 to 85 at
 1e-5, 170 to 1 000 for "auto"; most of the many are inner iterations on a sample."""
 
-OVERHEAD = 25e6
+OVERHEAD = 32e6
 """Bytes that the libraries allocate beside the arrays, once work begins."""
 
 

@@ -5,42 +5,33 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from test_streaming import write
 
 import convexprobe as cxp
 from convexprobe.store import HostStore
 
 CHILD = """
-import sys, torch, gc
+import gc, torch
 import convexprobe as cxp
-from test_streaming import write
 from pathlib import Path
 torch.set_num_threads(1)
-n, d, k, options = {n}, {d}, {k}, {options}
 
 def rows(name):
     values = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(values[name].split()[0])
 
-directory = Path({path!r})
-if not directory.exists():
-    g = torch.Generator().manual_seed(0)
-    x, w = torch.randn(n, d, generator=g), torch.randn(d, k, generator=g)
-    y = (x @ w / d**0.5 + torch.randn(n, k, generator=g)).argmax(1)
-    write(directory, {{"a": x.to(torch.{dtype})}}, y, rows=65536)
-else:
-    activations, y = cxp.open_activations(directory)
-    cxp.fit_probes(torch.randn(100, 4), torch.arange(100) % 3, l2=1.0)  # libraries are loaded
-    told = cxp.estimate(activations, y, **options)
-    gc.collect()
-    before = rows("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    probe = cxp.fit_probes(activations, y, tol=1e-2, max_passes=20, **options)["a"]
-    print(rows("VmHWM") - before, told.total.host, told.tiers["a"])
+activations, y = cxp.open_activations({path!r})
+cxp.fit_probes(torch.randn(100, 4), torch.arange(100) % 3, l2=1.0)  # libraries are loaded
+told = cxp.estimate(activations, y, **{options})
+gc.collect()
+before = rows("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+cxp.fit_probes(activations, y, tol=1e-2, max_passes=20, **{options})
+print(rows("VmHWM") - before, told.total.host, told.tiers["a"])
 """
 
 
@@ -48,25 +39,22 @@ else:
 def test_memory_is_told_within_a_fifth(tmp_path: Path) -> None:
     n, d, k = 400_000, 32, 20
 
-    def child(options: dict[str, Any]) -> str:
-        code = CHILD.format(
-            n=n, d=d, k=k, options=options, path=str(tmp_path / "a"), dtype="bfloat16"
-        )
+    g = torch.Generator().manual_seed(0)
+    x, w = torch.randn(n, d, generator=g), torch.randn(d, k, generator=g)
+    y = (x @ w / d**0.5 + torch.randn(n, k, generator=g)).argmax(1)
+    write(tmp_path, {"a": x.bfloat16()}, y, rows=65536)
+    for options, tier in [
+        ({"l2": 1e-2, "memory_limit": 1}, "disk"),
+        ({"l2": [1e-2, 1e-1]}, "device"),
+    ]:
         done = subprocess.run(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, 'tests')\n{code}"],
+            [sys.executable, "-c", CHILD.format(path=str(tmp_path), options=options)],
             cwd=Path(__file__).parent.parent,
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    child({})  # writes the rows
-    for options, tier in [
-        ({"l2": 1e-2, "memory_limit": 1}, "disk"),
-        ({"l2": [1e-2, 1e-1]}, "device"),
-    ]:
-        measured, told, where = child(options).split()
+        measured, told, where = done.stdout.split()
         assert where == tier
         assert abs(int(told) / int(measured) - 1) < 0.2, (tier, measured, told)
 
