@@ -6,6 +6,7 @@ once; the *gap* a rigorous bound on `F - F*` in nats; *tol* the stopping rule `g
 """
 
 from convexprobe.datasets import mnist
+from convexprobe.estimate import Estimate, estimate
 from convexprobe.extract import extract
 from convexprobe.fit import fit_probes
 from convexprobe.history import ProbeHistory, load_history
@@ -16,6 +17,7 @@ from convexprobe.plots import plot_errors
 from convexprobe.pooling import random_features, random_projection
 from convexprobe.probes import PathPoint, Probe, ProbeSet, load_probes
 from convexprobe.remembered import Remembered, remember
+from convexprobe.shards import Shards, open_activations
 from convexprobe.solve import Solution, Status
 from convexprobe.solvers import (
     LBFGS,
@@ -39,6 +41,7 @@ __all__ = [
     "SOLVERS",
     "SVRG",
     "Adam",
+    "Estimate",
     "Katyusha",
     "NewtonCG",
     "PathPoint",
@@ -49,8 +52,10 @@ __all__ = [
     "RMSprop",
     "Remembered",
     "Score",
+    "Shards",
     "Solution",
     "Status",
+    "estimate",
     "extract",
     "fit_probes",
     "hugging_face_callback",
@@ -58,6 +63,7 @@ __all__ = [
     "load_history",
     "load_probes",
     "mnist",
+    "open_activations",
     "plot_errors",
     "probe_checkpoints",
     "random_features",

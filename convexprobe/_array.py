@@ -150,6 +150,19 @@ def synchronise(array: Array) -> None:
         array.device.synchronize()
 
 
+def check_device(device: Any) -> None:
+    """A RuntimeError or TypeError where torch has no such device."""
+    torch.empty(0, device=device)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had no room for an array."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    kind = type(error)  # by name: importing CuPy needs a driver
+    return kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("cupy")
+
+
 def generator(*key: int) -> np.random.Generator:
     """A private stream for the key: the same draws on every library and device."""
     return np.random.default_rng(key)

@@ -31,6 +31,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """A file of these bytes that appears complete, and on the disk, or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from convexprobe._progress import progress_bar
 from convexprobe._random_state import random_states_kept
-from convexprobe.points import LayerChoice, Point, Request, described, select
-from convexprobe.pooling import PoolChoice, PoolRule, choose_pool, pool_rows, pool_rules
+from convexprobe.batches import Batch, expected_rows
+from convexprobe.points import LayerChoice, Point, Request, select
+from convexprobe.pooling import (
+    PoolChoice,
+    PoolRule,
+    choose_pool,
+    describe_pool,
+    pool_rows,
+    pool_rules,
+)
+from convexprobe.sinks import DirectorySink, MemorySink, Sink
 
 _DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
@@ -29,8 +39,9 @@ def extract(
     pool: PoolChoice = "flatten",
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
+    out: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
-) -> tuple[dict[str, Tensor], Tensor | None]:
+) -> tuple[dict[str, Any], Tensor | None]:
     """Activations of a frozen model, one row per example.
 
     The model runs in evaluation mode without gradients, on its own device. The first batch runs
@@ -42,6 +53,7 @@ def extract(
 
     Memory: the result, `n * d * itemsize` bytes a layer, allocated once where a list or a
     `DataLoader` tells the length, else one layer more at the end; one copy of the model's buffers.
+    With `out`, three times `sinks.BLOCK` and a batch instead of the result, whatever n is.
 
     Args:
         model: the network. Wrappers that run a copy of it (`torch.compile`, `DataParallel`,
@@ -56,19 +68,25 @@ def extract(
             patterns of a mapping match the point, with or without its `#call`, or the module.
         dtype: of the stored rows, a torch dtype or its name; None keeps that of each layer.
         device: where the rows and labels are stored.
+        out: a directory to write to while the network runs, for activations larger than memory
+            (`convexprobe.shards` has the format). A call that was interrupted goes on when it is
+            made again with a loader that gives the same batches: what is written does not run
+            through the network again.
         progress: None shows a bar if stderr is a terminal; True always; False never.
 
     Returns:
         The rows (n, d) by point, in the order in which the network computes them, and the labels
         (n,), None if the batches have none. A point that is named keeps the name it was asked by;
-        two names of one point share one tensor.
+        two names of one point share one tensor. With `out`, what `open_activations(out)` returns.
 
     Raises:
         TypeError: an argument, a batch or the value of a point has a type that cannot be used,
             such as integer activations.
         ValueError: a point does not exist, never runs, or is ambiguous (several calls or items);
-            the shapes of activations, labels and batches disagree; the loader is empty.
-        OverflowError: finite activations that `dtype` cannot hold.
+            the shapes of activations, labels and batches disagree; the loader is empty; `out` has
+            the activations of another model, dtype, pool or loader.
+        OverflowError: finite activations that `dtype` cannot hold: nothing is stored as infinite.
+        OSError: the disk is full; what was written can be read.
     """
     requests = select(model, layers)
     if isinstance(loader, Tensor | Mapping | str):
@@ -76,83 +94,37 @@ def extract(
     wanted = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if dtype is not None and wanted not in _DTYPES.values():
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)} or None, found {dtype!r}")
-    recorder = _Recorder(
-        requests, pool_rules(pool), wanted, torch.device(device), _expected(loader)
-    )
+    if out is None:
+        sink: Sink = MemorySink(torch.device(device), expected_rows(loader))
+    elif torch.device(device).type != "cpu":
+        raise ValueError(f"device: expected the CPU beside out=, found {device!r}")
+    else:
+        points = [list(request.point(request.call or 0)) for request in requests]
+        kind = None if wanted is None else str(wanted).removeprefix("torch.")
+        request = {"points": points, "dtype": kind, "pool": describe_pool(pool)}
+        sink = DirectorySink(Path(out), model, request)
+    recorder = _Recorder(requests, pool_rules(pool), wanted, sink)
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    labels: list[Tensor] = []
-    index = rows = 0
+    index = rows = labelled = 0
     # no_grad, and out of the caller's inference mode: the rows must be usable in autograd
     with _as_it_was(model), torch.inference_mode(False), torch.no_grad(), ExitStack() as hooks:
         recorder.attach(model, hooks)
         model.eval()
         with progress_bar(loader, desc="extract", show=progress) as bar:
             for index, found in enumerate(bar):
-                batch = _Batch.read(found, index, rows)
-                recorder.run(model, batch, home)
-                rows += batch.rows
-                if batch.labels is not None:
-                    # copied: the loader may fill the same tensor again
-                    labels.append(batch.labels.to(device, copy=True))
-                if len(labels) not in (0, index + 1):
+                batch = Batch.read(found, index, rows)
+                rows, labelled = rows + batch.rows, labelled + (batch.labels is not None)
+                if labelled not in (0, index + 1):
                     raise ValueError(
                         f"batch {index}: expected labels in every batch or in none, found them in "
-                        f"{len(labels)} of {index + 1}"
+                        f"{labelled} of {index + 1}"
                     )
+                if not sink.skips(batch):
+                    recorder.run(model, batch, home)
+                    sink.end_batch(batch, recorder.names)
     if not rows:
         raise ValueError("loader: expected at least one row, found none")
-    return recorder.finish(rows), torch.cat(labels) if labels else None
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """The arguments of one forward pass over `rows` examples, `start` rows into the data."""
-
-    index: int
-    start: int
-    args: tuple[Tensor, ...]
-    kwargs: dict[str, Any]
-    rows: int
-    labels: Tensor | None  # (rows,)
-
-    @classmethod
-    def read(cls, found: Any, index: int, start: int = 0) -> _Batch:
-        inputs, labels = found, None
-        if isinstance(found, tuple | list) and len(found) in (1, 2):
-            inputs, labels = found if len(found) == 2 else (found[0], None)
-        args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else ((inputs,), {})
-        if labels is None:
-            labels = kwargs.pop("labels" if "labels" in kwargs else "label", None)
-        first = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
-        if first is None or first.ndim == 0:
-            raise TypeError(
-                f"batch {index}: expected a tensor with rows, a pair (inputs, labels) or a mapping "
-                f"with such tensors, found {described(found)}"
-            )
-        if labels is not None and not isinstance(labels, Tensor):
-            try:
-                labels = torch.tensor(labels, device="cpu")
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise TypeError(
-                    f"batch {index}: labels must be numbers, found {described(labels)}"
-                ) from error
-        if labels is not None and labels.shape != (len(first),):
-            raise ValueError(
-                f"batch {index}: expected labels of shape ({len(first)},), one per row, "
-                f"found {tuple(labels.shape)}"
-            )
-        return cls(index, start, args, kwargs, len(first), labels)
-
-
-def _expected(loader: Iterable[Any]) -> int:
-    """Rows that the loader will give, 0 if it does not tell. Wrong costs memory, nothing else."""
-    if isinstance(loader, list | tuple):
-        return sum(_Batch.read(found, index).rows for index, found in enumerate(loader))
-    # without a batch size, a batch sampler of the user's own decides
-    if not isinstance(loader, DataLoader) or not loader.batch_size:
-        return 0
-    rows = len(loader.sampler) if isinstance(loader.sampler, Sized) else 0
-    return rows - rows % loader.batch_size if loader.drop_last else rows
+    return sink.finish(recorder.names)
 
 
 class _DeepestPointRead(BaseException):
@@ -161,7 +133,7 @@ class _DeepestPointRead(BaseException):
 
 @dataclass
 class _Recorder:
-    """The hooks, what they have seen of the batch in flight, and the rows so far.
+    """The hooks, and what they have seen of the batch in flight.
 
     The first batch teaches how often every module runs. From then on more or fewer calls are an
     error, and the forward pass ends with the last point.
@@ -170,10 +142,9 @@ class _Recorder:
     requests: list[Request]
     rules: dict[str, PoolRule]
     dtype: torch.dtype | None
-    device: torch.device
-    expected: int  # rows in all
-    # by point in the order of computation: a block of that length, the batches it cannot hold
-    blocks: dict[Point, list[Tensor]] = field(default_factory=dict)
+    sink: Sink
+    # by point in the order of computation: width and dtype of the stored rows
+    kinds: dict[Point, tuple[int, torch.dtype]] = field(default_factory=dict)
     names: dict[Point, list[str]] = field(default_factory=lambda: defaultdict(list))
     total: Counter[Request] = field(default_factory=Counter)  # calls in a whole forward pass
     calls: Counter[Request] = field(default_factory=Counter)  # calls so far in this one
@@ -187,7 +158,7 @@ class _Recorder:
             else:
                 hooks.enter_context(module.register_forward_hook(see))
 
-    def run(self, model: nn.Module, batch: _Batch, home: torch.device) -> None:
+    def run(self, model: nn.Module, batch: Batch, home: torch.device) -> None:
         """One forward pass."""
 
         def move(value: Any) -> Any:
@@ -200,9 +171,9 @@ class _Recorder:
             model(*map(move, batch.args), **{k: move(v) for k, v in batch.kwargs.items()})
         except _DeepestPointRead:
             return
-        if batch.index == 0:
+        if not self.total:
             self._learn()
-        for point in self.blocks:
+        for point in self.kinds:
             if point not in self.read:
                 raise ValueError(
                     f"layer {self.names[point][0]!r}, batch {batch.index}: expected it to run as "
@@ -239,7 +210,7 @@ class _Recorder:
         # in the first batch only the second call tells that there are several
         name = request.name(call, max(calls, call + 1))
         where, point = f"layer {name!r}, batch {batch.index}", request.point(call)
-        if batch.index and call >= calls:
+        if self.total and call >= calls:
             raise ValueError(
                 f"layer {request.name(0, 1)!r}, batch {batch.index}: expected calls of its module "
                 f"as in batch 0, {calls}, found more"
@@ -256,41 +227,23 @@ class _Recorder:
         rows = pool_rows(rule, x, batch.kwargs.get("attention_mask"), where=where)
         self._store(point, rows, self.dtype or x.dtype, where)
         self.read.add(point)
-        if batch.index and len(self.read) == len(self.blocks):
+        if self.total and len(self.read) == len(self.kinds):
             raise _DeepestPointRead
 
     def _store(self, point: Point, rows: Tensor, dtype: torch.dtype, where: str) -> None:
-        start = self.batch.start
-        if point not in self.blocks:
-            shape = max(len(rows), self.expected), rows.shape[1]
-            block = torch.empty(shape, dtype=dtype, device=self.device)
-            self.blocks[point] = [block]
-        block = self.blocks[point][0]
-        if rows.shape[1] != block.shape[1]:
+        width, dtype = self.kinds.setdefault(point, (rows.shape[1], dtype))
+        if rows.shape[1] != width:
             raise ValueError(
-                f"{where}: expected rows of width {block.shape[1]} as in the batches before, "
+                f"{where}: expected rows of width {width} as in the batches before, "
                 f"found {rows.shape[1]}"
             )
-        stored = rows.to(block.dtype)
+        stored = rows.to(dtype)
         if stored.dtype != rows.dtype and (lost := rows.isfinite() & stored.isinf()).any():
             raise OverflowError(
                 f"{where}: {int(lost.sum())} finite activations overflow {stored.dtype}, first in "
-                f"row {start + int(lost.nonzero()[0, 0])}; store them in a wider dtype"
+                f"row {self.batch.start + int(lost.nonzero()[0, 0])}; store them in a wider dtype"
             )
-        if (end := start + len(rows)) <= len(block):
-            block[start:end] = stored
-        else:
-            self.blocks[point].append(stored.to(self.device, copy=True))
-
-    def finish(self, rows: int) -> dict[str, Tensor]:
-        """All `rows` of every point, in storages of exactly their size; nothing is kept here."""
-        found: dict[str, Tensor] = {}
-        for point in list(self.blocks):
-            block, *more = self.blocks.pop(point)
-            used = rows - sum(map(len, more))
-            whole = torch.cat([block[:used], *more]) if more or used < len(block) else block
-            found.update(dict.fromkeys(self.names[point], whole))
-        return found
+        self.sink.add(point, stored)
 
 
 @contextmanager

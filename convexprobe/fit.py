@@ -14,11 +14,13 @@ from convexprobe._progress import progress_bar
 from convexprobe.folds import Group, plan
 from convexprobe.inputs import (
     Labels,
+    all_finite,
     check_activations,
     check_finite,
     check_folds,
     check_l2,
     check_layer,
+    check_memory,
     check_solver,
     check_weights,
     encode,
@@ -33,7 +35,9 @@ from convexprobe.probes import PathPoint, Probe, ProbeSet
 from convexprobe.remembered import Remembered
 from convexprobe.solve import Record
 from convexprobe.solvers import Solver
-from convexprobe.sources import Rows
+from convexprobe.sources import Source
+from convexprobe.store import Store
+from convexprobe.streaming import place
 from convexprobe.validation import validation_loss
 from convexprobe.warm_start import Previous
 
@@ -57,6 +61,8 @@ def fit_probes(
     seed: int = 0,
     max_passes: float = 1000.0,
     max_seconds: float = np.inf,
+    device: str | None = None,
+    memory_limit: float | None = None,
     progress: bool | None = None,
 ) -> ProbeSet:
     """Fit the optimal linear classifier of every layer, certified to `tol`.
@@ -67,7 +73,8 @@ def fit_probes(
 
     Args:
         activations: layer name -> `(n, d)`, or one such array; NumPy, torch, CuPy or DLPack. What
-            goes in decides where the work runs and what comes out.
+            goes in decides where the work runs and what comes out. Also what `open_activations`
+            returns: rows on disk.
         labels: `(n,)` integers or any hashable classes. An `(n, m)` array or a mapping name ->
             `(n,)` holds concepts, all fitted together: probes are then named "layer/concept"
             (column number or name) and each has its own classes and chooses its own `l2`.
@@ -92,6 +99,12 @@ def fit_probes(
         seed: of the held-out rows and folds.
         max_passes: budget of passes for each layer.
         max_seconds: budget of seconds for each layer.
+        device: where to work, a torch device; None is where the activations are, the CPU for rows
+            on disk.
+        memory_limit: bytes that the rows of a layer may take, on the device and on the host alike;
+            None is half of what is free there. A layer that fits on the device is loaded there; one
+            that does not is read in blocks, from the host's memory if it fits there, else from
+            disk. The answer is the same. Logits, `4 m k n` bytes each, are not part of it.
         progress: show a bar; None shows it on a terminal.
 
     Returns:
@@ -102,6 +115,7 @@ def fit_probes(
             and where (the layer, the first bad row).
     """
     layers = check_activations(activations)
+    check_memory(device, memory_limit)
     rows = next(iter(layers.values())).shape[0]
     targets = read_labels(labels, rows, classes)
     grid = check_l2(l2)
@@ -112,6 +126,7 @@ def fit_probes(
     names = [probe_name(layer, concept) for layer in layers for concept in targets.names]
     if len(set(names)) < len(names):
         raise ValueError(f"labels: two of layer/concept have the same name, in {names}")
+    at = partial(place, device=device, limit=memory_limit)
     held_layers, held_codes = _check_validation(validation, layers, targets)
     early = stopping == "validation"
     hold = cv is None and held_codes is None and (early or grid is None or len(grid) > 1)
@@ -119,14 +134,16 @@ def fit_probes(
 
     out: dict[str, Probe] = {}
     with progress_bar(total=len(layers), desc="probes", show=progress) as bar:
-        for name, x in layers.items():
-            where = f"activations[{name!r}]"
+        for name, found in layers.items():
+            where, x = f"activations[{name!r}]", at(found)
             with np.errstate(over="ignore", invalid="ignore"):
                 variance = _feature_variance(x, where) if grid is None else 1.0
                 problem = _problem(x, targets, groups)
             if not np.isfinite(to_numpy(problem.moment)).all():
                 check_finite(x, where)
-            given = None if held_codes is None else (held_layers[name], held_codes)
+            given = None
+            if held_codes is not None:
+                given = at(held_layers[name]), held_codes
             penalties = np.asarray(GRID) * variance if grid is None else grid
             solutions = solve_path(
                 problem,
@@ -152,20 +169,20 @@ def _show(bar: Any, layer: str, record: Record) -> None:
     bar.set_postfix_str(f"{layer}: {record.passes:.0f} passes, gap {record.gap.max():.1e}")
 
 
-def _problem(x: Array, labels: Labels, groups: list[Group]) -> Problem:
+def _problem(x: Source, labels: Labels, groups: list[Group]) -> Problem:
     """A task for each group; labels and weights that all groups share are kept once."""
     codes, weights = labels.codes, [g.weights for g in groups]
     if len(codes) > 1:
         codes = codes[[g.concept for g in groups]]
     shared: np.ndarray | None = weights[0]
     if any(w is not shared for w in weights):
-        shared = np.stack([np.ones(x.shape[0]) if w is None else w for w in weights])
+        shared = np.stack([np.ones(x.n) if w is None else w for w in weights])
     return Problem(
-        Rows(x),
-        like(codes, x),
+        x,
+        like(codes, x.reference),
         np.zeros(len(groups)),
         classes=max(len(c) for c in labels.classes),
-        weights=None if shared is None else like(shared, x, compute_dtype(x)),
+        weights=None if shared is None else like(shared, x.reference, compute_dtype(x.reference)),
     )
 
 
@@ -179,7 +196,7 @@ class _LayerFit:
     penalties: np.ndarray
     solutions: list[list[Fitted]]
 
-    def choose(self, concept: int, held: tuple[Array, np.ndarray] | None) -> Probe:
+    def choose(self, concept: int, held: tuple[Source, np.ndarray] | None) -> Probe:
         """The concept's probe of the penalty that does best on held-out rows, with the path.
 
         `held`: validation rows and their classes; the groups' own held-out rows when None.
@@ -191,12 +208,12 @@ class _LayerFit:
             if held is not None:
                 x, codes = held
             elif rows is not None:
-                x, codes = self.problem.rows.take(rows), self.labels.codes[concept][rows]
+                x, codes = self.problem.rows.subset(rows), self.labels.codes[concept][rows]
             else:
                 continue
-            probes = [self._probe(i, v) for v in range(len(self.penalties))]
-            found = [score(to_numpy(probe.log_proba(x)), codes) for probe in probes]
-            scores.append([(s.error, s.loss) for s in found])
+            scores.append(
+                _scores([self._probe(i, v) for v in range(len(self.penalties))], x, codes)
+            )
         if not scores:
             return self._probe(mine[-1], 0)
         mean = np.mean(scores, axis=0).tolist()
@@ -240,9 +257,19 @@ class _LayerFit:
         )
 
 
+def _scores(probes: list[Probe], rows: Source, codes: np.ndarray) -> np.ndarray:
+    """Error and loss of each probe, `(probes, 2)`, on rows that are read once."""
+    sums = np.zeros((len(probes), 2))
+    for span, x in rows.blocks():
+        for i, probe in enumerate(probes):
+            found = score(to_numpy(probe.log_proba(x)), codes[span])
+            sums[i] += found.rows * np.array([found.error, found.loss])
+    return sums / rows.n
+
+
 def _check_validation(
-    validation: tuple[Any, Any] | None, layers: dict[str, Array], labels: Labels
-) -> tuple[dict[str, Array], list[np.ndarray] | None]:
+    validation: tuple[Any, Any] | None, layers: dict[str, Array | Store], labels: Labels
+) -> tuple[dict[str, Array | Store], list[np.ndarray] | None]:
     """Validation layers of the same names and widths, and class indices of every concept."""
     if validation is None:
         return {}, None
@@ -255,8 +282,9 @@ def _check_validation(
                 f"validation[{name!r}]: expected {x.shape[1]} features, found {held[name].shape[1]}"
             )
     for name, x in held.items():
-        if not bool(namespace(x).all(namespace(x).isfinite(x))):
-            check_finite(x, f"validation[{name!r}]")
+        rows = place(x, None, 0.0)  # not loaded
+        if not all_finite(rows):
+            check_finite(rows, f"validation[{name!r}]")
     count = held[next(iter(layers))].shape[0]
     concepts = split_concepts(validation[1], count, "validation")
     if set(concepts) != set(labels.names):
@@ -305,7 +333,7 @@ def _start_from(
         starts.append(np.concatenate([weights.ravel(), bias]))
         if memory is not None:
             logits.append(np.pad(memory.logits[name], ((0, absent), (0, 0))))
-    index, x = [group.concept for group in groups], problem.rows.matrix
+    index, x = [group.concept for group in groups], problem.rows.reference
     return Previous(
         like(np.stack(starts)[index], x),
         like(np.stack(logits)[index], x) if memory is not None else None,
@@ -313,11 +341,11 @@ def _start_from(
     )
 
 
-def _feature_variance(x: Array, where: str) -> float:
+def _feature_variance(rows: Source, where: str) -> float:
     """Mean variance of the features, from at most 4 096 evenly spaced rows; 1 if constant."""
+    x = rows.take(np.arange(0, rows.n, max(1, rows.n // 4096)))
     xp = namespace(x)
-    rows = Rows(x).take(np.arange(0, x.shape[0], max(1, x.shape[0] // 4096)))
-    value = float(xp.mean(xp.var(cast(rows, xp.float64), axis=0)))
+    value = float(xp.mean(xp.var(cast(x, xp.float64), axis=0)))
     if not np.isfinite(value):
-        check_finite(x, where)
+        check_finite(rows, where)
     return value if value > 0 else 1.0

@@ -13,12 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from convexprobe._array import Array, as_array, cast, is_array, is_real, namespace, to_numpy
+from convexprobe._array import (
+    Array,
+    as_array,
+    cast,
+    check_device,
+    is_array,
+    is_real,
+    namespace,
+    to_numpy,
+)
 from convexprobe.solvers import SOLVERS, Solver
+from convexprobe.sources import Source
+from convexprobe.store import Store
 
 
-def check_activations(activations: Any, what: str = "activations") -> dict[str, Array]:
-    """Layer name -> `(n, d)` real array; integers and booleans become float32.
+def check_activations(activations: Any, what: str = "activations") -> dict[str, Array | Store]:
+    """Layer name -> `(n, d)`, a real array (integers and booleans become float32) or a store.
 
     Raises:
         TypeError: a layer is not a real numeric array.
@@ -28,11 +39,14 @@ def check_activations(activations: Any, what: str = "activations") -> dict[str, 
         activations = {"activations": activations}
     if not activations:
         raise ValueError(f"{what}: expected at least one layer, found none")
-    layers: dict[str, Array] = {}
+    layers: dict[str, Array | Store] = {}
     for name, value in activations.items():
         where = f"{what}[{name!r}]"
         if not isinstance(name, str):
             raise TypeError(f"{what}: layer names must be strings, found {name!r}")
+        if isinstance(value, Store):
+            layers[name] = value
+            continue
         array = as_array(value)
         if not is_real(array):
             raise TypeError(f"{where}: expected a real numeric array, found dtype {array.dtype}")
@@ -57,18 +71,39 @@ def check_activations(activations: Any, what: str = "activations") -> dict[str, 
     return layers
 
 
-def check_finite(x: Array, where: str) -> None:
+def check_finite(rows: Source, where: str) -> None:
     """Name the first row with NaN or Inf; called when a sum over the rows came out non-finite."""
-    xp = namespace(x)
-    bad = to_numpy(xp.any(~xp.isfinite(x), axis=1))
-    if bad.any():
-        row = int(bad.argmax())
-        column = int(to_numpy(~xp.isfinite(x[row, :])).argmax())
+    count, first = 0, ""
+    for span, x in rows.blocks():
+        xp = namespace(x)
+        bad = to_numpy(xp.any(~xp.isfinite(x), axis=1))
+        if bad.any() and not first:
+            row = int(bad.argmax())
+            column = int(to_numpy(~xp.isfinite(x[row, :])).argmax())
+            first = f"{float(x[row, column])} in row {span.start + row}, feature {column}"
+        count += int(bad.sum())
+    if count:
         raise ValueError(
-            f"{where}: expected finite values, found {float(x[row, column])} in row {row}, "
-            f"feature {column} ({int(bad.sum())} bad rows of {len(bad)})"
+            f"{where}: expected finite values, found {first} ({count} bad rows of {rows.n})"
         )
     raise ValueError(f"{where}: values so large that their sum overflows; scale them down")
+
+
+def all_finite(rows: Source) -> bool:
+    """Whether no row has NaN or Inf; one reading."""
+    return all(bool(namespace(x).all(namespace(x).isfinite(x))) for _, x in rows.blocks())
+
+
+def check_memory(device: Any, limit: Any) -> None:
+    """A device that torch knows and can use, and a limit in bytes."""
+    if device is not None:
+        try:
+            check_device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"device: found {device!r}, which cannot be used: {error}") from None
+    real = isinstance(limit, (int, float)) and not isinstance(limit, bool)
+    if limit is not None and not (real and limit > 0):
+        raise ValueError(f"memory_limit: expected a positive number of bytes, found {limit!r}")
 
 
 def check_labels(labels: Any, rows: int, what: str = "labels") -> np.ndarray:

@@ -20,7 +20,7 @@ import numpy as np
 
 from convexprobe._array import Array, cast, compute_dtype, like, namespace, to_numpy
 from convexprobe.family import select
-from convexprobe.sources import Rows
+from convexprobe.sources import Source, in_smaller_blocks
 
 _ABSENT = -1e30
 """Logit offset of a class without rows: finite, so that 0 times it is 0 and not NaN."""
@@ -48,11 +48,11 @@ class LinearModel:
     """
 
     def __init__(
-        self, rows: Rows, labels: Array, l2: Any, *, classes: int, weights: Array | None = None
+        self, rows: Source, labels: Array, l2: Any, *, classes: int, weights: Array | None = None
     ) -> None:
         self.rows, self.k, self.n, self.d = rows, classes, rows.n, rows.d
-        self.xp = namespace(rows.matrix)
-        self.dtype = compute_dtype(rows.matrix)
+        self.xp = namespace(rows.reference)
+        self.dtype = compute_dtype(rows.reference)
         self.labels = labels if labels.ndim == 2 else labels[None, :]
         self.weights = None if weights is None else cast(weights, self.dtype)
         if self.weights is not None and self.weights.ndim == 1:
@@ -69,6 +69,7 @@ class LinearModel:
         self._parent: LinearModel | None = None
         self._moments()
 
+    @in_smaller_blocks
     def _moments(self) -> None:
         """Class frequencies, moments and feature mean: half a pass, once."""
         xp, f64 = self.xp, self.xp.float64
@@ -109,7 +110,7 @@ class LinearModel:
     @property
     def l2(self) -> Array:
         """Penalties, `(m,)` float64 on the rows' device."""
-        return like(self._l2, self.rows.matrix)
+        return like(self._l2, self.rows.reference)
 
     @property
     def host_l2(self) -> np.ndarray:
@@ -180,11 +181,19 @@ class LinearModel:
         z = self.xp.reshape(flat @ x.T, (v.shape[0], self.k, x.shape[0]))
         return z + cast(bias, self.dtype)[:, :, None]
 
+    @in_smaller_blocks
     def spread(self, v: Array) -> Array:
         """`V x_i + c` of all rows, `(m, k, n)`: how logits change along `v`; half a pass."""
-        blocks = [self.directions(v, x) for _, x in self.rows.blocks(self.m * self.k)]
+        out = self.room(v)
+        for span, x in self.rows.blocks(self.m * self.k):
+            out[:, :, span] = self.directions(v, x)
         self.spend(0.5)
-        return self.xp.concat(blocks, axis=2)
+        return out
+
+    def room(self, w: Array) -> Array:
+        """For the logits of all rows, `(m, k, n)`: filled in place, they are never there twice."""
+        shape = (w.shape[0], self.k, self.n)
+        return self.xp.empty(shape, dtype=self.dtype, device=w.device)
 
 
 class Pullback:

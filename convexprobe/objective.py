@@ -16,12 +16,14 @@ Shapes are those of `convexprobe.linear_model`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 
 from convexprobe._array import Array, cast, epsilon, like, to_numpy
 from convexprobe.linear_model import LinearModel, Pullback
 from convexprobe.softmax import centred_exponential, ray_terms, softmax
+from convexprobe.sources import in_smaller_blocks
 
 _CHECKED = 64
 """Rows whose logits are checked against float64 in every evaluation."""
@@ -57,6 +59,7 @@ class Evaluation:
 class Problem(LinearModel):
     """A family of `m` convex tasks over one source of rows; `LinearModel` has its data."""
 
+    @in_smaller_blocks
     def evaluate(self, w: Array, *, logits: Array | None = None, keep: bool = False) -> Evaluation:
         """Value, gradient and what certificates need at `w` `(m, p)`: one pass, read once.
 
@@ -73,12 +76,13 @@ class Problem(LinearModel):
             return self._evaluate_constant(w, keep=keep)
         pulled = Pullback(self, self.m)
         loss = entropy = scale = xp.zeros((self.m,), dtype=f64, device=w.device)
-        uncertainty, kept = [], []
+        uncertainty = []
+        kept = self.room(w) if keep and logits is None else logits
         for span, x in self.rows.blocks(self.m * self.k):
             if logits is None:
                 z = self.logits(w, x)
-                if keep:
-                    kept.append(xp.asarray(z, copy=True))
+                if kept is not None:
+                    kept[:, :, span] = z
             else:
                 z = xp.asarray(logits[:, :, span], copy=True)
             z, p, top = centred_exponential(z)
@@ -111,7 +115,7 @@ class Problem(LinearModel):
             prior=gradient[:, self.k * self.d :] + self.frequency,
             uncertainty=xp.concat(uncertainty, axis=1),
             rounding=2.0 * epsilon(self.dtype, w) * (scale + loss) + self._logit_error(w, logits),
-            logits=xp.concat(kept, axis=2) if kept else logits,
+            logits=kept,
         )
 
     def _logit_error(self, w: Array, logits: Array | None) -> Array:
@@ -185,15 +189,17 @@ class Problem(LinearModel):
             curvature + self.l2 * xp.sum(d * d, axis=(1, 2)),
         )
 
+    @in_smaller_blocks
     def errors(self, w: Array, logits: Array | None = None) -> np.ndarray:
         """Weighted fraction of rows that are misclassified, host `(m,)`; ties count as such.
 
         Half a pass, or none where the logits `(m, k, n)` at `w` are known.
         """
-        xp = self.xp
+        xp, columns = self.xp, self.m * self.k
         wrong = xp.zeros((self.m,), dtype=xp.float64, device=w.device)
-        for span in self.rows.spans(max(self.d, self.m * self.k)):
-            z = self.logits(w, self.rows.block(span)) if logits is None else logits[:, :, span]
+        read = self.rows.blocks(columns)
+        for span, x in read if logits is None else zip(self.rows.spans(columns), repeat(None)):
+            z = self.logits(w, x) if logits is None else logits[:, :, span]
             miss = xp.where(self.one_hot(span), -xp.inf, z)
             hit = xp.where(self.one_hot(span), z, -xp.inf)
             bad = cast(xp.max(miss, axis=1) >= xp.max(hit, axis=1), self.dtype)

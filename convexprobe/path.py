@@ -49,6 +49,14 @@ class Fitted:
     start: str
 
 
+def chunk(n: int, d: int, k: int) -> tuple[int, int]:
+    """How many neighbouring penalties, and how many groups, are solved together at most."""
+    # Logits of all rows bound the sample's; a quasi-Newton memory holds twenty vectors (m, p).
+    task = 4.0 * k * (n + 40 * d)
+    together = int(min(max(MEMORY // task, 1), NEIGHBOURS))
+    return together, int(max(MEMORY // (task * together), 1))
+
+
 def solve_path(
     groups: Problem,
     penalties: np.ndarray,
@@ -79,10 +87,7 @@ def solve_path(
     """
     started = time.perf_counter()
     out: dict[tuple[int, int], Fitted] = {}
-    # Logits of all rows bound the sample's; a quasi-Newton memory holds twenty vectors (m, p).
-    task = 4.0 * groups.k * (groups.n + 40 * groups.d)
-    together = int(min(max(MEMORY // task, 1), NEIGHBOURS))
-    width = int(max(MEMORY // (task * together), 1))
+    together, width = chunk(groups.n, groups.d, groups.k)
     order = np.argsort(-penalties, kind="stable")
     wide = previous is None and stopping is None and bool((penalties > 0).all())
     space = row_space(groups) if wide and is_wide(groups) else None

@@ -27,7 +27,7 @@ from convexprobe.inputs import (
 from convexprobe.measures import Score, score
 from convexprobe.plots import plot_errors
 from convexprobe.solve import Status
-from convexprobe.sources import Rows
+from convexprobe.streaming import place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,12 +100,15 @@ class Probe:
         Raises:
             ValueError: rows of another width.
         """
-        x = check_activations(x)["activations"]
-        xp, dtype = namespace(x), compute_dtype(x)
-        if x.shape[1] != self.weights.shape[1]:
-            raise ValueError(f"expected {self.weights.shape[1]} features, found {x.shape[1]}")
-        weights, bias = like(to_numpy(self.weights), x, dtype), like(to_numpy(self.bias), x, dtype)
-        out = [block @ weights.T + bias[None, :] for _, block in Rows(x).blocks()]
+        found = check_activations(x)["activations"]
+        rows = place(found, None, 0.0)
+        if rows.d != self.weights.shape[1]:
+            raise ValueError(f"expected {self.weights.shape[1]} features, found {rows.d}")
+        xp, dtype = namespace(rows.reference), compute_dtype(rows.reference)
+        weights, bias = (
+            like(to_numpy(a), rows.reference, dtype) for a in (self.weights, self.bias)
+        )
+        out = [block @ weights.T + bias[None, :] for _, block in rows.blocks()]
         return xp.concat(out, axis=0)
 
     def log_proba(self, x: Any) -> Array:

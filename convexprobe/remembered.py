@@ -11,7 +11,7 @@ import numpy as np
 from convexprobe._array import to_numpy
 from convexprobe.inputs import check_activations
 from convexprobe.probes import ProbeSet
-from convexprobe.sources import Rows
+from convexprobe.streaming import place
 
 LARGEST = 1 << 26
 """Bytes that the logits of one probe may take; beyond, evenly spaced rows stand for all."""
@@ -51,6 +51,6 @@ def remember(probes: ProbeSet, activations: Any) -> Remembered:
         layer = name if name in layers else name.rpartition("/")[0]
         if layer not in layers:
             raise ValueError(f"activations: expected layer {name!r}, found {list(layers)}")
-        found = to_numpy(probe.logits(Rows(layers[layer]).take(rows)))
+        found = to_numpy(probe.logits(place(layers[layer], None, None).take(rows)))
         logits[name] = np.ascontiguousarray(found.T, dtype=np.float32)
     return Remembered(probes, logits, rows)

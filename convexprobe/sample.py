@@ -44,6 +44,7 @@ class Sample(PerTask):
         Near a solution few rows are uncertain: then all of those enter and sums are almost exact.
         Costs half a pass over the rows drawn if the evaluation has no logits.
         """
+        size = min(size, problem.rows.capacity)
         index, inverse = draw_rows(at.uncertainty, problem.weights, size, rng)
         return cls.of(problem, at.w, index, inverse, at.logits)
 

@@ -186,7 +186,7 @@ def solve(
         bound = _certify(family, at, state.sample, target[active], step)
         score = to_numpy(at.value) if stopping is None else stopping(at.w)
         best.update(active, at, bound, notable, score)
-        synchronise(problem.rows.matrix)
+        synchronise(problem.rows.reference)
         elapsed = time.perf_counter() - started
         history.append(Record(step, problem.passes, elapsed, best.value.copy(), best.gap))
         for callback in callbacks:

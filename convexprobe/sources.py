@@ -1,9 +1,11 @@
-"""Where rows come from: a matrix of activations held in memory, read in blocks of rows."""
+"""Where rows come from: the interface that every user of rows keeps to, and rows held in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,56 +15,120 @@ from convexprobe._array import (
     cast,
     compute_dtype,
     contiguous_rows,
+    is_out_of_memory,
     like,
     namespace,
 )
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Activations `X`, shape `(n, d)`, in the dtype they came in.
+class Source(ABC):
+    """Activations `X`, shape `(n, d)`, read in blocks of rows.
 
     Blocks and gathered rows are handed out in the compute dtype (float64 for float64, float32 for
-    everything narrower), so half-precision activations are never copied whole.
+    everything narrower) on the device where they are multiplied. A block is good until the next
+    one is asked for.
 
     Attributes:
-        matrix: the activations, `(n, d)`, of any array library.
+        reference: an array of the rows' library, stored dtype and device; perhaps without rows.
+        n: number of rows.
+        d: number of features.
+        capacity: rows that may be gathered and held at a time.
     """
 
-    matrix: Array
+    reference: Array
+    n: int
+    d: int
+    capacity: int
+    _halvings = 0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "matrix", contiguous_rows(self.matrix))
+    @abstractmethod
+    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
+        """Row slices and their rows, in order; `columns` are the logits beside each row."""
 
-    @property
-    def n(self) -> int:
-        """Number of rows."""
-        return int(self.matrix.shape[0])
+    @abstractmethod
+    def take(self, index: np.ndarray) -> Array:
+        """The rows of a host index, `(s, d)`."""
 
-    @property
-    def d(self) -> int:
-        """Number of features."""
-        return int(self.matrix.shape[1])
+    @abstractmethod
+    def subset(self, index: np.ndarray) -> Source:
+        """The rows of a host index as a source of their own."""
+
+    def block(self, columns: int) -> int:
+        """Rows a block of so many columns has."""
+        return max(block_rows(columns, self.reference) >> self._halvings, 1)
 
     def spans(self, columns: int) -> Iterator[slice]:
         """Row slices, in order; a block of an array with so many columns stays in cache."""
-        size = block_rows(columns, self.matrix)
+        size = self.block(columns)
         for start in range(0, self.n, size):
             yield slice(start, min(start + size, self.n))
 
-    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
-        """Row slices and their rows, in order; `columns` are the logits beside each row."""
-        for rows in self.spans(max(self.d, columns)):
-            yield rows, self.block(rows)
+    def halve(self) -> bool:
+        """Half the rows a block from now on; False where a block has one row already."""
+        if self.block(self.d) == 1:
+            return False
+        self._halvings += 1
+        return True
 
-    def block(self, rows: slice) -> Array:
-        """The rows of a slice."""
-        return cast(self.matrix[rows, :], compute_dtype(self.matrix))
+
+class Rows(Source):
+    """Rows held in memory, on any device, in the dtype they came in.
+
+    Half-precision activations are never copied whole: blocks are converted as they are read.
+
+    Args:
+        matrix: the activations, `(n, d)`, of any array library.
+    """
+
+    def __init__(self, matrix: Array) -> None:
+        self.matrix = self.reference = contiguous_rows(matrix)
+        self.n, self.d = (int(size) for size in matrix.shape)
+        self.capacity = self.n
+
+    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
+        """Views of the matrix, or its conversions."""
+        dtype = compute_dtype(self.matrix)
+        for rows in self.spans(max(self.d, columns)):
+            yield rows, cast(self.matrix[rows, :], dtype)
 
     def take(self, index: np.ndarray) -> Array:
-        """The rows of a host index, `(s, d)`: gathered, or as they are if they are all."""
+        """Gathered rows, or the matrix as it is if the index has all of it in order."""
         xp = namespace(self.matrix)
         if len(index) == self.n and (index == np.arange(self.n)).all():
             return cast(self.matrix, compute_dtype(self.matrix))
         rows = xp.take(self.matrix, like(index, self.matrix), axis=0)
         return cast(rows, compute_dtype(self.matrix))
+
+    def subset(self, index: np.ndarray) -> Rows:
+        """A copy of the rows."""
+        return Rows(self.take(index))
+
+
+class _ReadsRows(Protocol):
+    @property
+    def rows(self) -> Source: ...
+
+
+_Reader = TypeVar("_Reader", bound=_ReadsRows)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def in_smaller_blocks(
+    method: Callable[Concatenate[_Reader, _P], _T],
+) -> Callable[Concatenate[_Reader, _P], _T]:
+    """A method that reads `self.rows` in blocks and changes nothing before it has read them all.
+
+    Where the device runs out of memory, it is called again with half the rows a block.
+    """
+
+    @wraps(method)
+    def retried(self: _Reader, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        while True:
+            try:
+                return method(self, *args, **kwargs)
+            except Exception as error:
+                if not is_out_of_memory(error) or not self.rows.halve():
+                    raise
+
+    return retried

@@ -10,7 +10,7 @@ from convexprobe._array import Array, like, to_numpy
 from convexprobe.family import PerTask, select
 from convexprobe.folds import Group
 from convexprobe.objective import Problem
-from convexprobe.sources import Rows
+from convexprobe.sources import Source, in_smaller_blocks
 
 _LARGEST = 1e6
 """Loss of a row whose class had no rows to fit to: a constant, from which sums still recover."""
@@ -28,10 +28,11 @@ class ValidationLoss(PerTask):
     """
 
     family: Problem
-    rows: Rows
+    rows: Source
     labels: Array
     weights: Array | None
 
+    @in_smaller_blocks
     def __call__(self, w: Array) -> np.ndarray:
         """Half a pass over the validation rows."""
         family, xp = self.family, self.family.xp
@@ -60,20 +61,19 @@ class ValidationLoss(PerTask):
 
 
 def validation_loss(
-    problem: Problem, groups: list[Group], validation: tuple[Array, list[np.ndarray]] | None
+    problem: Problem, groups: list[Group], validation: tuple[Source, list[np.ndarray]] | None
 ) -> ValidationLoss:
     """Judged on the validation rows and classes given, or on what each group holds out."""
     if validation is not None:
-        x, codes = validation
-        rows = Rows(x)
+        rows, codes = validation
         stacked = np.stack([codes[g.concept] for g in groups])
-        return ValidationLoss(problem, rows, like(stacked, problem.rows.matrix), None)
+        return ValidationLoss(problem, rows, like(stacked, problem.rows.reference), None)
     held = np.zeros((len(groups), problem.n))
     for i, group in enumerate(groups):
         held[i, group.held] = 1.0
     if len(groups) > 1:
-        weights = like(held, problem.rows.matrix, problem.dtype)
+        weights = like(held, problem.rows.reference, problem.dtype)
         return ValidationLoss(problem, problem.rows, problem.labels, weights)
     index = np.flatnonzero(held[0])
     labels = problem.xp.take(problem.labels, like(index, problem.labels), axis=1)
-    return ValidationLoss(problem, Rows(problem.rows.take(index)), labels, None)
+    return ValidationLoss(problem, problem.rows.subset(index), labels, None)

@@ -28,7 +28,6 @@ from convexprobe.objective import Problem
 from convexprobe.preconditioner import Curvature, Inverse
 from convexprobe.sample import Sample, draw_rows
 from convexprobe.softmax import softmax
-from convexprobe.sources import Rows
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def transferred(
         The parameters, and `(C + l2)^-1`, a preconditioner near them. Half a pass and the sample's.
     """
     xp = problem.xp
-    source = problem.rows if len(rows) == problem.n else Rows(problem.rows.take(rows))
+    source = problem.rows if len(rows) == problem.n else problem.rows.subset(rows)
     at = like(rows, problem.labels)
     z = cast(logits, problem.dtype)
     z = xp.where(xp.isfinite(z) & (problem.absent[:, :, None] == 0), z, 0.0)

@@ -53,7 +53,7 @@ def problem_on(
 
 
 def kept_to_the_device(found: Any, problem: Problem) -> bool:
-    matrix = problem.rows.matrix
+    matrix = problem.rows.reference
     return type(found) is type(matrix) and found.device == matrix.device
 
 

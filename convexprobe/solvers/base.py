@@ -97,8 +97,9 @@ def line_search(problem: Problem, at: Evaluation, direction: Array) -> tuple[Eva
     direction = xp.where(moves[:, None], direction, 0.0)
     dz = xp.where(moves[:, None, None], dz, 0.0)
     w = at.w - t[:, None] * direction
-    logits = at.logits - cast(t, at.logits.dtype)[:, None, None] * dz
-    return problem.evaluate(w, logits=logits), t
+    dz *= -cast(t, dz.dtype)[:, None, None]  # in place: arrays of this size decide the memory
+    dz += at.logits
+    return problem.evaluate(w, logits=dz), t
 
 
 def conjugate_gradient(

@@ -35,7 +35,7 @@ class SVRG(VarianceReduced):
         weights, _ = problem.split(w)
         if self.growing and not bool(problem.xp.any(weights != 0)):
             for rows in (problem.n // 16, problem.n // 4):
-                if rows >= self.rows:
+                if self.rows <= rows <= problem.rows.capacity:
                     w = self._on_part(problem, w, rows)
         return super().init(problem, w)
 

@@ -1,0 +1,215 @@
+"""Rows that do not fit where they are multiplied: read in blocks while others are multiplied."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convexprobe._array import Array, as_array, cast, compute_dtype, contiguous_rows
+from convexprobe.sources import Rows, Source
+from convexprobe.store import CHUNK, HostStore, Store
+
+AHEAD = 2
+"""Chunks that are read before they are needed: a slow read has one chunk's time to be made up."""
+
+SHARE = 0.5
+"""Of the free memory, what a layer's rows may take when no limit is given."""
+
+SAMPLES = 0.1
+"""Of the limit, what a gathered sample may take, `4 d` bytes a row: solvers hold up to four arrays
+of that size (the sample, its batches, and two while a preconditioner is built)."""
+
+LEAST = 2500
+"""Rows that may be gathered whatever the limit: the first sample of every solver."""
+
+
+class Stream(Source):
+    """Rows of a store, multiplied on a device, with one thread that reads ahead.
+
+    Memory: `AHEAD + 1` buffers of 8 MiB or a block, whatever `n` is. Blocks are those of `Rows`, so
+    that the sums are the same to the last bit as with all rows in memory.
+
+    Args:
+        store: where the rows are.
+        device: where they are multiplied.
+        limit: bytes that gathered rows may take, about.
+    """
+
+    def __init__(self, store: Store, device: torch.device | str, limit: float) -> None:
+        self.store, self.device = store, torch.device(device)
+        self.n, self.d = store.shape
+        self.reference = torch.empty((0, self.d), dtype=store.dtype, device=self.device)
+        self.capacity = capacity(limit, self.d)
+        self._spare: list[Tensor] = []
+
+    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
+        """Views of a buffer, or their conversions."""
+        size = self.block(max(self.d, columns))
+        step = min(chunk_rows(size, self.store.row_bytes), self.n)
+        dtype = compute_dtype(self.reference)
+        starts = iter(range(0, self.n, step))
+        buffers = [self._buffer(step) for _ in range(AHEAD + 1)]
+        waiting: deque[tuple[int, Tensor, Future[Tensor]]] = deque()
+
+        def ask(pool: ThreadPoolExecutor) -> None:
+            if (start := next(starts, None)) is not None:
+                buffer, stop = buffers.pop(), min(start + step, self.n)
+                waiting.append((start, buffer, pool.submit(self._fetch, start, stop, buffer)))
+
+        with ThreadPoolExecutor(1, "convexprobe-read") as pool:
+            for _ in range(AHEAD):
+                ask(pool)
+            while waiting:
+                start, buffer, read = waiting.popleft()
+                rows = self._arrived(read.result())
+                ask(pool)
+                for first in range(0, len(rows), size):
+                    part = rows[first : first + size]
+                    yield slice(start + first, start + first + len(part)), cast(part, dtype)
+                buffers.append(buffer)
+        self._spare = buffers
+
+    def take(self, index: np.ndarray) -> Array:
+        """Gathered in the store's own order, then moved."""
+        rows = self.store.gather(np.asarray(index)).to(self.device)
+        return cast(rows, compute_dtype(self.reference))
+
+    def subset(self, index: np.ndarray) -> Source:
+        """Read when asked for, block by block."""
+        return _Subset(self, index)
+
+    def _buffer(self, rows: int) -> Tensor:
+        """One of the last pass, if it is large enough."""
+        while self._spare:
+            buffer = self._spare.pop()
+            if len(buffer) >= rows or isinstance(self.store, HostStore):
+                return buffer
+        return self.store.buffer(rows, pinned=self.device.type == "cuda")
+
+    def _fetch(self, start: int, stop: int, buffer: Tensor) -> Tensor:
+        """In the reading thread: rows on the device, the buffer free to be filled again."""
+        rows = self.store.read(start, stop, buffer)
+        if self.device.type != "cuda":
+            return rows.to(self.device)
+        side = torch.cuda.Stream(self.device)  # a copy here does not wait for the products
+        with torch.cuda.stream(side):
+            rows = rows.to(self.device, non_blocking=True)
+        side.synchronize()
+        return rows
+
+    def _arrived(self, rows: Tensor) -> Tensor:
+        if rows.device.type == "cuda":  # its memory belongs to the copy's stream until this one
+            rows.record_stream(torch.cuda.current_stream(rows.device))
+        return rows
+
+
+def chunk_rows(block: int, row_bytes: int) -> int:
+    """Rows read at a time: whole blocks, about `CHUNK` bytes."""
+    return block * max(1, CHUNK // (block * row_bytes))
+
+
+def capacity(limit: float, d: int) -> int:
+    """Rows of `d` features that a stream may gather under the limit."""
+    return max(int(SAMPLES * limit / (4 * d)), LEAST)
+
+
+class _Subset(Source):
+    """Rows of a host index of another source, gathered block by block."""
+
+    def __init__(self, base: Source, index: np.ndarray) -> None:
+        self.base, self.index = base, np.asarray(index)
+        self.n, self.d, self.reference = len(self.index), base.d, base.reference
+        self.capacity = base.capacity
+
+    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
+        """Gathered anew in every pass."""
+        for span in self.spans(max(self.d, columns)):
+            yield span, self.base.take(self.index[span])
+
+    def take(self, index: np.ndarray) -> Array:
+        """The rows of an index into the subset."""
+        return self.base.take(self.index[index])
+
+    def subset(self, index: np.ndarray) -> Source:
+        """A subset of the subset."""
+        return _Subset(self.base, self.index[index])
+
+
+def place(rows: Array | Store, device: str | None, limit: float | None) -> Source:
+    """The fastest source that fits: the device's memory, else the host's, else the disk.
+
+    Args:
+        rows: one layer, `(n, d)`.
+        device: where to multiply; None where an array is already, the CPU for rows on disk.
+        limit: bytes that the rows may take, on the device and on the host alike; None is half of
+            what is free there. An array in host memory stays there.
+    """
+    if device is None and not isinstance(rows, Store):
+        return Rows(rows)
+    target = torch.device("cpu" if device is None else device)
+    store = rows if isinstance(rows, Store) else HostStore(as_tensor(rows))
+    if target.type == "cuda" and target.index is None:
+        target = torch.device("cuda", torch.cuda.current_device())
+    if isinstance(store, HostStore) and store.tensor.device == target:
+        return Rows(store.tensor)
+    tier, allowed = choose_tier(store.nbytes, target, limit, disk=isinstance(rows, Store))
+    if tier == "device":
+        return Rows(store.load(target))
+    if tier == "host" and isinstance(rows, Store):
+        store = HostStore(store.load(pinned=target.type == "cuda"))
+    return Stream(store, target, allowed)
+
+
+def choose_tier(
+    size: int, target: torch.device, limit: float | None, *, disk: bool
+) -> tuple[str, float]:
+    """Where rows of so many bytes go: "device" (where they are multiplied), "host" or "disk".
+
+    Returns:
+        The tier, and the bytes that rows may take on the device.
+    """
+    on_device, on_host = (
+        free_memory(where) * SHARE if limit is None else limit
+        for where in (target, torch.device("cpu"))
+    )
+    if size <= on_device:
+        return "device", on_device
+    if not disk or (target.type != "cpu" and size <= on_host):
+        return "host", on_device
+    return "disk", on_device
+
+
+def as_tensor(array: Array) -> Tensor:
+    """The array as a torch tensor, sharing its memory where that can be."""
+    array = contiguous_rows(as_array(array))
+    if isinstance(array, Tensor):
+        return array
+    if isinstance(array, np.ndarray):
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return torch.from_dlpack(array)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can be allocated: of a GPU what it says, of the host what neither the machine nor
+    the process's control group (a container, a batch system) has given away."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024.0 * next(int(s.split()[1]) for s in lines if s.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux: all that there is
+        free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    group = Path("/sys/fs/cgroup")
+    try:
+        most = float((group / "memory.max").read_text())  # "max" where there is no limit
+        free = min(free, most - float((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return max(free, 0.0)
