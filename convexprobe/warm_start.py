@@ -145,7 +145,7 @@ def transferred(
     for span, x in source.blocks(problem.m * problem.k):
         pulled.add(residual[:, :, span], x)
 
-    size = max(2500, 2 * min(problem.d, 1024))
+    size = max(1500, 3 * min(problem.d, 1024) // 2)
     uncertainty = 1.0 - xp.sum(p * p, axis=1)
     index, inclusion = draw_rows(uncertainty, share, size, generator(seed))
     take = like(index, z)

@@ -105,9 +105,7 @@ def test_a_kill_at_any_instant_loses_nothing(tmp_path: Path) -> None:
     assert int(done.stdout.split()[1]) > 4
 
 
-@pytest.mark.parametrize(
-    "name", ["step_12.json", "step_12.safetensors", "step_12.logits.safetensors"]
-)
+@pytest.mark.parametrize("suffix", [".json", ".safetensors", ".logits.safetensors"])
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
 def test_a_torn_last_entry_is_redone_to_the_same_bits(
     tmp_path: Path, suffix: str, damage: str
