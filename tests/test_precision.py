@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Data, minimum, random_data, reference
-from test_streaming import write
+from conftest import Data, minimum, random_data, reference, write_activations
 
 import convexprobe as cxp
 from convexprobe.objective import Problem
@@ -25,7 +24,7 @@ def source(data: Data, dtype: torch.dtype, disk: Path | None) -> tuple[Source, D
     x = torch.tensor(data.x).to(dtype)
     rows: Source = Rows(x)
     if disk is not None:
-        write(disk, {"a": x}, torch.tensor(data.y))
+        write_activations(disk, {"a": x}, torch.tensor(data.y))
         rows = place(cxp.open_activations(disk)[0]["a"], None, 1.0)
     return rows, Data(x.double().numpy(), data.y, data.k)
 
