@@ -269,7 +269,10 @@ class Shards(Store):
 
     def _torn(self, number: int, why: str) -> ValueError:
         path = self.directory / self._blocks[number].file
-        return ValueError(f"{os.fspath(path)!r}: torn or changed since it was written: {why}")
+        return ValueError(
+            f"{os.fspath(path)!r}: torn or changed since it was written: {why}; delete the file "
+            "and call extract again, which redoes it"
+        )
 
 
 def open_activations(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,21 @@ def test_samples_keep_to_the_limit(tmp_path: Path) -> None:
     problem = Problem(Stream(shards, "cpu", 1e3), y, [1e-3], classes=3)
     state = SOLVERS["newton-cg"](rows=5000).init(problem, problem.origin())
     assert len(state.sample.index) < 1.1 * streaming.LEAST
+
+
+def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = matrix(400, 5, torch.float32)
+    write_activations(tmp_path, dict.fromkeys("abc", x), y)
+    alive: list[weakref.ref[Any]] = []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        assert all(source() is None for source in alive)
+        alive.append(weakref.ref(source := place(*args, **options)))
+        return source
+
+    monkeypatch.setattr("convexprobe.fit.place", watched)
+    cxp.fit_probes(*cxp.open_activations(tmp_path), l2=[0.1, 1.0])
+    assert len(alive) == 3
 
 
 class Exhausted:
