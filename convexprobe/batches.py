@@ -62,7 +62,7 @@ class Batch:
     def checksum(self, crc: int) -> int:
         """CRC-32 of its tensors, going on from `crc`."""
         for value in (*self.args, *self.kwargs.values(), self.labels):
-            if isinstance(value, Tensor) and value.layout == torch.strided:
+            if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
                 crc = zlib.crc32(raw_bytes(value.detach().cpu().contiguous()), crc)
         return crc
 

@@ -160,6 +160,7 @@ def fit_probes(
             for concept, label in enumerate(targets.names):
                 held = None if given is None else (given[0], given[1][concept])
                 out[probe_name(name, label)] = fit.choose(concept, held)
+            del x, problem, given, solutions, fit  # before the next layer is loaded
             bar.update()
     return ProbeSet(out)
 
@@ -343,9 +344,15 @@ def _start_from(
 
 def _feature_variance(rows: Source, where: str) -> float:
     """Mean variance of the features, from at most 4 096 evenly spaced rows; 1 if constant."""
-    x = rows.take(np.arange(0, rows.n, max(1, rows.n // 4096)))
-    xp = namespace(x)
-    value = float(xp.mean(xp.var(cast(x, xp.float64), axis=0)))
+    part = rows.subset(np.arange(0, rows.n, max(1, rows.n // 4096)))
+    xp = namespace(rows.reference)
+    mean: Array = 0.0
+    for _, x in part.blocks():
+        mean = mean + xp.sum(cast(x, xp.float64), axis=0) / part.n
+    square = 0.0
+    for _, x in part.blocks():
+        square += float(xp.sum((cast(x, xp.float64) - mean) ** 2))
+    value = square / (part.n * part.d)
     if not np.isfinite(value):
         check_finite(rows, where)
     return value if value > 0 else 1.0

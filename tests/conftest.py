@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,8 +13,12 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from safetensors.torch import save
+from torch import Tensor
 
+from convexprobe._files import write_whole
 from convexprobe.objective import Problem
+from convexprobe.shards import Block, Layer, Manifest, raw_bytes
 from convexprobe.sources import Rows
 
 torch.set_num_threads(1)
@@ -137,3 +143,24 @@ def minimum(data: Data, l2: float) -> tuple[np.ndarray, float]:
             break
     assert decrement < 1e-11, f"the oracle did not converge: {decrement}"
     return w, value
+
+
+def write_activations(
+    directory: Path, layers: dict[str, Tensor], labels: Tensor, rows: int = 97
+) -> None:
+    """A directory as extract writes it, in blocks of so many rows."""
+    directory.mkdir(exist_ok=True)
+    listed = [Layer((n,), x.shape[1], str(x.dtype).split(".")[1]) for n, x in layers.items()]
+    blocks = []
+    for start in range(0, len(labels), rows):
+        tensors = {
+            layer.key: x[start : start + rows].clone()
+            for layer, x in zip(listed, layers.values(), strict=True)
+        }
+        tensors["labels"] = labels[start : start + rows].clone()
+        crc = {key: zlib.crc32(raw_bytes(t)) for key, t in tensors.items()}
+        data = save(tensors)
+        name = f"{len(blocks):05d}.safetensors"
+        write_whole(directory / name, data)
+        blocks.append(Block(name, len(data), len(tensors["labels"]), 1, 0, crc))
+    Manifest("", {}, tuple(listed), True, tuple(blocks), True).write(directory)

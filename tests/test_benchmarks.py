@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import minimum, random_data
 
-from benchmarks import report, run
+from benchmarks import precision, report, run, streaming
 from benchmarks.cases import Case, Judge, Settings, Task, multiclass
 from benchmarks.competitor import all_cases, all_competitors
 from benchmarks.record import Arrived, OutOfTime, Recorder
@@ -184,3 +184,23 @@ def test_a_refusal_and_a_failure_are_words_in_the_table(tmp_path: Path) -> None:
     assert row.status == "failed: ValueError: no luck" and np.isnan(row.seconds)
     refusing = replace(COMPETITORS["sklearn sag"], refuses=lambda task: "not run: too large")
     assert run.run_one(bench, "x", refusing, 1.0, 0)[0].status == "not run: too large"
+
+
+def test_a_small_run_over_streamed_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(streaming, "in_child", lambda work, *args: work(*args))
+    streaming.run(tmp_path / "rows", 0.002, 64)
+    out = capsys.readouterr().out
+    assert "15625 x 64 bfloat16" in out and "fit: certified" in out
+    assert out.count(" target ") == 3
+
+
+def test_a_small_table_of_precisions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["precision", "--rows", "400", "--features", "6"])
+    monkeypatch.setattr(precision, "TOLS", (1e-2,))
+    precision.main()
+    out = capsys.readouterr().out
+    assert out.count("| certified |") == len(precision.DTYPES)

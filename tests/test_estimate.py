@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_streaming import write
+from conftest import write_activations
 
 import convexprobe as cxp
 from convexprobe.store import HostStore
@@ -42,7 +42,7 @@ def test_memory_is_told_within_a_fifth(tmp_path: Path) -> None:
     g = torch.Generator().manual_seed(0)
     x, w = torch.randn(n, d, generator=g), torch.randn(d, k, generator=g)
     y = (x @ w / d**0.5 + torch.randn(n, k, generator=g)).argmax(1)
-    write(tmp_path, {"a": x.bfloat16()}, y, rows=65536)
+    write_activations(tmp_path, {"a": x.bfloat16()}, y, rows=65536)
     for options, tier in [
         ({"l2": 1e-2, "memory_limit": 1}, "disk"),
         ({"l2": [1e-2, 1e-1]}, "device"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Data, minimum, random_data
+from conftest import Data, minimum, random_data, write_activations
 
 import convexprobe as cxp
 from convexprobe._array import to_numpy
@@ -17,6 +18,8 @@ from convexprobe.objective import Problem
 from convexprobe.solve import Status, solve
 from convexprobe.solvers import SOLVERS, Solver
 from convexprobe.sources import Rows
+from convexprobe.store import HostStore
+from convexprobe.streaming import Stream, place
 
 pytestmark = [
     pytest.mark.gpu,
@@ -132,3 +135,45 @@ def test_probes_live_where_their_activations_do(on_device: Callable[[Any], Any])
     assert probe.evaluate(x, data.y).loss == pytest.approx(
         host.evaluate(data.x.astype(np.float32), data.y).loss, abs=0.02
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_tier_gives_the_same_answer(dtype: torch.dtype, tmp_path: Path) -> None:
+    data = random_data(60_000, 40, 3)
+    x, y = torch.tensor(data.x).to(dtype), torch.tensor(data.y)
+    write_activations(tmp_path, {"a": x}, y, rows=7000)
+    stored = cxp.open_activations(tmp_path)[0]["a"]
+    device, options = "cuda", {"l2": 1e-2, "tol": 1e-3}
+    expected = cxp.fit_probes(x.cuda(), y, **options)["activations"]
+    size = x.nbytes
+    assert isinstance(place(stored, device, size), Rows)
+    assert isinstance(place(x, device, size - 1), Stream)
+    for rows, limit in [(stored, size), (x, size), (x, size - 1), (stored, 1)]:
+        probe = cxp.fit_probes({"a": rows}, y, device=device, memory_limit=limit, **options)["a"]
+        assert probe.weights.device.type == "cuda"
+        torch.testing.assert_close(probe.weights, expected.weights, atol=1e-5, rtol=1e-4)
+        assert probe.passes == pytest.approx(expected.passes, rel=0.1)
+
+
+def test_blocks_arrive_whole_while_others_are_multiplied() -> None:
+    x = torch.randn(300_000, 64).pin_memory()
+    stream = Stream(HostStore(x), "cuda", 1e9)
+    busy = torch.randn(4000, 4000, device="cuda")
+    for span, block in stream.blocks():
+        for _ in range(20):  # the next copy runs beside this
+            busy = busy @ busy / 4000
+        assert torch.equal(block.cpu(), x[span])
+
+
+def test_a_full_device_gets_smaller_blocks() -> None:
+    x = torch.randn(400_000, 256)
+    y = torch.arange(len(x)) % 3
+    expected = cxp.fit_probes({"a": x}, y, l2=1e-1, device="cuda")["a"]
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    try:  # logits fit, a block of 256 MB and its companions do not
+        torch.cuda.set_per_process_memory_fraction(250e6 / total)
+        found = cxp.fit_probes({"a": x}, y, l2=1e-1, device="cuda", memory_limit=1e6)["a"]
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.testing.assert_close(found.weights, expected.weights, atol=1e-5, rtol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,40 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_data
-from safetensors.torch import save
+from conftest import random_data, write_activations
 from torch import Tensor
 
 import convexprobe as cxp
-from convexprobe import shards as format_
 from convexprobe import streaming
-from convexprobe._files import write_whole
 from convexprobe.objective import Problem
-from convexprobe.shards import Block, Layer, Manifest, raw_bytes
 from convexprobe.solve import Status
 from convexprobe.solvers import SOLVERS
 from convexprobe.sources import Rows
 from convexprobe.store import HostStore
 from convexprobe.streaming import Stream, place
-
-
-def write(directory: Path, layers: dict[str, Tensor], labels: Tensor, rows: int = 97) -> None:
-    """A directory as extract writes it, in blocks of so many rows."""
-    directory.mkdir(exist_ok=True)
-    listed = [Layer((n,), x.shape[1], str(x.dtype).split(".")[1]) for n, x in layers.items()]
-    blocks = []
-    for start in range(0, len(labels), rows):
-        tensors = {
-            layer.key: x[start : start + rows].clone()
-            for layer, x in zip(listed, layers.values(), strict=True)
-        }
-        tensors["labels"] = labels[start : start + rows].clone()
-        crc = {key: format_.zlib.crc32(raw_bytes(t)) for key, t in tensors.items()}
-        data = save(tensors)
-        name = f"{len(blocks):05d}.safetensors"
-        write_whole(directory / name, data)
-        blocks.append(Block(name, len(data), len(tensors["labels"]), 1, 0, crc))
-    Manifest("", {}, tuple(listed), True, tuple(blocks), True).write(directory)
 
 
 @pytest.fixture(params=["disk", "host"])
@@ -54,7 +32,7 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     def store(x: Tensor) -> Any:
         if request.param == "host":
             return HostStore(x)
-        write(tmp_path, {"a": x}, torch.zeros(len(x)))
+        write_activations(tmp_path, {"a": x}, torch.zeros(len(x)))
         return cxp.open_activations(tmp_path)[0]["a"]
 
     return store
@@ -96,7 +74,7 @@ def test_blocks_and_gathered_rows_are_those_of_memory(stored: Any, dtype: torch.
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_gives_the_answer_of_memory(solver: str, tmp_path: Path) -> None:
     x, y = matrix(1500, 6, torch.float32)
-    write(tmp_path, {"a": x}, y)
+    write_activations(tmp_path, {"a": x}, y)
     activations, labels = cxp.open_activations(tmp_path)
     options: dict[str, Any] = {"l2": [1e-2, 1.0], "tol": 2e-2, "max_passes": 300}
     memory = cxp.fit_probes({"a": x}, y, solver, **options)["a"]
@@ -121,7 +99,7 @@ def test_every_solver_gives_the_answer_of_memory(solver: str, tmp_path: Path) ->
 )
 def test_every_kind_of_fit_can_be_streamed(options: dict[str, Any], tmp_path: Path) -> None:
     x, y = matrix(900, 5, torch.bfloat16)
-    write(tmp_path, {"a": x}, y)
+    write_activations(tmp_path, {"a": x}, y)
     activations, labels = cxp.open_activations(tmp_path)
     memory = cxp.fit_probes({"a": x}, y, tol=1e-2, **options)["a"]
     stream = cxp.fit_probes(activations, labels, tol=1e-2, memory_limit=1, **options)["a"]
@@ -131,8 +109,8 @@ def test_every_kind_of_fit_can_be_streamed(options: dict[str, Any], tmp_path: Pa
 
 def test_validation_and_evaluation_read_from_disk(tmp_path: Path) -> None:
     x, y = matrix(700, 5, torch.float16)
-    write(tmp_path / "train", {"a": x[:500]}, y[:500])
-    write(tmp_path / "test", {"a": x[500:]}, y[500:])
+    write_activations(tmp_path / "train", {"a": x[:500]}, y[:500])
+    write_activations(tmp_path / "test", {"a": x[500:]}, y[500:])
     train, test = (cxp.open_activations(tmp_path / name) for name in ("train", "test"))
     options: dict[str, Any] = {"l2": [1e-2, 1.0]}
     held = {"a": x[500:]}, y[500:]
@@ -146,7 +124,7 @@ def test_validation_and_evaluation_read_from_disk(tmp_path: Path) -> None:
 def test_bad_rows_on_disk_are_named(tmp_path: Path) -> None:
     x, y = matrix(500, 5, torch.float32)
     x[123, 4] = torch.nan
-    write(tmp_path, {"a": x}, y)
+    write_activations(tmp_path, {"a": x}, y)
     activations, labels = cxp.open_activations(tmp_path)
     for limit in (1, None):
         with pytest.raises(ValueError, match=r"\['a'\]: .* nan in row 123, feature 4 \(1 bad"):
@@ -171,7 +149,7 @@ def test_limits_and_devices_are_checked_at_the_door(options: Any, message: str) 
 
 def test_the_fastest_tier_that_fits_is_chosen(tmp_path: Path) -> None:
     x, y = matrix(100, 5, torch.float32)
-    write(tmp_path, {"a": x}, y)
+    write_activations(tmp_path, {"a": x}, y)
     shards = cxp.open_activations(tmp_path)[0]["a"]
     assert shards.nbytes == 2000
     assert isinstance(place(shards, None, 2000), Rows)
@@ -186,13 +164,28 @@ def test_the_fastest_tier_that_fits_is_chosen(tmp_path: Path) -> None:
 
 def test_samples_keep_to_the_limit(tmp_path: Path) -> None:
     x, y = matrix(20_000, 4, torch.float32)
-    write(tmp_path, {"a": x}, y, rows=5000)
+    write_activations(tmp_path, {"a": x}, y, rows=5000)
     shards = cxp.open_activations(tmp_path)[0]["a"]
     assert Stream(shards, "cpu", 1e3).capacity == streaming.LEAST
     assert Stream(shards, "cpu", 1e6).capacity == 6250
     problem = Problem(Stream(shards, "cpu", 1e3), y, [1e-3], classes=3)
     state = SOLVERS["newton-cg"](rows=5000).init(problem, problem.origin())
     assert len(state.sample.index) < 1.1 * streaming.LEAST
+
+
+def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = matrix(400, 5, torch.float32)
+    write_activations(tmp_path, dict.fromkeys("abc", x), y)
+    alive: list[weakref.ref[Any]] = []
+
+    def watched(*args: Any, **options: Any) -> Any:
+        assert all(source() is None for source in alive)
+        alive.append(weakref.ref(source := place(*args, **options)))
+        return source
+
+    monkeypatch.setattr("convexprobe.fit.place", watched)
+    cxp.fit_probes(*cxp.open_activations(tmp_path), l2=[0.1, 1.0])
+    assert len(alive) == 3
 
 
 class Exhausted:
