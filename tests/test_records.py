@@ -167,7 +167,7 @@ def test_a_full_disk_is_one_clear_error_and_what_was_written_stays(
         ({"pool": cxp.random_features(3)}, r"pool: recorded 'flatten', now .*random_features\(3"),
         ({"layers": ["0"]}, r"layers: recorded None, now \['0'\]"),
         ({"test": rows(60, seed=9)}, "test: recorded"),
-        ({"solver": "lbfgs"}, "solver: recorded 'Auto"),
+        ({"solver": "lbfgs"}, "solver: recorded 'NewtonCG"),
         ({"warm_start": "zero"}, "warm_start"),
     ],
 )
