@@ -48,6 +48,7 @@ class Fitted:
     start: str
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a start may overflow: not taken
 def solve_path(
     groups: Problem,
     penalties: np.ndarray,

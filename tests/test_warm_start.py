@@ -116,3 +116,13 @@ def test_a_memory_of_other_rows_is_refused() -> None:
         cxp.fit_probes({"fc": DATA.x[:200]}, DATA.y[:200], l2=L2, warm_start=memory)
     with pytest.raises(ValueError, match="expected layer 'fc', found"):
         cxp.remember(memory.probes, {"other": DATA.x})
+
+
+def test_wild_activations_and_memories_are_survived_without_a_warning() -> None:
+    data = random_data(200, 5, 3)
+    old = cxp.fit_probes(data.x, data.y, l2=1.0)
+    memory = cxp.remember(old, data.x * 1e150)  # its logits and its weights are far off
+    scaled = data.x * np.array([1e12, 1e-12, 1.0, 0.0, 1.0])
+    probe = cxp.fit_probes(scaled, data.y, l2=1.0, warm_start=memory)["activations"]
+    cold = cxp.fit_probes(scaled, data.y, l2=1.0)["activations"]
+    assert probe.start in ("zero", "copied") and probe.objective <= cold.objective + cold.gap
