@@ -91,6 +91,9 @@ class ProbeMonitor:
     The training is bit for bit what it would be without it: the model's weights, buffers, training
     flags and attributes and the global random states of torch, NumPy and Python are kept.
 
+    Memory: the activations of one step, `n d` of their dtype a layer, of fitted and held-out rows;
+    and `4 n k` bytes a layer for the logits to start the next step from (at most 64 MiB).
+
     Args:
         data: inputs `(n, ...)` with `labels`, or a mapping of them (keyword arguments of the
             model); or a loader of batches as `extract` takes them, the same rows in the same order
@@ -106,7 +109,8 @@ class ProbeMonitor:
         l2: a penalty for all layers; or "auto": each layer's own, chosen once, on a held-out fifth
             of the rows at the first step that is recorded, from seven values between 1e-6 and 1
             times the mean feature variance there. It is then the same at every step: a penalty that
-            followed the variance would show its own changes as the network's.
+            followed the variance would show its own changes as the network's. The choice is in the
+            first step's seconds, not in its passes.
         tol: relative tolerance of the certificate.
         solver: as in `fit_probes`.
         batch_size: rows of a batch, where `data` are tensors.

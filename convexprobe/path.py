@@ -57,6 +57,7 @@ def chunk(n: int, d: int, k: int) -> tuple[int, int]:
     return together, int(max(MEMORY // (task * together), 1))
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a start may overflow: not taken
 def solve_path(
     groups: Problem,
     penalties: np.ndarray,

@@ -90,6 +90,7 @@ def plot_heatmap(
         ax: axes to draw on; new ones when None.
     """
     from matplotlib.colors import LogNorm
+    from matplotlib.ticker import LogFormatter
 
     layers = list(dict.fromkeys(layer for curve in curves.values() for layer in curve))
     steps = np.array(sorted(curves), dtype=float)
@@ -109,6 +110,10 @@ def plot_heatmap(
     ax.set_xlabel("step")
     bar = ax.figure.colorbar(mesh, ax=ax)
     bar.set_label(name)
+    if norm is not None:
+        plain = LogFormatter(labelOnlyBase=False, minor_thresholds=(3, 0.5))
+        bar.ax.yaxis.set_major_formatter(plain)
+        bar.ax.yaxis.set_minor_formatter(plain)
     return ax
 
 
@@ -125,6 +130,7 @@ def plot_curves(
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
+    from matplotlib.ticker import LogFormatter
 
     layers = list(dict.fromkeys(layer for curve in curves.values() for layer in curve))
     factor, name = _scaled(label)
@@ -145,6 +151,9 @@ def plot_curves(
     drawn = [v for curve in curves.values() for v in curve.values()]
     if min(drawn) > 0 and max(drawn) > 10 * min(drawn):
         ax.set_yscale("log")
+        plain = LogFormatter(labelOnlyBase=False, minor_thresholds=(3, 0.5))  # 4, not 4 x 10^0
+        ax.yaxis.set_major_formatter(plain)
+        ax.yaxis.set_minor_formatter(plain)
     else:
         ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
 from convexprobe._array import Array, compute_dtype, like, namespace, to_numpy
 from convexprobe._files import replacing
@@ -278,7 +278,10 @@ class ProbeSet(Mapping[str, Probe]):
                 item["status"] = item["status"].name
             meta.append({"layer": name, **entry})
         with replacing(path) as temporary:
-            save_file(tensors, temporary, {"format": _FORMAT, "probes": json.dumps(meta)})
+            # Not save_file, which has errors of its own, and none of the system's, for a full disk.
+            temporary.write_bytes(
+                to_bytes(tensors, {"format": _FORMAT, "probes": json.dumps(meta)})
+            )
 
 
 def load_probes(path: str | os.PathLike[str]) -> ProbeSet:

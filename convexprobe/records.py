@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from convexprobe._files import remove_leftovers, replacing
 from convexprobe.measures import Score
@@ -193,7 +194,7 @@ class Store:
             if isinstance(found, Remembered):
                 tensors = {f"{i}": z for i, z in enumerate(found.logits.values())}
                 with replacing(self._path(step, LOGITS)) as temporary:
-                    save_file({**tensors, "rows": found.rows}, temporary)
+                    temporary.write_bytes(to_bytes({**tensors, "rows": found.rows}))
                 sums[LOGITS] = _sum(self._path(step, LOGITS).read_bytes())
             values = {**asdict(entry), "files": sums}
             body = {"entry": values, "sha256": _sum(json.dumps(values).encode())}

@@ -52,5 +52,6 @@ def remember(probes: ProbeSet, activations: Any) -> Remembered:
         if layer not in layers:
             raise ValueError(f"activations: expected layer {name!r}, found {list(layers)}")
         found = to_numpy(probe.logits(place(layers[layer], None, None).take(rows)))
-        logits[name] = np.ascontiguousarray(found.T, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what is not finite is ignored later
+            logits[name] = np.ascontiguousarray(found.T, dtype=np.float32)
     return Remembered(probes, logits, rows)

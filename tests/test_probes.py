@@ -424,15 +424,16 @@ def test_a_failing_save_leaves_the_old_file(
     probes.save(tmp_path / "p")
     before = (tmp_path / "p").read_bytes()
 
-    def half_written(tensors: Any, path: Any, metadata: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def half_written(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError("disk full")
 
     def no_rename(*args: Any) -> None:
         raise OSError("disk full")
 
     if moment == "write":
-        monkeypatch.setattr(convexprobe.probes, "save_file", half_written)
+        monkeypatch.setattr(Path, "write_bytes", half_written)
     else:
         monkeypatch.setattr(convexprobe.probes.os, "replace", no_rename)
     with pytest.raises(OSError, match="disk full"):

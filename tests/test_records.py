@@ -159,6 +159,24 @@ def test_a_full_disk_is_one_clear_error_and_what_was_written_stays(
     assert bits(sweep(STEPS, out=tmp_path)) == WHOLE
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a limit on the size of files")
+def test_a_file_that_the_system_cuts_short_is_the_same_error(tmp_path: Path) -> None:
+    import resource
+
+    sweep(STEPS[:2], out=tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (100, 3000, 6000):  # within the probes, their logits, the entry
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            with pytest.raises(OSError, match=r"step 6 could not be written \(File too large"):
+                sweep(STEPS, out=tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert list(cxp.load_history(tmp_path)) == [0, 3]
+        assert not list(tmp_path.glob(".*"))
+    assert bits(sweep(STEPS, out=tmp_path)) == WHOLE
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [

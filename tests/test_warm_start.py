@@ -10,6 +10,7 @@ import pytest
 from conftest import Data, dense_hessian, minimum, random_data, reference
 
 import convexprobe as cxp
+import convexprobe.remembered
 from convexprobe._array import to_numpy
 from convexprobe.warm_start import Previous, best_start, transferred
 
@@ -116,3 +117,25 @@ def test_a_memory_of_other_rows_is_refused() -> None:
         cxp.fit_probes({"fc": DATA.x[:200]}, DATA.y[:200], l2=L2, warm_start=memory)
     with pytest.raises(ValueError, match="expected layer 'fc', found"):
         cxp.remember(memory.probes, {"other": DATA.x})
+
+
+def test_wild_activations_and_memories_are_survived_without_a_warning() -> None:
+    data = random_data(200, 5, 3)
+    old = cxp.fit_probes(data.x, data.y, l2=1.0)
+    memory = cxp.remember(old, data.x * 1e150)  # its logits and its weights are far off
+    scaled = data.x * np.array([1e12, 1e-12, 1.0, 0.0, 1.0])
+    probe = cxp.fit_probes(scaled, data.y, l2=1.0, warm_start=memory)["activations"]
+    cold = cxp.fit_probes(scaled, data.y, l2=1.0)["activations"]
+    assert probe.objective - probe.gap <= cold.objective <= probe.objective + cold.gap + 1e-9
+
+
+def test_a_memory_of_some_rows_serves_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = random_data(3000, 6, 3)
+    monkeypatch.setattr(convexprobe.remembered, "LARGEST", 4 * 3 * 1000)
+    memory = cxp.remember(cxp.fit_probes(data.x, data.y, l2=L2), data.x)
+    assert len(memory.rows) == 1000 and memory.logits["activations"].shape == (3, 1000)
+    turned = data.x @ rotation(6)
+    warm = cxp.fit_probes(turned, data.y, l2=L2, warm_start=memory)["activations"]
+    cold = cxp.fit_probes(turned, data.y, l2=L2)["activations"]
+    assert warm.start == "transferred" and warm.passes < cold.passes
+    assert abs(warm.objective - cold.objective) <= warm.gap + cold.gap
