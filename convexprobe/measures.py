@@ -7,6 +7,8 @@ from math import log
 
 import numpy as np
 
+from convexprobe.communicator import ALONE, Communicator
+
 
 @dataclass(frozen=True)
 class Score:
@@ -35,14 +37,23 @@ class Score:
         return (self.label_entropy - self.loss) / log(2)
 
 
-def score(log_probability: np.ndarray, truth: np.ndarray) -> Score:
-    """Score log-probabilities `(n, k)` against class indices `(n,)`."""
-    n = len(truth)
-    counts = np.bincount(truth, minlength=1)
+def score(
+    log_probability: np.ndarray, truth: np.ndarray, communicator: Communicator = ALONE
+) -> Score:
+    """Score log-probabilities `(n, k)` against class indices `(n,)`, rows of all ranks together."""
+    own = log_probability[np.arange(len(truth)), truth]
+    counts, wrong, loss = communicator.sum(
+        np.bincount(truth, minlength=log_probability.shape[1]),
+        np.sum(log_probability.argmax(axis=1) != truth, keepdims=True),
+        -np.sum(own, dtype=np.float64, keepdims=True),
+    )
+    n = int(counts.sum())
+    if n == 0:
+        raise ValueError("labels: expected at least one row to score, found none")
     frequency = counts[counts > 0] / n
     return Score(
-        error=float(np.mean(log_probability.argmax(axis=1) != truth)),
-        loss=float(-np.mean(log_probability[np.arange(n), truth], dtype=np.float64)),
+        error=float(wrong[0] / n),
+        loss=float(loss[0] / n),
         label_entropy=float(-np.sum(frequency * np.log(frequency))),
         rows=n,
     )

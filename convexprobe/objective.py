@@ -21,6 +21,7 @@ from itertools import repeat
 import numpy as np
 
 from convexprobe._array import Array, cast, epsilon, like, to_numpy
+from convexprobe.communicator import local
 from convexprobe.linear_model import LinearModel, Pullback
 from convexprobe.softmax import centred_exponential, ray_terms, softmax
 from convexprobe.sources import in_smaller_blocks
@@ -104,7 +105,11 @@ class Problem(LinearModel):
             scale = scale + xp.sum(xp.abs(top[:, 0, :]), axis=1, dtype=f64)
             pulled.add(residual, x)
         self.spend(1.0 if logits is None else 0.5)
-        gradient = pulled.value() / self.total[:, None]
+        error, checked = self._logit_error(w, logits)
+        gradient, loss, entropy, scale, error = self.sum(
+            pulled.value(), loss, entropy, scale, error
+        )
+        gradient = gradient / self.total[:, None]
         loss, entropy, scale = loss / self.total, entropy / self.total, scale / self.total
         return Evaluation(
             w=w,
@@ -114,12 +119,12 @@ class Problem(LinearModel):
             entropy=entropy,
             prior=gradient[:, self.k * self.d :] + self.frequency,
             uncertainty=xp.concat(uncertainty, axis=1),
-            rounding=2.0 * epsilon(self.dtype, w) * (scale + loss) + self._logit_error(w, logits),
+            rounding=2.0 * epsilon(self.dtype, w) * (scale + loss) + error / checked,
             logits=kept,
         )
 
-    def _logit_error(self, w: Array, logits: Array | None) -> Array:
-        """Error of the logits against float64 on a few rows, its mean over their maxima, `(m,)`.
+    def _logit_error(self, w: Array, logits: Array | None) -> tuple[Array, int]:
+        """Largest error of a row's logits against float64, summed over a few rows `(m,)`; how many.
 
         Of parameters rounded to the compute dtype, which is how they are handed out. A loss moves
         by no more than the error of its row's logits; features with a large mean, whose share the
@@ -127,15 +132,16 @@ class Problem(LinearModel):
         """
         xp, f64 = self.xp, self.xp.float64
         if self.dtype == f64:
-            return xp.zeros((self.m,), dtype=f64, device=w.device)
-        index = np.arange(0, self.n, max(1, self.n // _CHECKED))
+            return xp.zeros((self.m,), dtype=f64, device=w.device), 1
+        checked = np.arange(0, self.n, max(1, self.n // _CHECKED))
+        index = local(checked, self.own)
         x, w = self.rows.take(index), cast(w, self.dtype)
         weights, bias = self.split(cast(w, f64))
         flat = xp.reshape(weights, (self.m * self.k, self.d))
         exact = xp.reshape(flat @ cast(x, f64).T, (self.m, self.k, x.shape[0])) + bias[:, :, None]
         exact += cast(self.absent, f64)[:, :, None]
         z = self.logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
-        return xp.mean(xp.max(xp.abs(cast(z, f64) - exact), axis=1), axis=1)
+        return xp.sum(xp.max(xp.abs(cast(z, f64) - exact), axis=1), axis=1), len(checked)
 
     def _evaluate_constant(self, w: Array, *, keep: bool) -> Evaluation:
         """Without weights all rows have one distribution, and the moments say the rest: no pass."""
@@ -150,7 +156,8 @@ class Problem(LinearModel):
         logits = None
         if keep:
             z = cast(bias, self.dtype) + self.absent
-            logits = xp.asarray(xp.broadcast_to(z[:, :, None], (self.m, self.k, self.n)), copy=True)
+            shape = (self.m, self.k, self.rows.n)
+            logits = xp.asarray(xp.broadcast_to(z[:, :, None], shape), copy=True)
         return Evaluation(
             w=w,
             value=loss,
@@ -158,7 +165,7 @@ class Problem(LinearModel):
             gradient=self.join(gradient, p - self.frequency),
             entropy=-xp.sum(p * xp.where(p > 0, log_p, 0.0), axis=1),
             prior=p,
-            uncertainty=xp.broadcast_to(row, (self.m, self.n)),
+            uncertainty=xp.broadcast_to(row, (self.m, self.rows.n)),
             rounding=2.0 * epsilon(self.dtype, w) * (xp.abs(top[:, 0]) + loss),
             logits=logits,
         )
@@ -182,7 +189,7 @@ class Problem(LinearModel):
         w, _ = self.split(at.w)
         d, _ = self.split(direction)
         moved = w - t[:, None, None] * d
-        value, slope, curvature = (total / self.total for total in sums)
+        value, slope, curvature = (total / self.total for total in self.sum(*sums))
         return (
             value + 0.5 * self.l2 * xp.sum(moved * moved, axis=(1, 2)),
             slope - self.l2 * xp.sum(moved * d, axis=(1, 2)),
@@ -207,12 +214,13 @@ class Problem(LinearModel):
             wrong = wrong + xp.sum(bad, axis=1, dtype=xp.float64)
         if logits is None:
             self.spend(0.5)
-        return to_numpy(wrong / self.total)
+        return to_numpy(self.sum(wrong)[0] / self.total)
 
     def batch_gradient(self, w: Array, index: np.ndarray) -> Array:
         """Unbiased gradient `(m, p)` from the rows of a host index; `len(index) / n` passes."""
-        x = self.rows.take(index)
-        at = like(index, x)
+        own = local(index, self.own)
+        x = self.rows.take(own)
+        at = like(own, x)
         p = softmax(self.logits(w, x))
         labels = self.xp.take(self.labels, at, axis=1)
         order = self.xp.arange(self.k, dtype=labels.dtype, device=labels.device)
@@ -221,4 +229,5 @@ class Problem(LinearModel):
             p *= self.xp.take(self.weights, at, axis=1)[:, None, :]
         self.spend(len(index) / self.n)
         scale = self.n / (len(index) * self.total[:, None])
-        return self.pullback(p, x) * scale + self.penalty(w)
+        (total,) = self.sum(self.pullback(p, x))
+        return total * scale + self.penalty(w)

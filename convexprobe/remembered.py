@@ -42,10 +42,10 @@ def remember(probes: ProbeSet, activations: Any) -> Remembered:
     Raises:
         ValueError: activations of another width, or none of a probe.
     """
-    layers = check_activations(activations)
+    layers = check_activations(activations, least=0)
     n = next(iter(layers.values())).shape[0]
     most = max(len(probe.classes) for probe in probes.values())
-    rows = np.arange(0, n, -(-4 * n * most // LARGEST))
+    rows = np.arange(0, n, max(-(-4 * n * most // LARGEST), 1))
     logits = {}
     for name, probe in probes.items():
         layer = name if name in layers else name.rpartition("/")[0]

@@ -101,5 +101,5 @@ def row_space(problem: Problem) -> RowSpace:
 
 
 def is_wide(problem: Problem) -> bool:
-    """Whether there are few rows and at least twice as many features."""
-    return problem.n <= MOST_ROWS and problem.d >= 2 * problem.n
+    """Whether there are few rows, all of them here, and at least twice as many features."""
+    return problem.communicator.size == 1 and problem.n <= MOST_ROWS and problem.d >= 2 * problem.n

@@ -48,7 +48,8 @@ class ValidationLoss(PerTask):
             share = xp.ones_like(row) if self.weights is None else self.weights[:, span]
             loss = loss + xp.sum(xp.clip(row, None, _LARGEST) * share, axis=1, dtype=xp.float64)
             mass = mass + xp.sum(share, axis=1, dtype=xp.float64)
-        family.spend(0.5 * self.rows.n / family.n)
+        loss, mass, rows = family.sum(loss, mass, np.asarray(float(self.rows.n)))
+        family.spend(0.5 * float(rows) / family.n)
         return to_numpy(loss / mass)
 
     def tasks(self, index: list[int]) -> ValidationLoss:
@@ -68,7 +69,7 @@ def validation_loss(
         rows, codes = validation
         stacked = np.stack([codes[g.concept] for g in groups])
         return ValidationLoss(problem, rows, like(stacked, problem.rows.reference), None)
-    held = np.zeros((len(groups), problem.n))
+    held = np.zeros((len(groups), problem.rows.n))
     for i, group in enumerate(groups):
         held[i, group.held] = 1.0
     if len(groups) > 1:
