@@ -108,20 +108,22 @@ def same_bits(probes: ProbeSet, communicator: Communicator) -> None:
             communicator.same(**{f"{name}.{field.name}": text})
 
 
-def agree(ours: ProbeSet, theirs: ProbeSet, rtol: float = 1e-6) -> None:
-    """Same probes to rounding, by the same number of passes, ended in the same way."""
+def agree(ours: ProbeSet, theirs: ProbeSet) -> None:
+    """Both stand within their gaps of one optimum, and ended in the same way at the same choices.
+
+    Not the same digits: rounding may decide an inner iteration, and then both stop elsewhere.
+    """
     assert list(ours) == list(theirs)
     for name, probe in ours.items():
         other = theirs[name]
         assert (probe.classes, probe.status) == (other.classes, other.status)
-        np.testing.assert_allclose(probe.passes, other.passes, rtol=1e-9)
-        for a, b in ((probe.weights, other.weights), (probe.bias, other.bias)):
-            np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=rtol, atol=rtol)
-        for name in ("l2", "loss", "objective", "train_error", "validation_error", "rows"):
-            a, b = getattr(probe, name), getattr(other, name)
-            assert (a is None) == (b is None)
-            if a is not None:
-                np.testing.assert_allclose(a, b, rtol=1e-7, err_msg=name)
+        assert abs(probe.objective - other.objective) <= max(probe.gap, other.gap)
+        np.testing.assert_allclose(probe.rows, other.rows, rtol=1e-6)
+        np.testing.assert_allclose(probe.l2, other.l2, rtol=1e-6)
+        np.testing.assert_allclose(probe.train_error, other.train_error, atol=0.02)
+        assert (probe.validation_error is None) == (other.validation_error is None)
+        if probe.validation_error is not None:
+            np.testing.assert_allclose(probe.validation_error, other.validation_error, atol=0.02)
 
 
 @check
@@ -266,7 +268,7 @@ def half_precision_rows(ranks: Ranks) -> None:
     x = torch.tensor(data.x).half()
     probes = fit_probes(x[own], data.y[own], l2=0.01, group="world")
     same_bits(probes, ranks.world)
-    agree(probes, fit_probes(x, data.y, l2=0.01), rtol=2e-3)  # both within tol of the optimum
+    agree(probes, fit_probes(x, data.y, l2=0.01))
 
 
 @check
@@ -357,7 +359,7 @@ def extraction_is_data_parallel(ranks: Ranks) -> None:
     rows = extract(model, DataLoader(mine, batch_size=16))
     assert len(rows[1]) in (32, 33)
     whole = extract(model, DataLoader(data, batch_size=16))
-    agree(fit_probes(*rows, l2=0.1, group="world"), fit_probes(*whole, l2=0.1), rtol=2e-3)
+    agree(fit_probes(*rows, l2=0.1, group="world"), fit_probes(*whole, l2=0.1))
 
 
 def run_world(rank: int, folder: str) -> None:
