@@ -35,7 +35,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import convexprobe
-from convexprobe import SOLVERS, ProbeSet, Status, extract, fit_probes, shard
+from convexprobe import SOLVERS, ProbeSet, Status, extract, fit_probes, remember, shard
 from convexprobe._array import generator, to_numpy
 from convexprobe.certificate import lower_bound
 from convexprobe.communicator import ALONE, Communicator, local
@@ -45,7 +45,7 @@ from convexprobe.sample import Sample
 from convexprobe.solve import Record, solve
 from convexprobe.solvers import LBFGS, SAGA, NewtonCG
 from convexprobe.sources import Rows
-from convexprobe.warm_start import best_start
+from convexprobe.warm_start import Previous, best_start
 
 RANKS = 4
 TIMEOUT = timedelta(seconds=20)
@@ -171,9 +171,16 @@ def an_evaluation_is_that_of_all_rows(ranks: Ranks) -> None:
                               alone.along(b, v, alone.spread(v), t), strict=True))  # fmt: skip
             index = generator(4).permutation(230)[:50]
             pairs += [(ours.batch_gradient(to(w), index), alone.batch_gradient(to(w), index))]
-            other = generator(5).standard_normal((1, ours.p)) * (1 + communicator.rank)
-            first = generator(5).standard_normal((1, ours.p))  # rank 0's start counts
-            pairs += [(best_start(ours, other, rows=90), best_start(alone, first, rows=90))]
+            first, logits = (
+                generator(5).standard_normal(shape) for shape in ((2, ours.p), (2, 3, 230))
+            )
+            mine, rows = first * (1 + communicator.rank), np.arange(ours.rows.n)  # rank 0's counts
+            starts = [
+                best_start(ours, Previous(to(mine), to(logits[:, :, ours.own]), rows), rows=90),
+                best_start(alone, Previous(to(first), to(logits), np.arange(230)), rows=90),
+            ]
+            assert starts[0].names == starts[1].names
+            pairs += [(starts[0].w, starts[1].w)]
             for x, y in pairs:
                 np.testing.assert_allclose(to_numpy(x), to_numpy(y), rtol=1e-8, atol=1e-12)
             np.testing.assert_allclose(ours.errors(to(w)), alone.errors(to(w)), rtol=1e-12)
@@ -233,7 +240,14 @@ def fit_probes_returns_the_probes_of_one_process(ranks: Ranks) -> None:
         mine, y[own], sample_weight=s[own], l2=ours["one"].l2, warm_start=ours,
         group=communicator.group,
     )  # fmt: skip
-    assert all(p.status is Status.CERTIFIED for p in again.values())
+    agree(again, fit_probes(layers, y, sample_weight=s, l2=ours["one"].l2))
+    moved = {name: layer + 0.1 for name, layer in mine.items()}
+    later = fit_probes(
+        moved, y[own], sample_weight=s[own], l2=0.01, warm_start=remember(ours, mine),
+        group=communicator.group,
+    )  # fmt: skip
+    same_bits(later, communicator)
+    agree(later, fit_probes(layers, y, sample_weight=s, l2=0.01))
     score = ours.evaluate(mine, y[own], communicator.group)["one"]
     alone = ours.evaluate(layers, y)["one"]
     assert score.rows == 500 and score.error == alone.error
