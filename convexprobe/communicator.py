@@ -135,21 +135,22 @@ class Communicator:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A block without messages, whose `TypeError` or `ValueError` every rank raises.
+        """A block without messages, whose `TypeError`, `ValueError` or `OverflowError` all raise.
 
         Else the ranks without an error would wait for the one that has it.
         """
         try:
             yield
             error = ""
-        except (TypeError, ValueError) as found:
+        except (TypeError, ValueError, OverflowError) as found:
             if self.group is None:
                 raise
             error = f"{type(found).__name__}: {found}"
         for rank, text in enumerate(self.texts(error)):
             if text:
                 kind, _, message = text.partition(": ")
-                raise (TypeError if kind == "TypeError" else ValueError)(f"rank {rank}: {message}")
+                kinds = {"TypeError": TypeError, "OverflowError": OverflowError}
+                raise kinds.get(kind, ValueError)(f"rank {rank}: {message}")
 
     def same(self, **values: Any) -> None:
         """Refuse values, by name, whose `repr` is not the same on every rank.

@@ -31,6 +31,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import Data, random_data
+from tiny import checkpoints, network, rows
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
@@ -91,10 +92,10 @@ def problems(
 ) -> tuple[Problem, Problem]:
     """The problem over ranks and that of one process."""
     found = []
-    for rows, ranks in ((part(data, uneven(len(data.y), communicator)), communicator),
+    for own, ranks in ((part(data, uneven(len(data.y), communicator)), communicator),
                         (data, ALONE)):  # fmt: skip
-        weights = None if rows.weights is None else to(rows.weights)
-        found.append(Problem(Rows(to(rows.x)), to(rows.y), l2, classes=data.k, weights=weights,
+        weights = None if own.weights is None else to(own.weights)
+        found.append(Problem(Rows(to(own.x)), to(own.y), l2, classes=data.k, weights=weights,
                              communicator=ranks))  # fmt: skip
     return found[0], found[1]
 
@@ -446,46 +447,53 @@ def test_a_killed_rank_stops_the_others(tmp_path: Path) -> None:
     assert re.match("rank 0 of 2: another rank is gone", (tmp_path / "error").read_text())
 
 
-RESTARTED = """
-    import os, signal, sys
-    from pathlib import Path
-    import numpy as np, torch.distributed as dist
+SWEEP = """
+    import os, shutil, signal, sys
+    import torch.distributed as dist
     import convexprobe as cxp
+    from tiny import checkpoints, network, rows
 
     dist.init_process_group("gloo")
-    rank, out = dist.get_rank(), Path(sys.argv[1])
-    rng = np.random.default_rng(rank)
-    layers = {name: rng.standard_normal((50, 4)) for name in "abc"}
-    labels = np.arange(50) % 3
-    for name, x in layers.items():
-        if (out / name).exists():
-            continue
-        if rank == 1 and name == "b" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-            os.kill(os.getpid(), signal.SIGKILL)
-        probes = cxp.fit_probes({name: x}, labels, l2=0.1, group="world")
-        if rank == 0:
-            probes.save(out / name)
-            with open(out / "log", "a") as log:
-                log.write(name)
+    rank = dist.get_rank()
+    part = cxp.shard(range(150), f"{rank}/2")
+    x, y = (values[part.start : part.stop] for values in rows())
+
+    def steps():
+        for step, state in checkpoints():
+            if step == 6 and rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                shutil.copy(f"{sys.argv[1]}/rank_1_of_2/step_3.json", sys.argv[1] + "/before.json")
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield step, state
+
+    cxp.probe_checkpoints(
+        network(7), steps(), x, y, out=sys.argv[1], l2=1e-2, group="world", progress=False
+    )
     dist.destroy_process_group()
 """
 
 
-def test_torchrun_starts_a_job_again_where_it_was(tmp_path: Path) -> None:
-    """A script that skips the layers it has: none is fitted twice, none is left out."""
+def test_a_sweep_over_ranks_goes_on_after_a_kill(tmp_path: Path) -> None:
+    """torchrun starts the ranks again; what both had recorded is kept, the rest is done."""
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(RESTARTED))
+    script.write_text(textwrap.dedent(SWEEP))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "--max-restarts", "1", "--monitor-interval", "0.1", str(script), str(tmp_path),
     ]  # fmt: skip
-    root = str(Path(convexprobe.__file__).parents[1])
+    paths = os.pathsep.join(
+        [str(Path(convexprobe.__file__).parents[1]), str(Path(__file__).parent)]
+    )
     # A store of its own for every attempt: of a shared one, Gloo may read addresses of the dead.
-    environment = {**os.environ, "PYTHONPATH": root, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    environment = {**os.environ, "PYTHONPATH": paths, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=150)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "log").read_text() == "abc"
-    assert convexprobe.load_probes(tmp_path / "b")["b"].rows == 100
+    kept = (tmp_path / "rank_1_of_2" / "step_3.json").read_bytes()
+    assert kept == (tmp_path / "before.json").read_bytes()  # with the times it took at first
+    alone = convexprobe.probe_checkpoints(network(7), checkpoints(), *rows(), l2=1e-2)
+    for step in (entry.step for entry in alone.entries):
+        files = [tmp_path / f"rank_{rank}_of_2" / f"step_{step}.safetensors" for rank in (0, 1)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        agree(convexprobe.load_probes(files[0]), alone[step])
 
 
 def test_alone_a_sum_is_its_own() -> None:
