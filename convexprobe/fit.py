@@ -172,7 +172,9 @@ def fit_probes(
             if not (np.isfinite(to_numpy(problem.moment)).all() and np.isfinite(variance)):
                 with communicator.together():
                     check_finite(x, where)
-                raise ValueError(f"{where}: values so large that sums overflow; scale them down")
+                raise ValueError(
+                    f"{where}: values so large that their sum overflows; scale them down"
+                )
             given = None
             if held_codes is not None:
                 given = at(held_layers[name]), held_codes
@@ -247,14 +249,8 @@ class _LayerFit:
                 x, codes = self.problem.rows.subset(rows), self.labels.codes[concept][rows]
             else:
                 continue
-            scores.append(
-                _scores(
-                    [self._probe(i, v) for v in range(len(self.penalties))],
-                    x,
-                    codes,
-                    self.problem.communicator,
-                )
-            )
+            probes = [self._probe(i, v) for v in range(len(self.penalties))]
+            scores.append(_scores(probes, x, codes, self.problem.communicator))
         if not scores:
             return self._probe(mine[-1], 0)
         mean = np.mean(scores, axis=0).tolist()
