@@ -353,7 +353,7 @@ def main(arguments: list[str] | None = None) -> None:
         whole(run, settings.probes, (n, d, k))
         torch_lbfgs(run, Features(n, d, k), limit=max(10.0, run.left - 30.0))
     else:
-        torch_lbfgs(run, Features(*shrunk(GRIDS["cpu"])[3]), limit=0.2 * run.left)
+        torch_lbfgs(run, Features(*shrunk(GRIDS["cpu"])[3]), limit=max(10.0, 0.2 * run.left))
         largest(run, model, d, k)
     text = table(run.results)
     (run.out / "imagenet_scale.md").write_text(text)

@@ -46,6 +46,7 @@ from convexprobe.sample import Sample
 from convexprobe.solve import Record, solve
 from convexprobe.solvers import LBFGS, SAGA, NewtonCG
 from convexprobe.sources import Rows
+from convexprobe.store import HostStore
 from convexprobe.warm_start import Previous, best_start
 
 RANKS = 4
@@ -284,6 +285,18 @@ def half_precision_rows(ranks: Ranks) -> None:
     probes = fit_probes(x[own], data.y[own], l2=0.01, group="world")
     same_bits(probes, ranks.world)
     agree(probes, fit_probes(x, data.y, l2=0.01))
+
+
+@check
+def streamed_rows(ranks: Ranks) -> None:
+    """Rank 1 streams its rows in a limit that bounds the samples of all; the others hold theirs."""
+    data = random_data(700, 8, 3, seed=11)
+    own = uneven(700, ranks.world)
+    x = torch.tensor(data.x[own])
+    rows, limit = (HostStore(x), 1.0) if ranks.world.rank == 1 else (x, None)
+    probes = fit_probes({"h": rows}, data.y[own], memory_limit=limit, group="world")
+    same_bits(probes, ranks.world)
+    agree(probes, fit_probes({"h": data.x}, data.y))
 
 
 @check
