@@ -5,9 +5,12 @@ Seconds are modelled as
     passes (a n d k + b n k + c n d) + e d^3 + f,
 
 products with the rows; softmax and line search on logits; reading the rows; the preconditioner;
-and what does not depend on size. The coefficients are non-negative and minimise the relative error.
-Passes to the certificate are modelled as `exp(c0) d^c1 k^c2`, and the exponent of `n` is fitted
-beside them to show that it is near zero.
+and what does not depend on size. Passes to the certificate are modelled as
+
+    g + h s / n,    s = max(2 500, 4 min(d, 1 024)),    h = h0 d^h1,
+
+evaluations of all rows and products with a sample of `s` of them: they fall with `n` to a floor.
+Coefficients are non-negative and minimise the relative error; `h1` is the best of a few.
 """
 
 from __future__ import annotations
@@ -60,13 +63,11 @@ class CostModel:
 
     Attributes:
         seconds: `a, b, c, e, f`.
-        passes: `c0, c1, c2`.
-        rows_exponent: of `n`, fitted beside the others.
+        passes: `g, h0, h1`.
     """
 
     seconds: tuple[float, ...]
-    passes: tuple[float, ...]
-    rows_exponent: float
+    passes: tuple[float, float, float]
 
     @classmethod
     def fit(cls, found: Sequence[Measurement]) -> CostModel:
@@ -77,23 +78,26 @@ class CostModel:
         """
         if len(found) < 5:
             raise ValueError(f"expected at least five measurements, found {len(found)}")
-        seconds = np.asarray([m.seconds for m in found])
         terms = np.stack([_terms(m.n, m.d, m.k, m.passes) for m in found])
-        coefficients, _ = nnls(terms / seconds[:, None], np.ones(len(found)))
-        logs = np.log([[np.e, m.d, m.k, m.n] for m in found])
-        passes = np.log([m.passes for m in found])
-        three, *_ = np.linalg.lstsq(logs[:, :3], passes)
-        four, *_ = np.linalg.lstsq(logs, passes)
-        return cls(tuple(coefficients.tolist()), tuple(three.tolist()), float(four[3]))
+        seconds, _ = _relative(terms, np.asarray([m.seconds for m in found]))
+        passes = np.asarray([m.passes for m in found])
+        ratio = np.asarray([sample_rows(m.d) / m.n for m in found])
+        d = np.asarray([float(m.d) for m in found])
+        best, worst = (0.0, 0.0, 0.0), np.inf
+        for exponent in np.linspace(0.0, 1.5, 16).tolist():
+            (g, h), error = _relative(np.stack([np.ones(len(d)), ratio * d**exponent], 1), passes)
+            if error < worst:
+                best, worst = (float(g), float(h), exponent), error
+        return cls(tuple(seconds.tolist()), best)
 
-    def expected_passes(self, d: int, k: int) -> float:
+    def expected_passes(self, n: int, d: int) -> float:
         """Passes to the certificate."""
-        c0, c1, c2 = self.passes
-        return float(np.exp(c0) * d**c1 * k**c2)
+        g, h, exponent = self.passes
+        return g + h * float(d) ** exponent * sample_rows(d) / n
 
     def expected_seconds(self, n: int, d: int, k: int, passes: float | None = None) -> float:
         """Seconds, with the passes expected unless they are given."""
-        passes = self.expected_passes(d, k) if passes is None else passes
+        passes = self.expected_passes(n, d) if passes is None else passes
         return float(_terms(n, d, k, passes) @ np.asarray(self.seconds))
 
     def errors(self, found: Sequence[Measurement]) -> list[tuple[float, float]]:
@@ -101,10 +105,20 @@ class CostModel:
         return [
             (
                 self.expected_seconds(m.n, m.d, m.k, m.passes) / m.seconds,
-                self.expected_passes(m.d, m.k) / m.passes,
+                self.expected_passes(m.n, m.d) / m.passes,
             )
             for m in found
         ]
+
+
+def sample_rows(d: int) -> int:
+    """Rows that `newton-cg` and `lbfgs` sample at first, at most a quarter of many."""
+    return max(2500, 4 * min(d, 1024))
+
+
+def _relative(terms: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Non-negative coefficients of the terms, and the relative error they leave."""
+    return nnls(terms / values[:, None], np.ones(len(values)))
 
 
 def _terms(n: int, d: int, k: int, passes: float) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import imagenet_scale
-from benchmarks.cost_model import CostModel, Measurement
+from benchmarks.cost_model import CostModel, Measurement, sample_rows
 from benchmarks.spectrum import BLOCK, Features, decay
 
 
@@ -46,12 +46,12 @@ def test_a_cost_model_finds_the_law_that_made_the_times() -> None:
         Measurement(int(n), int(d), int(k), "cold",
                     p * (1e-11 * n * d * k + 1e-9 * n * d) + 1e-10 * d**3 + 0.01,
                     p, 1e-4, "CERTIFIED", 2)
-        for n, d, k in sizes for p in [3.0 * d**0.2 * k**0.1]
+        for n, d, k in sizes for p in [3.0 + 2.0 * d**0.7 * sample_rows(int(d)) / n]
     ]  # fmt: skip
     model = CostModel.fit(made[:14])
     np.testing.assert_allclose(model.errors(made[14:]), 1.0, rtol=1e-6)
     np.testing.assert_allclose(model.seconds, [1e-11, 0, 1e-9, 1e-10, 0.01], atol=1e-13)
-    assert abs(model.rows_exponent) < 1e-9
+    np.testing.assert_allclose(model.passes, (3.0, 2.0, 0.7))
     with pytest.raises(ValueError, match="at least five"):
         CostModel.fit(made[:4])
 
@@ -60,7 +60,7 @@ def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
     imagenet_scale.main(["--out", str(tmp_path), "--shrink", "64", "--seconds", "2"])
     results = json.loads((tmp_path / "imagenet_scale.json").read_text())
     solved = results["grid"] + results["held_out"] + results["largest"]
-    assert len(solved) == 2 * (10 + 2 + 1)
+    assert len(solved) == 2 * (13 + 2 + 1)
     assert all(m["status"] == "CERTIFIED" and m["gap"] <= 1e-3 for m in solved)
     assert results["torch_lbfgs"]["status"] == "arrived"
     text = (tmp_path / "imagenet_scale.md").read_text()
