@@ -5,6 +5,7 @@ The words used everywhere: a *layer* is a named point of the network, its activa
 once; the *gap* a rigorous bound on `F - F*` in nats; *tol* the stopping rule `gap <= tol * H(Y)`.
 """
 
+from convexprobe.communicator import shard
 from convexprobe.datasets import mnist
 from convexprobe.estimate import Estimate, estimate
 from convexprobe.extract import extract
@@ -69,4 +70,5 @@ __all__ = [
     "random_features",
     "random_projection",
     "remember",
+    "shard",
 ]

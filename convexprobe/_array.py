@@ -7,6 +7,7 @@ where the work runs.
 
 from __future__ import annotations
 
+import zlib
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -61,6 +62,28 @@ def like(values: Any, reference: Array, dtype: Any = None) -> Array:
         values = values.copy()  # torch warns about, and may not write to, read-only memory
     out = namespace(reference).asarray(values, device=compat.device(reference))
     return out if dtype is None else cast(out, dtype)
+
+
+def to_torch(array: Array) -> torch.Tensor:
+    """The array as a contiguous tensor where it is, sharing its memory where that can be."""
+    array = contiguous_rows(as_array(array))
+    if isinstance(array, torch.Tensor):
+        return array
+    if isinstance(array, (np.ndarray, np.generic)):
+        array = np.asarray(array)
+        # torch warns about read-only memory
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return torch.from_dlpack(array)
+
+
+def from_torch(values: torch.Tensor, reference: Array) -> Array:
+    """The tensor's values in the library, dtype, shape and place of the reference."""
+    values = values.reshape(reference.shape)
+    if isinstance(reference, torch.Tensor):
+        return values.to(reference.device, reference.dtype)
+    if compat.is_cupy_array(reference):
+        return cast(namespace(reference).from_dlpack(values), reference.dtype)
+    return like(values.cpu().numpy(), reference, reference.dtype)
 
 
 def cast(array: Array, dtype: Any) -> Array:
@@ -161,6 +184,18 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     kind = type(error)  # by name: importing CuPy needs a driver
     return kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("cupy")
+
+
+def arithmetic(reference: Array) -> str:
+    """What decides the bits of dense algebra where the array lives, and a checksum of such bits."""
+    place = torch.backends.cpu.get_cpu_capability()
+    if not on_cpu(reference):
+        place = torch.cuda.get_device_name(to_torch(reference).device)
+    noise = generator(0).standard_normal((96, 96))
+    matrix = like(noise + noise.T + 100.0 * np.eye(96), reference, namespace(reference).float64)
+    bits = zlib.crc32(to_numpy(inverse_spd(matrix) @ matrix).tobytes())
+    library = namespace(reference).__name__.rpartition(".")[2]
+    return f"{library} on {place}, {torch.get_num_threads()} threads, bits {bits:08x}"
 
 
 def generator(*key: int) -> np.random.Generator:

@@ -76,15 +76,15 @@ def promise(problem: Problem, at: Evaluation) -> Array:
     return problem.xp.where(l2 > 0, square / (2.0 * problem.xp.where(l2 > 0, l2, 1.0)), at.value)
 
 
-def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, Array]:
+def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]:
     """Change of mean entropy `(m,)` and of `[G; mean]` `(m, p)` that cancels `delta` `(m, k)`."""
     xp = namespace(delta)
     p = cast(sample.p, xp.float64)
     share = cast(sample.share, xp.float64)[:, None, :]
     weighted = p * share
     eye = xp.eye(problem.k, dtype=xp.float64, device=delta.device)
-    mass = xp.sum(weighted, axis=2)
-    k_matrix = eye[None, :, :] * mass[:, :, None] - weighted @ xp.matrix_transpose(p)
+    mass, outer = problem.sum(xp.sum(weighted, axis=2), weighted @ xp.matrix_transpose(p))
+    k_matrix = eye[None, :, :] * mass[:, :, None] - outer
     # The system is singular along constants and for classes with no mass in the sample.
     size = xp.max(mass, axis=1)[:, None, None]
     ridge = size * (1e-12 * eye + 1.0 / problem.k)[None, :, :] + 1e-300 * eye[None, :, :]
@@ -99,8 +99,8 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, Arra
     q = q / xp.sum(q, axis=1, keepdims=True)
     change = xp.sum((_plogp(p) - _plogp(q)) * share, axis=(1, 2))
     gradient = problem.pullback(cast((q - p) * share, problem.dtype), sample.x)
-    problem.spend(0.5 * len(sample.index) / problem.n)
-    return change, gradient
+    problem.spend(0.5 * sample.rows / problem.n)
+    return problem.sum(change, gradient)
 
 
 def _plogp(p: Array) -> Array:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from convexprobe._array import Array, cast, compute_dtype, like, namespace, to_numpy
+from convexprobe._array import Array, arithmetic, cast, compute_dtype, like, to_numpy
 from convexprobe._progress import progress_bar
-from convexprobe.folds import Group, plan
+from convexprobe.communicator import Communicator, local
+from convexprobe.folds import Group, on_rank, plan
 from convexprobe.inputs import (
     Labels,
-    all_finite,
     check_activations,
     check_finite,
     check_folds,
@@ -28,7 +28,7 @@ from convexprobe.inputs import (
     read_labels,
     split_concepts,
 )
-from convexprobe.measures import score
+from convexprobe.measures import tally
 from convexprobe.objective import Problem
 from convexprobe.path import Fitted, solve_path
 from convexprobe.probes import PathPoint, Probe, ProbeSet
@@ -37,7 +37,7 @@ from convexprobe.solve import Record
 from convexprobe.solvers import Solver
 from convexprobe.sources import Source
 from convexprobe.store import Store
-from convexprobe.streaming import place
+from convexprobe.streaming import place, reference
 from convexprobe.validation import validation_loss
 from convexprobe.warm_start import Previous
 
@@ -64,6 +64,7 @@ def fit_probes(
     device: str | None = None,
     memory_limit: float | None = None,
     progress: bool | None = None,
+    group: Any = None,
 ) -> ProbeSet:
     """Fit the optimal linear classifier of every layer, certified to `tol`.
 
@@ -104,52 +105,94 @@ def fit_probes(
         memory_limit: bytes that the rows of a layer may take, on the device and on the host alike;
             None is half of what is free there. A layer that fits on the device is loaded there; one
             that does not is read in blocks, from the host's memory if it fits there, else from
-            disk. The answer is the same. Logits, `4 m k n` bytes each, are not part of it.
+            disk. The answer is the same. Logits, `4 m k n` bytes each, are not part of it. Ranks
+            that share a host or a device share what is free there: give each its part.
         progress: show a bar; None shows it on a terminal.
+        group: "world" or a `torch.distributed` process group whose ranks all call this with the
+            same arguments but each with its own rows (activations, labels, weights, validation),
+            as many as it has, none too. All get the same probes, those of one process to rounding.
+            Never a default: an initialised group may be there for other work.
 
     Returns:
         The probes, in the order of `activations`.
 
     Raises:
         TypeError, ValueError: input refused; the message says what was expected, what was found
-            and where (the layer, the first bad row).
+            and where (the layer, the first bad row, the rank it was on; every rank raises).
+        RuntimeError: another rank is gone, or silent for longer than the group's timeout.
     """
-    layers = check_activations(activations)
-    check_memory(device, memory_limit)
+    communicator = Communicator.of(group)
+    with communicator.together():
+        layers = check_activations(activations, least=communicator.least)
+        grid = check_l2(l2)
+        algorithm = check_solver(solver)
+        check_folds(cv, validation, stopping)
+        check_memory(device, memory_limit)
+        if not tol > 0:
+            raise ValueError(f"tol: expected a positive number, found {tol}")
+    if communicator.group is not None:
+        places = {name: reference(x, device) for name, x in layers.items()}
+        communicator.same(
+            activations={name: (x.shape[1], x.dtype) for name, x in places.items()},
+            arithmetic=sorted({arithmetic(x) for x in places.values()}),
+            solver=algorithm if is_dataclass(algorithm) else type(algorithm),
+            l2=grid,
+            tol=tol,
+            classes=classes,
+            sample_weight=sample_weight is None,
+            warm_start=type(warm_start),
+            validation=validation is None,
+            cv=cv,
+            stopping=stopping,
+            seed=seed,
+            budget=(max_passes, max_seconds),
+        )
     rows = next(iter(layers.values())).shape[0]
-    targets = read_labels(labels, rows, classes)
-    grid = check_l2(l2)
-    algorithm = check_solver(solver)
-    check_folds(cv, validation, stopping)
-    if not tol > 0:
-        raise ValueError(f"tol: expected a positive number, found {tol}")
+    own, total = communicator.span(rows)
+    if total == 0:
+        raise ValueError("activations: expected rows on one rank at least, found none")
+    targets = read_labels(labels, rows, classes, communicator)
     names = [probe_name(layer, concept) for layer in layers for concept in targets.names]
     if len(set(names)) < len(names):
         raise ValueError(f"labels: two of layer/concept have the same name, in {names}")
     at = partial(place, device=device, limit=memory_limit)
-    held_layers, held_codes = _check_validation(validation, layers, targets)
+    with communicator.together():
+        held_layers, held_codes = _check_validation(validation, layers, targets, communicator.least)
+    if held_codes is not None and communicator.span(held_codes[0].size)[1] == 0:
+        raise ValueError("validation: expected rows on one rank at least, found none")
     early = stopping == "validation"
     hold = cv is None and held_codes is None and (early or grid is None or len(grid) > 1)
-    groups = plan(targets, check_weights(sample_weight, rows), seed, folds=cv, hold=hold)
+    weights = check_weights(sample_weight, rows, communicator)
+    groups = on_rank(plan(targets, weights, seed, folds=cv, hold=hold), own)
+    targets = replace(targets, codes=targets.codes[:, own])
+    progress = progress if communicator.rank == 0 else False
 
     out: dict[str, Probe] = {}
     with progress_bar(total=len(layers), desc="probes", show=progress) as bar:
         for name, found in layers.items():
-            where, x = f"activations[{name!r}]", at(found)
+            where = f"activations[{name!r}]"
+            with communicator.together():
+                x = at(found)
+                given = None
+                if held_codes is not None:
+                    given = at(held_layers[name]), held_codes
             with np.errstate(over="ignore", invalid="ignore"):
-                variance = _feature_variance(x, where) if grid is None else 1.0
-                problem = _problem(x, targets, groups)
-            if not np.isfinite(to_numpy(problem.moment)).all():
-                check_finite(x, where)
-            given = None
-            if held_codes is not None:
-                given = at(held_layers[name]), held_codes
+                problem = _problem(x, targets, groups, communicator)
+                variance = _feature_variance(problem) if grid is None else 1.0
+            if not (np.isfinite(to_numpy(problem.moment)).all() and np.isfinite(variance)):
+                with communicator.together():
+                    check_finite(x, where)
+                raise ValueError(
+                    f"{where}: values so large that their sum overflows; scale them down"
+                )
             penalties = np.asarray(GRID) * variance if grid is None else grid
+            with communicator.together():
+                start = _start_from(warm_start, name, targets, groups, problem)
             solutions = solve_path(
                 problem,
                 penalties,
                 algorithm,
-                _start_from(warm_start, name, targets, groups, problem),
+                start,
                 tol=tol,
                 max_passes=max_passes,
                 max_seconds=max_seconds,
@@ -160,7 +203,7 @@ def fit_probes(
             for concept, label in enumerate(targets.names):
                 held = None if given is None else (given[0], given[1][concept])
                 out[probe_name(name, label)] = fit.choose(concept, held)
-            del x, problem, given, solutions, fit  # before the next layer is loaded
+            del x, problem, start, given, held, solutions, fit  # before the next layer is loaded
             bar.update()
     return ProbeSet(out)
 
@@ -170,7 +213,7 @@ def _show(bar: Any, layer: str, record: Record) -> None:
     bar.set_postfix_str(f"{layer}: {record.passes:.0f} passes, gap {record.gap.max():.1e}")
 
 
-def _problem(x: Source, labels: Labels, groups: list[Group]) -> Problem:
+def _problem(x: Source, labels: Labels, groups: list[Group], communicator: Communicator) -> Problem:
     """A task for each group; labels and weights that all groups share are kept once."""
     codes, weights = labels.codes, [g.weights for g in groups]
     if len(codes) > 1:
@@ -184,6 +227,7 @@ def _problem(x: Source, labels: Labels, groups: list[Group]) -> Problem:
         np.zeros(len(groups)),
         classes=max(len(c) for c in labels.classes),
         weights=None if shared is None else like(shared, x.reference, compute_dtype(x.reference)),
+        communicator=communicator,
     )
 
 
@@ -212,9 +256,8 @@ class _LayerFit:
                 x, codes = self.problem.rows.subset(rows), self.labels.codes[concept][rows]
             else:
                 continue
-            scores.append(
-                _scores([self._probe(i, v) for v in range(len(self.penalties))], x, codes)
-            )
+            probes = [self._probe(i, v) for v in range(len(self.penalties))]
+            scores.append(_scores(probes, x, codes, self.problem.communicator))
         if not scores:
             return self._probe(mine[-1], 0)
         mean = np.mean(scores, axis=0).tolist()
@@ -258,23 +301,28 @@ class _LayerFit:
         )
 
 
-def _scores(probes: list[Probe], rows: Source, codes: np.ndarray) -> np.ndarray:
-    """Error and loss of each probe, `(probes, 2)`, on rows that are read once."""
+def _scores(
+    probes: list[Probe], rows: Source, codes: np.ndarray, communicator: Communicator
+) -> np.ndarray:
+    """Error and loss of each probe, `(probes, 2)`, on the rows of all ranks, read once."""
     sums = np.zeros((len(probes), 2))
     for span, x in rows.blocks():
         for i, probe in enumerate(probes):
-            found = score(to_numpy(probe.log_proba(x)), codes[span])
-            sums[i] += found.rows * np.array([found.error, found.loss])
-    return sums / rows.n
+            sums[i] += tally(to_numpy(probe.log_proba(x)), codes[span])[:2]
+    sums, count = communicator.sum(sums, np.asarray(float(rows.n)))
+    return sums / count
 
 
 def _check_validation(
-    validation: tuple[Any, Any] | None, layers: dict[str, Array | Store], labels: Labels
+    validation: tuple[Any, Any] | None,
+    layers: dict[str, Array | Store],
+    labels: Labels,
+    least: int,
 ) -> tuple[dict[str, Array | Store], list[np.ndarray] | None]:
     """Validation layers of the same names and widths, and class indices of every concept."""
     if validation is None:
         return {}, None
-    held = check_activations(validation[0], "validation")
+    held = check_activations(validation[0], "validation", least=least)
     for name, x in layers.items():
         if name not in held:
             check_layer(name, held, "validation")
@@ -283,9 +331,7 @@ def _check_validation(
                 f"validation[{name!r}]: expected {x.shape[1]} features, found {held[name].shape[1]}"
             )
     for name, x in held.items():
-        rows = place(x, None, 0.0)  # not loaded
-        if not all_finite(rows):
-            check_finite(rows, f"validation[{name!r}]")
+        check_finite(place(x, None, 0.0), f"validation[{name!r}]")  # not loaded
     count = held[next(iter(layers))].shape[0]
     concepts = split_concepts(validation[1], count, "validation")
     if set(concepts) != set(labels.names):
@@ -315,9 +361,10 @@ def _start_from(
         if isinstance(warm_start, Remembered)
         else (None, warm_start)
     )
-    if memory is not None and memory.rows[-1] >= problem.n:
+    n = problem.rows.n
+    if memory is not None and memory.rows.max(initial=-1) >= n:
         raise ValueError(
-            f"warm_start: it remembers row {memory.rows[-1]}, found {problem.n} rows in {layer!r}"
+            f"warm_start: it remembers row {memory.rows[-1]}, found {n} rows in {layer!r}"
         )
     starts, logits = [], []
     for concept, classes in zip(labels.names, labels.classes, strict=True):
@@ -342,17 +389,17 @@ def _start_from(
     )
 
 
-def _feature_variance(rows: Source, where: str) -> float:
+def _feature_variance(problem: Problem) -> float:
     """Mean variance of the features, from at most 4 096 evenly spaced rows; 1 if constant."""
-    part = rows.subset(np.arange(0, rows.n, max(1, rows.n // 4096)))
-    xp = namespace(rows.reference)
-    mean: Array = 0.0
+    xp = problem.xp
+    index = np.arange(0, problem.n, max(1, problem.n // 4096))
+    part = problem.rows.subset(local(index, problem.own))
+    total: Array = 0.0
     for _, x in part.blocks():
-        mean = mean + xp.sum(cast(x, xp.float64), axis=0) / part.n
-    square = 0.0
+        total = total + xp.sum(cast(x, xp.float64), axis=0)
+    mean = problem.sum(total)[0] / len(index)
+    square: Array = 0.0
     for _, x in part.blocks():
-        square += float(xp.sum((cast(x, xp.float64) - mean) ** 2))
-    value = square / (part.n * part.d)
-    if not np.isfinite(value):
-        check_finite(rows, where)
-    return value if value > 0 else 1.0
+        square = square + xp.sum((cast(x, xp.float64) - mean) ** 2)
+    value = float(problem.sum(square)[0]) / (len(index) * problem.d)
+    return 1.0 if value == 0 else value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from convexprobe._array import generator
+from convexprobe.communicator import local
 from convexprobe.inputs import Labels, check_two_classes
 
 HELD_OUT = 0.2
@@ -51,6 +52,18 @@ def plan(
             groups.append(Group(concept, weights, None))
         check_two_classes(codes, groups[-1].weights, where)
     return groups
+
+
+def on_rank(groups: list[Group], own: slice) -> list[Group]:
+    """The groups of a rank that holds the rows `own`: weights and held rows are then its own.
+
+    Weights that groups share they still share.
+    """
+    parts = {id(g.weights): None if g.weights is None else g.weights[own] for g in groups}
+    held = [None if g.held is None else local(g.held, own) for g in groups]
+    return [
+        replace(g, weights=parts[id(g.weights)], held=h) for g, h in zip(groups, held, strict=True)
+    ]
 
 
 def _without(held: np.ndarray, weights: np.ndarray | None) -> np.ndarray:

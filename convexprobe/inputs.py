@@ -5,6 +5,7 @@ Every message says what was expected, what was found and where.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,13 +24,21 @@ from convexprobe._array import (
     namespace,
     to_numpy,
 )
+from convexprobe.communicator import ALONE, Communicator
 from convexprobe.solvers import SOLVERS, Solver
 from convexprobe.sources import Source
 from convexprobe.store import Store
 
 
-def check_activations(activations: Any, what: str = "activations") -> dict[str, Array | Store]:
+def check_activations(
+    activations: Any, what: str = "activations", *, least: int = 1
+) -> dict[str, Array | Store]:
     """Layer name -> `(n, d)`, a real array (integers and booleans become float32) or a store.
+
+    Args:
+        activations: as for `fit_probes`.
+        what: what messages call them.
+        least: rows that a layer has to have.
 
     Raises:
         TypeError: a layer is not a real numeric array.
@@ -55,7 +64,7 @@ def check_activations(activations: Any, what: str = "activations") -> dict[str, 
                 f"{where}: expected shape (rows, features), found {tuple(array.shape)}; "
                 "reshape it, or pool while extracting"
             )
-        if 0 in array.shape:
+        if array.shape[0] < least or not array.shape[1]:
             raise ValueError(f"{where}: expected rows and features, found {tuple(array.shape)}")
         xp = namespace(array)
         if not xp.isdtype(array.dtype, "real floating"):
@@ -72,7 +81,7 @@ def check_activations(activations: Any, what: str = "activations") -> dict[str, 
 
 
 def check_finite(rows: Source, where: str) -> None:
-    """Name the first row with NaN or Inf; called when a sum over the rows came out non-finite."""
+    """Name the first row with NaN or Inf, if there is one; one reading."""
     count, first = 0, ""
     for span, x in rows.blocks():
         xp = namespace(x)
@@ -86,12 +95,6 @@ def check_finite(rows: Source, where: str) -> None:
         raise ValueError(
             f"{where}: expected finite values, found {first} ({count} bad rows of {rows.n})"
         )
-    raise ValueError(f"{where}: values so large that their sum overflows; scale them down")
-
-
-def all_finite(rows: Source) -> bool:
-    """Whether no row has NaN or Inf; one reading."""
-    return all(bool(namespace(x).all(namespace(x).isfinite(x))) for _, x in rows.blocks())
 
 
 def check_memory(device: Any, limit: Any) -> None:
@@ -131,6 +134,28 @@ def check_labels(labels: Any, rows: int, what: str = "labels") -> np.ndarray:
     return values
 
 
+def distinct(labels: np.ndarray, what: str = "labels") -> tuple[Any, ...]:
+    """The classes among the labels, sorted where they have an order, else by appearance.
+
+    Raises:
+        ValueError: unhashable labels.
+    """
+    if labels.dtype != object:
+        return tuple(np.unique(labels).tolist())
+    try:
+        return in_order(labels.tolist())
+    except TypeError as error:
+        raise ValueError(f"{what}: classes must be hashable ({error})") from None
+
+
+def in_order(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Each value once, sorted where they have an order, else by appearance."""
+    found = dict.fromkeys(values)
+    with suppress(TypeError):
+        return tuple(sorted(found))
+    return tuple(found)
+
+
 def encode(
     labels: np.ndarray, classes: Sequence[Any] | None, what: str = "labels"
 ) -> tuple[np.ndarray, tuple[Any, ...]]:
@@ -140,16 +165,7 @@ def encode(
         ValueError: a label outside `classes`, `classes` with repetitions, or unhashable labels.
     """
     if classes is None:
-        if labels.dtype == object:
-            try:
-                distinct: Iterable[Any] = dict.fromkeys(labels.tolist())
-            except TypeError as error:
-                raise ValueError(f"{what}: classes must be hashable ({error})") from None
-            with suppress(TypeError):  # mixed types have no order: keep that of appearance
-                distinct = sorted(distinct)
-        else:
-            distinct = np.unique(labels).tolist()
-        order = tuple(distinct)
+        order = distinct(labels, what)
     else:
         order = tuple(c.item() if isinstance(c, np.generic) else c for c in classes)
     index = {c: i for i, c in enumerate(order)}
@@ -171,7 +187,7 @@ class Labels:
 
     Attributes:
         names: each concept's name; one None for plain labels.
-        codes: class indices, host `(q, n)` int64.
+        codes: class indices of all ranks' rows, host `(q, n)` int64.
         classes: each concept's own class list, to which its indices refer.
     """
 
@@ -207,15 +223,37 @@ def split_concepts(labels: Any, rows: int, what: str = "labels") -> dict[str | N
     return {name: check_labels(v, rows, f"{what}[{name!r}]") for name, v in columns.items()}
 
 
-def read_labels(labels: Any, rows: int, classes: Sequence[Any] | None) -> Labels:
-    """Check and encode; each concept has the classes found in it unless they are given."""
-    concepts = split_concepts(labels, rows)
-    names = tuple(concepts)
-    found = [
-        encode(values, classes, "labels" if name is None else f"labels[{name!r}]")
-        for name, values in concepts.items()
-    ]
-    return Labels(names, np.stack([codes for codes, _ in found]), tuple(o for _, o in found))
+def read_labels(
+    labels: Any, rows: int, classes: Sequence[Any] | None, communicator: Communicator = ALONE
+) -> Labels:
+    """Check and encode; each concept has the classes found in it unless they are given.
+
+    Raises:
+        ValueError: labels refused, or over ranks classes that JSON cannot hold and no list of them.
+    """
+    with communicator.together():
+        concepts = split_concepts(labels, rows)
+        named = [
+            ("labels" if name is None else f"labels[{name!r}]", values)
+            for name, values in concepts.items()
+        ]
+        orders = [distinct(values, w) if classes is None else classes for w, values in named]
+        odd = [c for order in orders for c in order if not isinstance(c, (str, int, float))]
+        if odd and classes is None and communicator.size > 1:
+            raise ValueError(
+                f"labels: ranks tell each other of classes that are strings or numbers, found "
+                f"{odd[0]!r}: pass classes="
+            )
+    communicator.same(concepts=tuple(concepts))
+    if classes is None and communicator.size > 1:
+        found = [json.loads(text) for text in communicator.texts(json.dumps(orders))]
+        orders = [in_order(c for part in parts for c in part) for parts in zip(*found, strict=True)]
+    with communicator.together():
+        codes, orders = zip(
+            *(encode(v, order, w) for (w, v), order in zip(named, orders, strict=True)), strict=True
+        )
+    whole = communicator.stack(np.stack(codes, axis=1))  # ranks add rows, the first axis
+    return Labels(tuple(concepts), np.ascontiguousarray(whole.T), orders)
 
 
 def probe_name(layer: str, concept: str | None) -> str:
@@ -244,23 +282,25 @@ def check_two_classes(codes: np.ndarray, weights: np.ndarray | None, what: str =
         raise ValueError(f"{what}: expected at least two classes, found {len(present)}")
 
 
-def check_weights(weights: Any, rows: int) -> np.ndarray | None:
-    """Row weights as a host vector `(n,)` float64.
+def check_weights(weights: Any, rows: int, communicator: Communicator = ALONE) -> np.ndarray | None:
+    """Row weights of all ranks as a host vector `(n,)` float64.
 
     Raises:
         ValueError: wrong length, a negative or non-finite weight, or no positive one.
     """
     if weights is None:
         return None
-    values = np.asarray(to_numpy(as_array(weights)), dtype=np.float64)
-    if values.shape != (rows,):
-        raise ValueError(f"sample_weight: expected shape ({rows},), found {values.shape}")
-    bad = ~(np.isfinite(values) & (values >= 0))
-    if bad.any():
-        row = int(bad.argmax())
-        raise ValueError(
-            f"sample_weight: expected finite weights >= 0, found {values[row]} in row {row}"
-        )
+    with communicator.together():
+        values = np.asarray(to_numpy(as_array(weights)), dtype=np.float64)
+        if values.shape != (rows,):
+            raise ValueError(f"sample_weight: expected shape ({rows},), found {values.shape}")
+        bad = ~(np.isfinite(values) & (values >= 0))
+        if bad.any():
+            row = int(bad.argmax())
+            raise ValueError(
+                f"sample_weight: expected finite weights >= 0, found {values[row]} in row {row}"
+            )
+    values = communicator.stack(values)
     if not (values > 0).any():
         raise ValueError("sample_weight: expected a positive weight, found none")
     return values

@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from convexprobe._array import Array, cast, compute_dtype, like, namespace, to_numpy
+from convexprobe.communicator import ALONE, Communicator
 from convexprobe.family import select
 from convexprobe.sources import Source, in_smaller_blocks
 
@@ -38,8 +39,13 @@ class LinearModel:
         l2: penalties, `(m,)` host floats, each at least 0.
         classes: number of classes `k`.
         weights: non-negative row weights, `(n,)` shared or `(m, n)`, or None for equal weights.
+        communicator: the ranks over which rows are dealt out; rows, labels and weights given, and
+            arrays with an axis of rows, are this rank's, and so are sums until they are `sum`med.
 
     Attributes:
+        n: number of rows, of all ranks.
+        own: which of them this rank holds.
+        capacity: rows that all ranks may draw and hold at a time, wherever they are.
         passes: rows read, in units of all rows read once by a fused value-and-gradient.
         frequency: weighted class frequencies, `(m, k)` float64.
         moment: `(1/S) sum_i s_i Y_i x_i^T`, `(m or 1, k, d)` float64.
@@ -48,9 +54,20 @@ class LinearModel:
     """
 
     def __init__(
-        self, rows: Source, labels: Array, l2: Any, *, classes: int, weights: Array | None = None
+        self,
+        rows: Source,
+        labels: Array,
+        l2: Any,
+        *,
+        classes: int,
+        weights: Array | None = None,
+        communicator: Communicator = ALONE,
     ) -> None:
-        self.rows, self.k, self.n, self.d = rows, classes, rows.n, rows.d
+        self.rows, self.k, self.d = rows, classes, rows.d
+        self.communicator, self.sum = communicator, communicator.sum
+        self.own, self.n = communicator.span(rows.n)
+        room = rows.capacity if rows.capacity < rows.n else self.n
+        self.capacity = int(communicator.counts(room).min())
         self.xp = namespace(rows.reference)
         self.dtype = compute_dtype(rows.reference)
         self.labels = labels if labels.ndim == 2 else labels[None, :]
@@ -70,8 +87,8 @@ class LinearModel:
         self._moments()
 
     @in_smaller_blocks
-    def _moments(self) -> None:
-        """Class frequencies, moments and feature mean: half a pass, once."""
+    def _class_sums(self) -> Array:
+        """`sum_i s_i Y_i [x_i; 1]^T` over this rank's rows, `(m or 1, k, d + 1)`."""
         xp, f64 = self.xp, self.xp.float64
         q = max(self.labels.shape[0], 1 if self.weights is None else self.weights.shape[0])
         sums = 0.0
@@ -82,7 +99,12 @@ class LinearModel:
             ones = xp.ones((x.shape[0], 1), dtype=self.dtype, device=x.device)
             flat = xp.reshape(indicator, (q * self.k, -1))
             sums = sums + cast(xp.concat([flat @ x, flat @ ones], axis=1), f64)
-        totals = xp.reshape(sums, (q, self.k, self.d + 1))
+        return xp.reshape(sums, (q, self.k, self.d + 1))
+
+    def _moments(self) -> None:
+        """Class frequencies, moments and feature mean: half a pass, once."""
+        xp = self.xp
+        (totals,) = self.sum(self._class_sums())
         self.total = xp.sum(totals[:, :, -1], axis=1)  # S, (q,)
         self.moment = totals[:, :, :-1] / self.total[:, None, None]
         self.mean = xp.sum(self.moment, axis=1)
@@ -192,7 +214,7 @@ class LinearModel:
 
     def room(self, w: Array) -> Array:
         """For the logits of all rows, `(m, k, n)`: filled in place, they are never there twice."""
-        shape = (w.shape[0], self.k, self.n)
+        shape = (w.shape[0], self.k, self.rows.n)
         return self.xp.empty(shape, dtype=self.dtype, device=w.device)
 
 

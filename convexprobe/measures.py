@@ -7,6 +7,8 @@ from math import log
 
 import numpy as np
 
+from convexprobe.communicator import ALONE, Communicator
+
 
 @dataclass(frozen=True)
 class Score:
@@ -35,14 +37,25 @@ class Score:
         return (self.label_entropy - self.loss) / log(2)
 
 
-def score(log_probability: np.ndarray, truth: np.ndarray) -> Score:
-    """Score log-probabilities `(n, k)` against class indices `(n,)`."""
-    n = len(truth)
-    counts = np.bincount(truth, minlength=1)
-    frequency = counts[counts > 0] / n
+def tally(log_probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """What adds up over rows, `(2 + k,)`: rows misclassified, loss in nats, rows of each class."""
+    wrong = np.sum(log_probability.argmax(axis=1) != truth)
+    loss = -np.sum(log_probability[np.arange(len(truth)), truth], dtype=np.float64)
+    return np.array([wrong, loss, *np.bincount(truth, minlength=log_probability.shape[1])])
+
+
+def score(
+    log_probability: np.ndarray, truth: np.ndarray, communicator: Communicator = ALONE
+) -> Score:
+    """Score log-probabilities `(n, k)` against class indices `(n,)`, rows of all ranks together."""
+    wrong, loss, *counts = communicator.sum(tally(log_probability, truth))[0].tolist()
+    n = int(sum(counts))
+    if n == 0:
+        raise ValueError("labels: expected at least one row to score, found none")
+    frequency = np.asarray([count for count in counts if count > 0]) / n
     return Score(
-        error=float(np.mean(log_probability.argmax(axis=1) != truth)),
-        loss=float(-np.mean(log_probability[np.arange(n), truth], dtype=np.float64)),
+        error=wrong / n,
+        loss=loss / n,
         label_entropy=float(-np.sum(frequency * np.log(frequency))),
         rows=n,
     )

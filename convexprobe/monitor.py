@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from convexprobe._array import to_numpy
 from convexprobe._random_state import random_states_kept
 from convexprobe.checkpoints import digest
+from convexprobe.communicator import Communicator
 from convexprobe.extract import extract
 from convexprobe.fit import fit_probes
 from convexprobe.history import ProbeHistory
@@ -119,6 +122,8 @@ class ProbeMonitor:
             "warn" notes it in the history's `failures` and goes on, "raise" raises. The first step
             always raises, and a disk that cannot be written does.
         seed: of the choice of l2, and of the random states while the rows are read.
+        group: as in `fit_probes`: every rank calls with its own rows, all record the same probes.
+            `out` then holds a directory for each, and what all ranks have is recorded.
 
     Raises:
         TypeError, ValueError: an argument refused; `out` records other settings.
@@ -141,7 +146,9 @@ class ProbeMonitor:
         max_passes: float = 1000.0,
         on_error: str = "warn",
         seed: int = 0,
+        group: Any = None,
     ) -> None:
+        self.ranks, self._group = Communicator.of(group), group
         penalties = check_l2(l2)
         if penalties is not None and len(penalties) != 1:
             raise ValueError(f'l2: expected one number or "auto", found {l2!r}')
@@ -178,8 +185,15 @@ class ProbeMonitor:
             "max_passes": max_passes,
             "seed": seed,
         }
-        self._store = None if out is None else Store(out, settings)
-        self._entries = {} if self._store is None else dict(self._store.entries)
+        if out is not None and self.ranks.size > 1:
+            out = Path(out, f"rank_{self.ranks.rank}_of_{self.ranks.size}")
+        with self.ranks.together():
+            self._store = None if out is None else Store(out, settings)
+        entries = {} if self._store is None else self._store.entries
+        # A kill may have come between two ranks' writing: that step is done again by all.
+        steps = [set(json.loads(text)) for text in self.ranks.texts(json.dumps(list(entries)))]
+        complete = set.intersection(*steps)
+        self._entries = {step: entry for step, entry in entries.items() if step in complete}
         self._kept: dict[int, ProbeSet] = {}  # by step, where there is no directory
         self._last: tuple[int, Remembered | ProbeSet] | None = None
         self._failures: dict[str, str] = {}
@@ -240,20 +254,21 @@ class ProbeMonitor:
                              entry.layers)  # fmt: skip
                 return self._add(same, None)
         started = time.perf_counter()
-        x, y = self._extract(model, self._data, "data")
-        held = None if self._test is None else self._extract(model, self._test, "test")
+        with self.ranks.together():
+            x, y = self._extract(model, self._data, "data")
+            held = None if self._test is None else self._extract(model, self._test, "test")
+            labels = fingerprint(to_numpy(y))
+            for entry in self._entries.values():
+                if entry.labels != labels:
+                    raise ValueError(
+                        f"data: expected the labels of step {entry.step}, in the same order, found "
+                        "others; a loader must not shuffle"
+                    )
         extracted = time.perf_counter()
-        labels = fingerprint(to_numpy(y))
-        for entry in self._entries.values():
-            if entry.labels != labels:
-                raise ValueError(
-                    f"data: expected the labels of step {entry.step}, in the same order, found "
-                    "others; a loader must not shuffle"
-                )
         probes = self._fit(x, y, self._start(step))
         memory = remember(probes, x)
         solved = time.perf_counter()
-        scores = {} if held is None else probes.evaluate(*held)
+        scores = {} if held is None else probes.evaluate(*held, self._group)
         entry = Entry(
             step=step,
             source=source,
@@ -285,7 +300,8 @@ class ProbeMonitor:
             l2, first = self._l2 if self._l2 is not None else chosen.get(name), start
             if l2 is None:
                 path = fit_probes({name: rows}, y, self._solver, tol=self._tol, seed=self._seed,
-                                  max_passes=self._max_passes, progress=False)  # fmt: skip
+                                  max_passes=self._max_passes, progress=False,
+                                  group=self._group)  # fmt: skip
                 l2, first = path[name].l2, path
             probes |= fit_probes(
                 {name: rows},
@@ -296,6 +312,7 @@ class ProbeMonitor:
                 warm_start=first,
                 max_passes=self._max_passes,
                 progress=False,
+                group=self._group,
             )
         return probes
 

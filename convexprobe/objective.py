@@ -21,6 +21,7 @@ from itertools import repeat
 import numpy as np
 
 from convexprobe._array import Array, cast, epsilon, like, to_numpy
+from convexprobe.communicator import local
 from convexprobe.linear_model import LinearModel, Pullback
 from convexprobe.softmax import centred_exponential, ray_terms, softmax
 from convexprobe.sources import in_smaller_blocks
@@ -59,7 +60,6 @@ class Evaluation:
 class Problem(LinearModel):
     """A family of `m` convex tasks over one source of rows; `LinearModel` has its data."""
 
-    @in_smaller_blocks
     def evaluate(self, w: Array, *, logits: Array | None = None, keep: bool = False) -> Evaluation:
         """Value, gradient and what certificates need at `w` `(m, p)`: one pass, read once.
 
@@ -68,12 +68,36 @@ class Problem(LinearModel):
             logits: its logits `(m, k, n)`, if they are known: then half a pass, and they are kept.
             keep: whether to keep the logits, `4 m k n` bytes in float32.
         """
-        xp, f64 = self.xp, self.xp.float64
+        xp = self.xp
         if logits is None:
-            w = cast(cast(w, self.dtype), f64)  # what is reported is what is multiplied
+            w = cast(cast(w, self.dtype), xp.float64)  # what is reported is what is multiplied
         weights, _ = self.split(w)
         if logits is None and not bool(xp.any(weights != 0)):
             return self._evaluate_constant(w, keep=keep)
+        sums, uncertainty, kept = self._sums(w, logits, keep=keep)
+        self.spend(1.0 if logits is None else 0.5)
+        gradient, loss, entropy, scale, error = self.sum(*sums)
+        gradient = gradient / self.total[:, None]
+        loss, entropy, scale = loss / self.total, entropy / self.total, scale / self.total
+        return Evaluation(
+            w=w,
+            value=loss + 0.5 * self.l2 * xp.sum(weights * weights, axis=(1, 2)),
+            loss=loss,
+            gradient=gradient + self.penalty(w),
+            entropy=entropy,
+            prior=gradient[:, self.k * self.d :] + self.frequency,
+            uncertainty=uncertainty,
+            rounding=2.0 * epsilon(self.dtype, w) * (scale + loss) + error,
+            logits=kept,
+        )
+
+    @in_smaller_blocks
+    def _sums(
+        self, w: Array, logits: Array | None, *, keep: bool
+    ) -> tuple[tuple[Array, ...], Array, Array | None]:
+        """This rank's part of an evaluation: sums over its rows (`sum s_i R_i [x_i; 1]^T`, loss,
+        entropy, largest logits, logits' error), its rows' uncertainties, and logits if kept."""
+        xp, f64 = self.xp, self.xp.float64
         pulled = Pullback(self, self.m)
         loss = entropy = scale = xp.zeros((self.m,), dtype=f64, device=w.device)
         uncertainty = []
@@ -103,23 +127,12 @@ class Problem(LinearModel):
             entropy = entropy + xp.sum(row_entropy, axis=1, dtype=f64)
             scale = scale + xp.sum(xp.abs(top[:, 0, :]), axis=1, dtype=f64)
             pulled.add(residual, x)
-        self.spend(1.0 if logits is None else 0.5)
-        gradient = pulled.value() / self.total[:, None]
-        loss, entropy, scale = loss / self.total, entropy / self.total, scale / self.total
-        return Evaluation(
-            w=w,
-            value=loss + 0.5 * self.l2 * xp.sum(weights * weights, axis=(1, 2)),
-            loss=loss,
-            gradient=gradient + self.penalty(w),
-            entropy=entropy,
-            prior=gradient[:, self.k * self.d :] + self.frequency,
-            uncertainty=xp.concat(uncertainty, axis=1),
-            rounding=2.0 * epsilon(self.dtype, w) * (scale + loss) + self._logit_error(w, logits),
-            logits=kept,
-        )
+        sums = (pulled.value(), loss, entropy, scale, self._logit_error(w, logits))
+        return sums, xp.concat(uncertainty, axis=1), kept
 
     def _logit_error(self, w: Array, logits: Array | None) -> Array:
-        """Error of the logits against float64 on a few rows, its mean over their maxima, `(m,)`.
+        """Error of the logits against float64 on a few rows, its mean over their maxima, `(m,)`;
+        this rank's rows' share of it.
 
         Of parameters rounded to the compute dtype, which is how they are handed out. A loss moves
         by no more than the error of its row's logits; features with a large mean, whose share the
@@ -128,14 +141,15 @@ class Problem(LinearModel):
         xp, f64 = self.xp, self.xp.float64
         if self.dtype == f64:
             return xp.zeros((self.m,), dtype=f64, device=w.device)
-        index = np.arange(0, self.n, max(1, self.n // _CHECKED))
+        checked = np.arange(0, self.n, max(1, self.n // _CHECKED))
+        index = local(checked, self.own)
         x, w = self.rows.take(index), cast(w, self.dtype)
         weights, bias = self.split(cast(w, f64))
         flat = xp.reshape(weights, (self.m * self.k, self.d))
         exact = xp.reshape(flat @ cast(x, f64).T, (self.m, self.k, x.shape[0])) + bias[:, :, None]
         exact += cast(self.absent, f64)[:, :, None]
         z = self.logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
-        return xp.mean(xp.max(xp.abs(cast(z, f64) - exact), axis=1), axis=1)
+        return xp.sum(xp.max(xp.abs(cast(z, f64) - exact), axis=1), axis=1) / len(checked)
 
     def _evaluate_constant(self, w: Array, *, keep: bool) -> Evaluation:
         """Without weights all rows have one distribution, and the moments say the rest: no pass."""
@@ -150,7 +164,8 @@ class Problem(LinearModel):
         logits = None
         if keep:
             z = cast(bias, self.dtype) + self.absent
-            logits = xp.asarray(xp.broadcast_to(z[:, :, None], (self.m, self.k, self.n)), copy=True)
+            shape = (self.m, self.k, self.rows.n)
+            logits = xp.asarray(xp.broadcast_to(z[:, :, None], shape), copy=True)
         return Evaluation(
             w=w,
             value=loss,
@@ -158,7 +173,7 @@ class Problem(LinearModel):
             gradient=self.join(gradient, p - self.frequency),
             entropy=-xp.sum(p * xp.where(p > 0, log_p, 0.0), axis=1),
             prior=p,
-            uncertainty=xp.broadcast_to(row, (self.m, self.n)),
+            uncertainty=xp.broadcast_to(row, (self.m, self.rows.n)),
             rounding=2.0 * epsilon(self.dtype, w) * (xp.abs(top[:, 0]) + loss),
             logits=logits,
         )
@@ -182,19 +197,26 @@ class Problem(LinearModel):
         w, _ = self.split(at.w)
         d, _ = self.split(direction)
         moved = w - t[:, None, None] * d
-        value, slope, curvature = (total / self.total for total in sums)
+        value, slope, curvature = (total / self.total for total in self.sum(*sums))
         return (
             value + 0.5 * self.l2 * xp.sum(moved * moved, axis=(1, 2)),
             slope - self.l2 * xp.sum(moved * d, axis=(1, 2)),
             curvature + self.l2 * xp.sum(d * d, axis=(1, 2)),
         )
 
-    @in_smaller_blocks
     def errors(self, w: Array, logits: Array | None = None) -> np.ndarray:
         """Weighted fraction of rows that are misclassified, host `(m,)`; ties count as such.
 
         Half a pass, or none where the logits `(m, k, n)` at `w` are known.
         """
+        wrong = self._misclassified(w, logits)
+        if logits is None:
+            self.spend(0.5)
+        return to_numpy(self.sum(wrong)[0] / self.total)
+
+    @in_smaller_blocks
+    def _misclassified(self, w: Array, logits: Array | None) -> Array:
+        """The weight of this rank's rows that are misclassified, `(m,)`."""
         xp, columns = self.xp, self.m * self.k
         wrong = xp.zeros((self.m,), dtype=xp.float64, device=w.device)
         read = self.rows.blocks(columns)
@@ -205,14 +227,13 @@ class Problem(LinearModel):
             bad = cast(xp.max(miss, axis=1) >= xp.max(hit, axis=1), self.dtype)
             bad = bad if self.weights is None else bad * self.weights[:, span]
             wrong = wrong + xp.sum(bad, axis=1, dtype=xp.float64)
-        if logits is None:
-            self.spend(0.5)
-        return to_numpy(wrong / self.total)
+        return wrong
 
     def batch_gradient(self, w: Array, index: np.ndarray) -> Array:
         """Unbiased gradient `(m, p)` from the rows of a host index; `len(index) / n` passes."""
-        x = self.rows.take(index)
-        at = like(index, x)
+        own = local(index, self.own)
+        x = self.rows.take(own)
+        at = like(own, x)
         p = softmax(self.logits(w, x))
         labels = self.xp.take(self.labels, at, axis=1)
         order = self.xp.arange(self.k, dtype=labels.dtype, device=labels.device)
@@ -221,4 +242,5 @@ class Problem(LinearModel):
             p *= self.xp.take(self.weights, at, axis=1)[:, None, :]
         self.spend(len(index) / self.n)
         scale = self.n / (len(index) * self.total[:, None])
-        return self.pullback(p, x) * scale + self.penalty(w)
+        (total,) = self.sum(self.pullback(p, x))
+        return total * scale + self.penalty(w)

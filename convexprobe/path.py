@@ -88,7 +88,7 @@ def solve_path(
     """
     started = time.perf_counter()
     out: dict[tuple[int, int], Fitted] = {}
-    together, width = chunk(groups.n, groups.d, groups.k)
+    together, width = chunk(groups.n // groups.communicator.size, groups.d, groups.k)
     order = np.argsort(-penalties, kind="stable")
     wide = previous is None and stopping is None and bool((penalties > 0).all())
     space = row_space(groups) if wide and is_wide(groups) else None
@@ -110,7 +110,7 @@ def solve_path(
             state = solver.init(family, w)
             if begin.inverse is not None and isinstance(state, NewtonState | LBFGSState):
                 state.inverse = begin.inverse  # of nearly the same point: building it costs a pass
-            spent = time.perf_counter() - started
+            spent = groups.communicator.clock(time.perf_counter() - started)
             solution = solve(
                 family,
                 solver,

@@ -68,7 +68,7 @@ class Diagonal:
         """One weighted product of squared features."""
         problem = sample.problem
         curvature = sample.p * (1.0 - sample.p) * sample.weight[:, None, :]
-        diagonal = problem.pullback(curvature, sample.x * sample.x)
+        (diagonal,) = problem.sum(problem.pullback(curvature, sample.x * sample.x))
         weights, bias = problem.split(diagonal)
         diagonal = problem.join(weights + problem.l2[:, None, None], bias)
         floor = 1e-12 * problem.xp.max(diagonal, axis=1, keepdims=True) + 1e-300
@@ -101,11 +101,13 @@ class Curvature:
         """
         problem, xp = sample.problem, sample.problem.xp
         f64 = xp.float64
-        s = sample.x.shape[0]
+        s = sample.rows
         low = problem.d > min(self.rank, s)
         stride = -(-s // self.rank) if low else 1
-        x, p, weight = sample.x[::stride, :], sample.p[:, :, ::stride], sample.weight[:, ::stride]
-        weight = weight * (xp.sum(sample.weight, axis=1) / xp.sum(weight, axis=1))[:, None]
+        thin = slice(-sample.own.start % stride, None, stride)  # of the rows of all ranks
+        x, p, weight = sample.x[thin, :], sample.p[:, :, thin], sample.weight[:, thin]
+        whole, part = problem.sum(xp.sum(sample.weight, axis=1), xp.sum(weight, axis=1))
+        weight = weight * (whole / part)[:, None]
         h = xp.clip((1.0 - xp.sum(p * p, axis=1)) / (problem.k - 1), 0.0, None) * weight
         spectral = problem.m > SPECTRAL or problem.k > MANY_CLASSES
         if spectral:
@@ -113,12 +115,17 @@ class Curvature:
             mass = mass * (problem.k / (problem.k - 1))
         else:
             mass = xp.sum(h, axis=1, dtype=f64)[:, None]
-        mass = xp.maximum(mass, 1e-12 * xp.max(mass) + 1e-300)
         shared = xp.mean(h, axis=0)
-        total = xp.sum(shared, dtype=f64) + 1e-300
-        mean = cast(shared @ x, f64) / total
+        mass, total, mean = problem.sum(mass, xp.sum(shared, dtype=f64), cast(shared @ x, f64))
+        mass = xp.maximum(mass, 1e-12 * xp.max(mass) + 1e-300)
+        total = total + 1e-300
+        mean = mean / total
         root = (x - cast(mean, problem.dtype)) * xp.sqrt(shared)[:, None]
-        gram = cast(root @ root.T if low else root.T @ root, f64)
+        if low:
+            root = problem.communicator.stack(root)
+            gram = cast(root @ root.T, f64)
+        else:
+            (gram,) = problem.sum(cast(root.T @ root, f64))
         eye = xp.eye(gram.shape[0], dtype=f64, device=gram.device)
         # Keeps l2 = 0 invertible; the low-rank form subtracts, and cancels in float32 below this.
         floor = (1e-5 if low else 1e-10) * xp.sum(gram * eye) / problem.d + 1e-200

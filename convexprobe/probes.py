@@ -16,6 +16,7 @@ from safetensors.numpy import save as to_bytes
 
 from convexprobe._array import Array, compute_dtype, like, namespace, to_numpy
 from convexprobe._files import replacing
+from convexprobe.communicator import Communicator
 from convexprobe.inputs import (
     check_activations,
     check_labels,
@@ -95,12 +96,12 @@ class Probe:
         return np.inf if self.l2 == 0 else scale / (self.l2 * self.rows)
 
     def logits(self, x: Any) -> Array:
-        """Logits `(n, k)` of rows `(n, d)`, in their library.
+        """Logits `(n, k)` of rows `(n, d)`, in their library; of no rows, none.
 
         Raises:
             ValueError: rows of another width.
         """
-        found = check_activations(x)["activations"]
+        found = check_activations(x, least=0)["activations"]
         rows = place(found, None, 0.0)
         if rows.d != self.weights.shape[1]:
             raise ValueError(f"expected {self.weights.shape[1]} features, found {rows.d}")
@@ -112,7 +113,7 @@ class Probe:
         return xp.concat(out, axis=0)
 
     def log_proba(self, x: Any) -> Array:
-        """Log-probabilities `(n, k)` of rows `(n, d)`, in their library.
+        """Log-probabilities `(n, k)` of rows `(n, d)`, in their library; of no rows, none.
 
         Raises:
             ValueError: rows of another width.
@@ -137,11 +138,17 @@ class Probe:
         )
         return np.asarray(list(self.classes))[codes] if plain else table[codes]
 
-    def evaluate(self, x: Any, labels: Any) -> Score:
-        """Error, loss and usable information on labelled rows."""
-        log_p = to_numpy(self.log_proba(x))
-        codes, _ = encode(check_labels(labels, len(log_p)), self.classes)
-        return score(log_p, codes)
+    def evaluate(self, x: Any, labels: Any, group: Any = None) -> Score:
+        """Error, loss and usable information on labelled rows; of all ranks of a `group`.
+
+        Raises:
+            ValueError: rows of another width, a label that is no class, no rows on any rank.
+        """
+        communicator = Communicator.of(group)
+        with communicator.together():
+            log_p = to_numpy(self.log_proba(x))
+            codes, _ = encode(check_labels(labels, len(log_p)), self.classes)
+        return score(log_p, codes, communicator)
 
     def to_linear(self) -> torch.nn.Linear:
         """The probe as a torch layer that gives logits."""
@@ -176,22 +183,26 @@ class ProbeSet(Mapping[str, Probe]):
     def __or__(self, other: Mapping[str, Probe]) -> ProbeSet:
         return ProbeSet({**self._probes, **other})
 
-    def evaluate(self, activations: Any, labels: Any) -> dict[str, Score]:
+    def evaluate(self, activations: Any, labels: Any, group: Any = None) -> dict[str, Score]:
         """Score every layer that is in both, on labelled rows.
 
         Args:
             activations: layer name -> `(n, d)`, or one such array.
             labels: in the form that `fit_probes` got; with concepts, any of those.
+            group: as in `fit_probes`: ranks with their own rows; all get the scores of all rows.
 
         Raises:
             ValueError: a layer without a probe, or input refused as by `fit_probes`.
         """
-        layers = check_activations(activations)
-        concepts = split_concepts(labels, next(iter(layers.values())).shape[0])
-        for name in (probe_name(layer, concept) for layer in layers for concept in concepts):
-            check_layer(name, self._probes, "probes")
+        communicator = Communicator.of(group)
+        with communicator.together():
+            layers = check_activations(activations, least=communicator.least)
+            concepts = split_concepts(labels, next(iter(layers.values())).shape[0])
+            for name in (probe_name(layer, concept) for layer in layers for concept in concepts):
+                check_layer(name, self._probes, "probes")
+        communicator.same(layers=tuple(layers), concepts=tuple(concepts))
         return {
-            name: self._probes[name].evaluate(x, values)
+            name: self._probes[name].evaluate(x, values, group)
             for layer, x in layers.items()
             for name, values in ((probe_name(layer, c), v) for c, v in concepts.items())
         }

@@ -24,7 +24,7 @@ class Remembered:
     Attributes:
         probes: the probes.
         logits: of each probe, host `(k, r)` float32; minus infinity for a class without rows.
-        rows: which rows those are, host `(r,)`.
+        rows: which rows those are, host `(r,)`; on a rank, its own, counted from its first.
     """
 
     probes: ProbeSet
@@ -37,15 +37,16 @@ def remember(probes: ProbeSet, activations: Any) -> Remembered:
 
     Args:
         probes: of one label a row; with concepts, named "layer/concept".
-        activations: layer name -> `(n, d)`; the same rows will follow, in the same order.
+        activations: layer name -> `(n, d)`; the same rows will follow, in the same order. Where
+            rows are dealt out over ranks, each remembers its own.
 
     Raises:
         ValueError: activations of another width, or none of a probe.
     """
-    layers = check_activations(activations)
+    layers = check_activations(activations, least=0)
     n = next(iter(layers.values())).shape[0]
     most = max(len(probe.classes) for probe in probes.values())
-    rows = np.arange(0, n, -(-4 * n * most // LARGEST))
+    rows = np.arange(0, n, max(-(-4 * n * most // LARGEST), 1))
     logits = {}
     for name, probe in probes.items():
         layer = name if name in layers else name.rpartition("/")[0]

@@ -8,7 +8,8 @@ columns, and for `W = V Q^T`
 
 `F` is the same function of `V` on the `n` rows of `L`, at `n / d` of the price a pass. The Gram
 matrix is rounded, and is made definite by a ridge of that size: what is found here is where the
-solve on the rows themselves starts, whose certificate vouches for it. Costs `n^2 d` once.
+solve on the rows themselves starts, whose certificate vouches for it. Costs `n^2 d` once. The Gram
+matrix needs every pair of rows: rows dealt out over ranks are solved as they are.
 """
 
 from __future__ import annotations
@@ -101,5 +102,6 @@ def row_space(problem: Problem) -> RowSpace:
 
 
 def is_wide(problem: Problem) -> bool:
-    """Whether there are few rows and at least twice as many features."""
-    return problem.n <= MOST_ROWS and problem.d >= 2 * problem.n
+    """Whether there are few rows, all of them here, and at least twice as many features."""
+    few = problem.communicator.size == 1 and problem.n <= MOST_ROWS
+    return few and problem.d >= 2 * problem.n

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from convexprobe._array import Array, cast, like, to_numpy
+from convexprobe.communicator import Communicator
 from convexprobe.family import PerTask, select
 from convexprobe.linear_model import Pullback
 from convexprobe.objective import Evaluation, Problem
@@ -20,7 +21,9 @@ class Sample(PerTask):
 
     Attributes:
         problem: the family.
-        index: which rows, host `(s,)`.
+        index: which rows, host `(s,)`; a rank's own, counted from its first.
+        own: where those stand among the rows that all ranks drew.
+        rows: how many all ranks drew.
         x: the rows, `(s, d)`.
         p: probabilities at the point, `(m, k, s)`.
         share: each row's own weight `s_i / S`, `(m or 1, s)`.
@@ -29,6 +32,8 @@ class Sample(PerTask):
 
     problem: Problem
     index: np.ndarray
+    own: slice
+    rows: int
     x: Array
     p: Array
     share: Array
@@ -44,8 +49,8 @@ class Sample(PerTask):
         Near a solution few rows are uncertain: then all of those enter and sums are almost exact.
         Costs half a pass over the rows drawn if the evaluation has no logits.
         """
-        size = min(size, problem.rows.capacity)
-        index, inverse = draw_rows(at.uncertainty, problem.weights, size, rng)
+        size = min(size, problem.capacity)
+        index, inverse = draw_rows(at.uncertainty, problem.weights, size, rng, problem.communicator)
         return cls.of(problem, at.w, index, inverse, at.logits)
 
     @classmethod
@@ -60,9 +65,10 @@ class Sample(PerTask):
         """Gather the rows and their probabilities at `w`, from the logits of all rows if given."""
         xp = problem.xp
         x = problem.rows.take(index)
+        own, rows = problem.communicator.span(len(index))
         if logits is None:
             z = problem.logits(w, x)
-            problem.spend(0.5 * len(index) / problem.n)
+            problem.spend(0.5 * rows / problem.n)
         else:
             z = xp.take(logits, like(index, x), axis=2)
         share = xp.ones((1, len(index)), dtype=problem.dtype, device=x.device)
@@ -72,6 +78,8 @@ class Sample(PerTask):
         return cls(
             problem=problem,
             index=index,
+            own=own,
+            rows=rows,
             x=x,
             p=softmax(z),
             share=share,
@@ -98,33 +106,42 @@ class Sample(PerTask):
             r = curvature_product(self.p[:, :, span], problem.directions(v, x))
             r *= weight[:, :, span]
             pulled.add(r, x)
-        problem.spend(len(self.index) / problem.n)
-        return pulled.value() + problem.penalty(v)
+        problem.spend(self.rows / problem.n)
+        return problem.sum(pulled.value())[0] + problem.penalty(v)
 
 
 def draw_rows(
-    uncertainty: Array, weights: Array | None, size: int, rng: np.random.Generator
+    uncertainty: Array,
+    weights: Array | None,
+    size: int,
+    rng: np.random.Generator,
+    communicator: Communicator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """About `size` rows, host `(s,)`, and their inverse inclusion probabilities; see `Sample.draw`.
 
     Args:
-        uncertainty: `(m, n)`.
+        uncertainty: `(m, n)`; of this rank's rows, like the weights and what is returned.
         weights: row weights, `(m or 1, n)`, or None.
+        size: rows of all ranks.
+        rng: the same on every rank.
+        communicator: the ranks.
     """
-    n = uncertainty.shape[1]
-    chance = np.ones(n)
+    own, n = communicator.span(uncertainty.shape[1])
+    chance = np.ones(uncertainty.shape[1])
     if size < n:
         relative = to_numpy(uncertainty).astype(np.float64)
         if weights is not None:
             relative = relative * to_numpy(weights)
-        relative /= np.maximum(relative.mean(axis=1, keepdims=True), 1e-30)
+        (total,) = communicator.sum(relative.sum(axis=1, keepdims=True))
+        relative /= np.maximum(total / n, 1e-30)
         quality = 0.9 * relative.mean(axis=0) + 0.1
         if weights is not None:  # rows held out of every task are no use
             quality *= to_numpy(weights).max(axis=0) > 0
-        chance = np.minimum(1.0, quality * (size / quality.sum()))
-        for _ in range(20):  # rows capped at 1 leave room that the others fill
-            if abs(chance.sum() - size) <= 0.01 * size:
+        chance = quality
+        for _ in range(21):  # rows capped at 1 leave room that the others fill
+            (total,) = communicator.sum(chance.sum(keepdims=True))
+            if chance is not quality and abs(total[0] - size) <= 0.01 * size:
                 break
-            chance = np.minimum(1.0, chance * (size / chance.sum()))
-    index = np.flatnonzero(rng.random(n) < chance)
+            chance = np.minimum(1.0, chance * (size / total[0]))
+    index = np.flatnonzero(rng.random(n)[own] < chance)
     return index, 1.0 / chance[index]

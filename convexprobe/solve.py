@@ -187,7 +187,7 @@ def solve(
         score = to_numpy(at.value) if stopping is None else stopping(at.w)
         best.update(active, at, bound, notable, score)
         synchronise(problem.rows.reference)
-        elapsed = time.perf_counter() - started
+        elapsed = problem.communicator.clock(time.perf_counter() - started)
         history.append(Record(step, problem.passes, elapsed, best.value.copy(), best.gap))
         for callback in callbacks:
             callback(history[-1])

@@ -58,9 +58,12 @@ class Source(ABC):
         return max(block_rows(columns, self.reference) >> self._halvings, 1)
 
     def spans(self, columns: int) -> Iterator[slice]:
-        """Row slices, in order; a block of an array with so many columns stays in cache."""
+        """Row slices, in order; a block of an array with so many columns stays in cache.
+
+        Without rows (a rank may hold none) one empty slice, so that sums have their shape.
+        """
         size = self.block(columns)
-        for start in range(0, self.n, size):
+        for start in range(0, max(self.n, 1), size):
             yield slice(start, min(start + size, self.n))
 
     def halve(self) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convexprobe._array import Array, as_array, cast, compute_dtype, contiguous_rows
+from convexprobe._array import Array, cast, compute_dtype, to_torch
 from convexprobe.sources import Rows, Source
 from convexprobe.store import CHUNK, HostStore, Store
 
@@ -154,7 +154,7 @@ def place(rows: Array | Store, device: str | None, limit: float | None) -> Sourc
     if device is None and not isinstance(rows, Store):
         return Rows(rows)
     target = torch.device("cpu" if device is None else device)
-    store = rows if isinstance(rows, Store) else HostStore(as_tensor(rows))
+    store = rows if isinstance(rows, Store) else HostStore(to_torch(rows))
     if target.type == "cuda" and target.index is None:
         target = torch.device("cuda", torch.cuda.current_device())
     if isinstance(store, HostStore) and store.tensor.device == target:
@@ -165,6 +165,11 @@ def place(rows: Array | Store, device: str | None, limit: float | None) -> Sourc
     if tier == "host" and isinstance(rows, Store):
         store = HostStore(store.load(pinned=target.type == "cuda"))
     return Stream(store, target, allowed)
+
+
+def reference(rows: Array | Store, device: str | None) -> Array:
+    """The `Source.reference` that `place` will give, but without rows: none is read or moved."""
+    return place(rows if isinstance(rows, Store) else rows[:0, :], device, 0.0).reference
 
 
 def choose_tier(
@@ -184,16 +189,6 @@ def choose_tier(
     if not disk or (target.type != "cpu" and size <= on_host):
         return "host", on_device
     return "disk", on_device
-
-
-def as_tensor(array: Array) -> Tensor:
-    """The array as a torch tensor, sharing its memory where that can be."""
-    array = contiguous_rows(as_array(array))
-    if isinstance(array, Tensor):
-        return array
-    if isinstance(array, np.ndarray):
-        return torch.from_numpy(array if array.flags.writeable else array.copy())
-    return torch.from_dlpack(array)
 
 
 def free_memory(device: torch.device) -> float:

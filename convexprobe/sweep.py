@@ -41,7 +41,8 @@ def probe_checkpoints(
         data, labels: as in `ProbeMonitor`.
         progress: show a bar with the time left; None shows it on a terminal.
         settings: everything else that `ProbeMonitor` takes: `layers`, `pool`, `test`, `out`,
-            `warm_start`, `l2`, `tol`, `solver`, `batch_size`, `max_passes`, `on_error`, `seed`.
+            `warm_start`, `l2`, `tol`, `solver`, `batch_size`, `max_passes`, `on_error`, `seed`,
+            `group`.
 
     Returns:
         The history, with what failed.
@@ -62,10 +63,11 @@ def probe_checkpoints(
                 bar.update()
                 continue
             try:
-                step, state = checkpoint.load()
-                if step in seen:
-                    raise ValueError(f"{checkpoint.source}: step {step} for the second time")
-                state = match(state, model, checkpoint.source)
+                with monitor.ranks.together():
+                    step, state = checkpoint.load()
+                    if step in seen:
+                        raise ValueError(f"{checkpoint.source}: step {step} for the second time")
+                    state = match(state, model, checkpoint.source)
             except ValueError as error:
                 monitor.failed(checkpoint.source, error)
             else:

@@ -32,9 +32,16 @@ class ValidationLoss(PerTask):
     labels: Array
     weights: Array | None
 
-    @in_smaller_blocks
     def __call__(self, w: Array) -> np.ndarray:
         """Half a pass over the validation rows."""
+        family = self.family
+        loss, mass, rows = family.sum(*self._sums(w), np.asarray(float(self.rows.n)))
+        family.spend(0.5 * float(rows) / family.n)
+        return to_numpy(loss / mass)
+
+    @in_smaller_blocks
+    def _sums(self, w: Array) -> tuple[Array, Array]:
+        """Loss and weight of this rank's rows, `(m,)` each."""
         family, xp = self.family, self.family.xp
         loss = mass = xp.zeros((family.m,), dtype=xp.float64, device=w.device)
         order = xp.arange(family.k, dtype=self.labels.dtype, device=self.labels.device)
@@ -48,8 +55,7 @@ class ValidationLoss(PerTask):
             share = xp.ones_like(row) if self.weights is None else self.weights[:, span]
             loss = loss + xp.sum(xp.clip(row, None, _LARGEST) * share, axis=1, dtype=xp.float64)
             mass = mass + xp.sum(share, axis=1, dtype=xp.float64)
-        family.spend(0.5 * self.rows.n / family.n)
-        return to_numpy(loss / mass)
+        return loss, mass
 
     def tasks(self, index: list[int]) -> ValidationLoss:
         """The remaining tasks."""
@@ -68,7 +74,7 @@ def validation_loss(
         rows, codes = validation
         stacked = np.stack([codes[g.concept] for g in groups])
         return ValidationLoss(problem, rows, like(stacked, problem.rows.reference), None)
-    held = np.zeros((len(groups), problem.n))
+    held = np.zeros((len(groups), problem.rows.n))
     for i, group in enumerate(groups):
         held[i, group.held] = 1.0
     if len(groups) > 1:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convexprobe._array import Array, cast, generator, like, to_numpy
+from convexprobe.communicator import local
 from convexprobe.family import PerTask, select
 from convexprobe.linear_model import Pullback
 from convexprobe.objective import Problem
@@ -37,7 +38,7 @@ class Previous(PerTask):
     Attributes:
         w: its parameters, `(m, p)`; entries that are not finite count as 0.
         logits: what it had on the earlier activations of `rows`, `(m, k, r)`, or None.
-        rows: which rows those are, host `(r,)`.
+        rows: which rows those are, host `(r,)`; a rank's own, counted from its first.
     """
 
     w: Array
@@ -99,7 +100,8 @@ def best_start(
         lowest = xp.where(better, value, lowest)
         names = [name if new else old for new, old in zip(to_numpy(better), names, strict=True)]
 
-    consider("copied", xp.where(xp.isfinite(previous.w), cast(previous.w, best.dtype), 0.0))
+    copied = xp.where(xp.isfinite(previous.w), cast(previous.w, best.dtype), 0.0)
+    consider("copied", problem.communicator.first(copied))
     if previous.logits is None or previous.rows is None:
         return Start(best, names)
     moved, inverse = transferred(problem, best, previous.logits, previous.rows)
@@ -121,14 +123,14 @@ def transferred(
         problem: the family.
         base: parameters `(m, p)`; where `C` has full rank, the result does not depend on them.
         logits: the old logits `(m, k, r)`; those of classes without rows are ignored.
-        rows: which rows they are of, host `(r,)`.
+        rows: which rows they are of, host `(r,)`; a rank's own, counted from its first.
         seed: of the draw.
 
     Returns:
         The parameters, and `(C + l2)^-1`, a preconditioner near them. Half a pass and the sample's.
     """
     xp = problem.xp
-    source = problem.rows if len(rows) == problem.n else problem.rows.subset(rows)
+    source = problem.rows if len(rows) == problem.rows.n else problem.rows.subset(rows)
     at = like(rows, problem.labels)
     z = cast(logits, problem.dtype)
     z = xp.where(xp.isfinite(z) & (problem.absent[:, :, None] == 0), z, 0.0)
@@ -139,7 +141,9 @@ def transferred(
     share = xp.ones((1, len(rows)), dtype=problem.dtype, device=z.device)
     if problem.weights is not None:
         share = xp.take(problem.weights, at, axis=1)
-    share = share / xp.sum(share, axis=1, keepdims=True)
+    # Of a rank, which may remember fewer of its rows than another, they stand for all.
+    share = share * (problem.rows.n / max(len(rows), 1))
+    share = share / problem.sum(xp.sum(share, axis=1, keepdims=True))[0]
     residual *= share[:, None, :]
     pulled = Pullback(problem, problem.m)
     for span, x in source.blocks(problem.m * problem.k):
@@ -147,11 +151,14 @@ def transferred(
 
     size = max(1500, 3 * min(problem.d, 1024) // 2)
     uncertainty = 1.0 - xp.sum(p * p, axis=1)
-    index, inclusion = draw_rows(uncertainty, share, size, generator(seed))
+    index, inclusion = draw_rows(uncertainty, share, size, generator(seed), problem.communicator)
+    own, drawn = problem.communicator.span(len(index))
     take = like(index, z)
     sample = Sample(
         problem=problem,
         index=index,
+        own=own,
+        rows=drawn,
         x=source.take(index),
         p=xp.take(p, take, axis=2),
         share=xp.take(share, take, axis=1),
@@ -161,9 +168,12 @@ def transferred(
     h = _shared_curvature(sample)
     gap = xp.take(z, take, axis=2) - problem.directions(base, sample.x)
     gap *= cast(problem.absent == 0, problem.dtype)[:, :, None]
-    right = problem.pullback(gap * h[:, None, :], sample.x) - pulled.value() - problem.penalty(base)
-    problem.spend((0.5 * len(rows) + len(index)) / problem.n)
-    return base + inverse.solve(right), inverse
+    right, read = problem.sum(
+        problem.pullback(gap * h[:, None, :], sample.x) - pulled.value(),
+        np.asarray(float(len(rows))),
+    )
+    problem.spend((0.5 * float(read) + drawn) / problem.n)
+    return base + inverse.solve(right - problem.penalty(base)), inverse
 
 
 def _shared_curvature(sample: Sample) -> Array:
@@ -172,30 +182,26 @@ def _shared_curvature(sample: Sample) -> Array:
     h = xp.clip((1.0 - xp.sum(sample.p * sample.p, axis=1)) / (sample.problem.k - 1), 0.0, None)
     h = h * sample.weight
     shared = xp.mean(h, axis=0)
-    scale = xp.sum(h, axis=1) / (xp.sum(shared) + 1e-30)
+    own, total = sample.problem.sum(xp.sum(h, axis=1), xp.sum(shared))
+    scale = own / (total + 1e-30)
     return scale[:, None] * shared[None, :]
 
 
 def _objective(problem: Problem, w: Array, index: np.ndarray) -> Array:
-    """`F` on the rows of a host index, `(m,)`."""
+    """`F` on the rows of a host index among all ranks' rows, `(m,)`."""
     xp = problem.xp
+    problem.spend(0.5 * len(index) / problem.n)
+    index = local(index, problem.own)
     x = problem.rows.take(index)
     labels = xp.take(problem.labels, like(index, x), axis=1)
     order = xp.arange(problem.k, dtype=labels.dtype, device=labels.device)
     correct = labels[:, None, :] == order[None, :, None]
     p = xp.sum(xp.where(correct, softmax(problem.logits(w, x)), 0.0), axis=1)
-    problem.spend(0.5 * len(index) / problem.n)
     loss = -xp.log(xp.clip(cast(p, xp.float64), 1e-30, None))
     weights, _ = problem.split(w)
     penalty = 0.5 * problem.l2 * xp.sum(weights * weights, axis=(1, 2))
-    share = None if problem.weights is None else xp.take(problem.weights, like(index, x), axis=1)
-    if share is None:
-        return xp.mean(loss, axis=1) + penalty
-    share = cast(share, xp.float64)
-    total = xp.sum(share, axis=1)
-    return xp.sum(loss * share, axis=1) / xp.where(total > 0, total, 1.0) + penalty
-
-
-def stack(weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Host parameters `(1, p)` of weights `(k, d)` and bias `(k,)`."""
-    return to_numpy(np.concatenate([weights.ravel(), bias]))[None, :]
+    share = xp.ones_like(loss)
+    if problem.weights is not None:
+        share = cast(xp.take(problem.weights, like(index, x), axis=1), xp.float64)
+    loss, total = problem.sum(xp.sum(loss * share, axis=1), xp.sum(share, axis=1))
+    return loss / xp.where(total > 0, total, 1.0) + penalty

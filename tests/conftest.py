@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -114,6 +115,20 @@ def dense_hessian(data: Data, p: np.ndarray, l2: float) -> np.ndarray:
     out[cut:, :cut] = out[:cut, cut:].T
     out[cut:, cut:] = full[:, d, :, d]
     return out
+
+
+class Exhausted:
+    """Stands for a device on which arrays of more than `most` rows do not fit."""
+
+    def __init__(self, rows: Any, most: int) -> None:
+        self.rows, self.most, self.refused = rows, most, 0
+
+    def __call__(self, columns: int = 0) -> Iterator[tuple[slice, Any]]:
+        for span, x in self.rows(columns):
+            if len(x) > self.most:
+                self.refused += 1
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+            yield span, x
 
 
 def minimum(data: Data, l2: float) -> tuple[np.ndarray, float]:

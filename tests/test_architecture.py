@@ -16,7 +16,7 @@ PACKAGE = Path(convexprobe.__file__).parent
 ORDER: list[set[str]] = [
     {"_array"},
     {"_files", "_progress", "_random_state", "family", "softmax", "sources", "store"},
-    {"shards", "streaming"},
+    {"communicator", "shards", "streaming"},
     {"linear_model"},
     {"objective"},
     {"sample"},
@@ -45,8 +45,9 @@ ORDER: list[set[str]] = [
 """A file imports only from the rows above its own; "" is the package itself."""
 
 MAY_IMPORT_TORCH = {
-    "_array", "_random_state", "store", "shards", "streaming", "probes", "estimate", "points",
-    "datasets", "checkpoints", "pooling", "batches", "sinks", "extract", "monitor", "sweep",
+    "_array", "_random_state", "communicator", "store", "shards", "streaming", "probes",
+    "estimate", "points", "datasets", "checkpoints", "pooling", "batches", "sinks", "extract",
+    "monitor", "sweep",
 }  # fmt: skip
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_data, write_activations
+from conftest import Exhausted, random_data, write_activations
 from torch import Tensor
 
 import convexprobe as cxp
@@ -186,20 +185,6 @@ def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("convexprobe.fit.place", watched)
     cxp.fit_probes(*cxp.open_activations(tmp_path), l2=[0.1, 1.0])
     assert len(alive) == 3
-
-
-class Exhausted:
-    """Stands for a device on which arrays of more than `most` rows do not fit."""
-
-    def __init__(self, rows: Any, most: int) -> None:
-        self.rows, self.most, self.refused = rows, most, 0
-
-    def __call__(self, columns: int = 0) -> Iterator[tuple[slice, Any]]:
-        for span, x in self.rows(columns):
-            if len(x) > self.most:
-                self.refused += 1
-                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-            yield span, x
 
 
 @pytest.mark.parametrize("kind", ["memory", "stream"])

@@ -55,12 +55,13 @@ class Adaptive(ABC):
     def init(self, problem: Problem, w: Array) -> AdaptiveState:
         """Evaluate at `w` and measure the columns on a sample of rows."""
         xp, at = problem.xp, problem.evaluate(w)
-        x = Sample.draw(problem, at, 2048, generator(self.seed, 0)).x
-        rms = xp.sqrt(xp.mean(x * x, axis=0)) * problem.d**0.5
+        sample = Sample.draw(problem, at, 2048, generator(self.seed, 0))
+        (square,) = problem.sum(xp.sum(sample.x * sample.x, axis=0))
+        rms = xp.sqrt(square / sample.rows) * problem.d**0.5
         unit = xp.where(rms > 0, 1.0 / xp.where(rms > 0, rms, 1.0), 0.0)
         shape = (problem.m, problem.k)
         weights = xp.broadcast_to(xp.astype(unit, xp.float64)[None, None, :], (*shape, problem.d))
-        scale = problem.join(weights, xp.ones(shape, dtype=xp.float64, device=x.device))
+        scale = problem.join(weights, xp.ones(shape, dtype=xp.float64, device=unit.device))
         zero = xp.zeros_like(at.w)
         return AdaptiveState(at, None, 0, self.rate + 0.0 * at.value, zero, zero, 0, scale)
 

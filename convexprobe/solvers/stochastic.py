@@ -31,6 +31,7 @@ from itertools import pairwise
 import numpy as np
 
 from convexprobe._array import Array, generator, like
+from convexprobe.communicator import local
 from convexprobe.objective import Evaluation, Problem
 from convexprobe.preconditioner import Curvature, Inverse, Preconditioner
 from convexprobe.sample import Sample
@@ -52,28 +53,31 @@ class Batch:
         x: the rows, `(b, d)`.
         table: the probabilities remembered for them, `(m, k, b)`.
         weight: `s_i / (S q_i)`, `(m or 1, b)`.
+        rows: `b` of all ranks.
     """
 
     problem: Problem
     x: Array
     table: Array
     weight: Array
+    rows: int
 
     def probabilities(self, w: Array) -> Array:
         """At `w`, `(m, k, b)`; half a pass over the batch."""
-        self.problem.spend(0.5 * self.x.shape[0] / self.problem.n)
+        self.problem.spend(0.5 * self.rows / self.problem.n)
         return softmax(self.problem.logits(w, self.x))
 
     def change(self, p: Array) -> Array:
         """`change_B` for the probabilities `p`, `(m, p)`; half a pass over the batch."""
-        self.problem.spend(0.5 * self.x.shape[0] / self.problem.n)
-        return self.problem.pullback((p - self.table) * self.weight[:, None, :], self.x)
+        self.problem.spend(0.5 * self.rows / self.problem.n)
+        change = self.problem.pullback((p - self.table) * self.weight[:, None, :], self.x)
+        return self.problem.sum(change)[0]
 
     def curvature(self, v: Array) -> Array:
         """The loss's Hessian on the batch, at the probabilities remembered, times `v`."""
-        self.problem.spend(self.x.shape[0] / self.problem.n)
+        self.problem.spend(self.rows / self.problem.n)
         r = curvature_product(self.table, self.problem.directions(v, self.x))
-        return self.problem.pullback(r * self.weight[:, None, :], self.x)
+        return self.problem.sum(self.problem.pullback(r * self.weight[:, None, :], self.x))[0]
 
 
 @dataclass(frozen=True)
@@ -170,14 +174,16 @@ class VarianceReduced(ABC):
 
 def cut(sample: Sample, rng: np.random.Generator) -> list[Batch]:
     """The sample in random order, as batches."""
-    xp, rows = sample.problem.xp, len(sample.index)
-    order = like(rng.permutation(rows), sample.x)
-    x, p = xp.take(sample.x, order, axis=0), xp.take(sample.p, order, axis=2)
-    weight = xp.take(sample.weight, order, axis=1)
+    xp, rows = sample.problem.xp, sample.rows
+    order = rng.permutation(rows)
     count = max(-(-rows // BATCH), min(32, rows // 8), 1)
-    edges = [rows * j // count for j in range(count + 1)]
-    spans = [slice(a, b) for a, b in pairwise(edges)]
-    return [Batch(sample.problem, x[s, :], p[:, :, s], weight[:, s]) for s in spans]
+    batches = []
+    for a, b in pairwise(rows * j // count for j in range(count + 1)):
+        index = like(local(order[a:b], sample.own), sample.x)
+        x, p = xp.take(sample.x, index, axis=0), xp.take(sample.p, index, axis=2)
+        weight = xp.take(sample.weight, index, axis=1)
+        batches.append(Batch(sample.problem, x, p, weight, b - a))
+    return batches
 
 
 def largest_curvature(batches: list[Batch], inverse: Inverse, rng: np.random.Generator) -> Array:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convexprobe._array import Array, generator, like
+from convexprobe.communicator import local
 from convexprobe.objective import Problem
 from convexprobe.solvers.stochastic import Stage, StageState, VarianceReduced
 from convexprobe.sources import Rows
@@ -37,7 +38,7 @@ class SVRG(VarianceReduced):
         weights, _ = problem.split(w)
         if self.growing and not bool(problem.xp.any(weights != 0)):
             for rows in (problem.n // 16, problem.n // 4):
-                if self.rows <= rows <= problem.rows.capacity:
+                if self.rows <= rows <= problem.capacity:
                     w = self._on_part(problem, w, rows)
         return super().init(problem, w)
 
@@ -45,11 +46,19 @@ class SVRG(VarianceReduced):
         """One stage that sees only some rows; `rows / n` of its passes count."""
         xp = problem.xp
         index = np.sort(generator(self.seed, rows).permutation(problem.n)[:rows])
+        index = local(index, problem.own)
         x = problem.rows.take(index)
         at = like(index, x)
         labels = xp.take(problem.labels, at, axis=1)
         shares = None if problem.weights is None else xp.take(problem.weights, at, axis=1)
-        part = Problem(Rows(x), labels, problem.host_l2, classes=problem.k, weights=shares)
+        part = Problem(
+            Rows(x),
+            labels,
+            problem.host_l2,
+            classes=problem.k,
+            weights=shares,
+            communicator=problem.communicator,
+        )
         w, _ = self.step(part, w, super().init(part, w))
         problem.spend(part.passes * rows / problem.n)
         return w
