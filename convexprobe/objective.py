@@ -76,7 +76,7 @@ class Problem(LinearModel):
             return self._evaluate_constant(w, keep=keep)
         pulled = Pullback(self, self.m)
         loss = entropy = scale = xp.zeros((self.m,), dtype=f64, device=w.device)
-        uncertainty = []
+        uncertainty = xp.empty((self.m, self.n), dtype=self.dtype, device=w.device)
         kept = self.room(w) if keep and logits is None else logits
         for span, x in self.rows.blocks(self.m * self.k):
             if logits is None:
@@ -92,7 +92,7 @@ class Problem(LinearModel):
             correct = self.one_hot(span)
             row_loss = log_total - xp.sum(xp.where(correct, z, xp.zeros_like(z)), axis=1)
             row_entropy = log_total - xp.sum(p * z, axis=1)
-            uncertainty.append(1.0 - xp.sum(p * p, axis=1))
+            uncertainty[:, span] = 1.0 - xp.sum(p * p, axis=1)
             residual = p - cast(correct, self.dtype)
             if self.weights is not None:
                 share = self.weights[:, span]
@@ -113,7 +113,7 @@ class Problem(LinearModel):
             gradient=gradient + self.penalty(w),
             entropy=entropy,
             prior=gradient[:, self.k * self.d :] + self.frequency,
-            uncertainty=xp.concat(uncertainty, axis=1),
+            uncertainty=uncertainty,
             rounding=2.0 * epsilon(self.dtype, w) * (scale + loss) + self._logit_error(w, logits),
             logits=kept,
         )
