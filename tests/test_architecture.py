@@ -16,7 +16,8 @@ PACKAGE = Path(convexprobe.__file__).parent
 ORDER: list[set[str]] = [
     {"_array"},
     {"_files", "_progress", "_random_state", "family", "softmax", "sources", "store"},
-    {"shards", "streaming"},
+    {"manifest", "streaming"},
+    {"shards"},
     {"linear_model"},
     {"objective"},
     {"sample"},
@@ -45,8 +46,9 @@ ORDER: list[set[str]] = [
 """A file imports only from the rows above its own; "" is the package itself."""
 
 MAY_IMPORT_TORCH = {
-    "_array", "_random_state", "store", "shards", "streaming", "probes", "estimate", "points",
-    "datasets", "checkpoints", "pooling", "batches", "sinks", "extract", "monitor", "sweep",
+    "_array", "_random_state", "store", "manifest", "shards", "streaming", "probes", "estimate",
+    "points", "datasets", "checkpoints", "pooling", "batches", "sinks", "extract", "monitor",
+    "sweep",
 }  # fmt: skip
 
 
