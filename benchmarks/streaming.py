@@ -30,8 +30,9 @@ import torch
 from torch import Tensor
 
 import convexprobe as cxp
+from convexprobe.manifest import Manifest
 from convexprobe.objective import Problem
-from convexprobe.shards import Manifest, Shards
+from convexprobe.shards import Shards
 from convexprobe.sources import Rows, Source
 from convexprobe.streaming import Stream
 

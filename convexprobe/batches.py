@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from convexprobe.points import described
-from convexprobe.shards import raw_bytes
+from convexprobe.store import raw_bytes
 
 
 @dataclass(frozen=True)

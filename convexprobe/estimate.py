@@ -26,7 +26,7 @@ PASSES, FURTHER, GRID_PASSES = 12.0, 4.0, 200.0
 the variance. Met on 20 000 MNIST images and two untrained layers: 4 to 13 at 1e-3, 11 to 85 at
 1e-5, 170 to 1 000 for "auto"; most of the many are inner iterations on a sample."""
 
-OVERHEAD = 32e6
+OVERHEAD = 30e6
 """Bytes that the libraries allocate beside the arrays, once work begins."""
 
 
@@ -90,10 +90,10 @@ def estimate(
 ) -> Estimate:
     """What `fit_probes` with the same arguments will take, before any row is read.
 
-    Memory is the sum of the arrays that are alive at the worst moment, within a fifth of what was
-    measured. Passes to `tol=1e-3` depend on the layer's condition, which only reading it would
-    tell: take them for an order of magnitude. Seconds are those passes at the speed of one block of
-    made-up rows, without what a slow disk adds.
+    Memory is the sum of the arrays that are alive at the worst moment, on medium problems within a
+    fifth of what was measured. Passes to `tol=1e-3` depend on the layer's condition, which only
+    reading it would tell: take them for an order of magnitude. Seconds are those passes at the
+    speed of one block of made-up rows, without what a slow disk adds.
 
     Args:
         activations: as for `fit_probes`; rows still to be extracted can be given as tensors of
@@ -164,9 +164,9 @@ def _working_set(
 ) -> tuple[float, float]:
     """Bytes where the rows are multiplied, without them, and bytes of the host beside those.
 
-    For `m` tasks solved together at the worst of five moments: the end of a line search (three
-    arrays of logits), the evaluation after it, the draw of a sample (on the host, in float64), the
-    build of a preconditioner, and SVRG's first snapshot.
+    For `m` tasks solved together at the worst of four moments: the end of a line search (three
+    arrays of logits), the draw of a sample (on the host, in float64), the build of a
+    preconditioner, and SVRG's first snapshot.
     """
     d, item = x.shape[1], 8 if x.dtype == namespace(x).float64 else 4
     logits, rows, vectors = item * m * k * n, item * m * n, 20 * 8 * m * k * (d + 1)
@@ -180,9 +180,9 @@ def _working_set(
     sample, curvature = size * item * (d + m * k), 8.0 * min(d, size, 1024) ** 2
     inverse = m * curvature
     moments = [
-        (3 * logits + rows + sample + inverse, 0),
-        (2 * logits + 3 * rows + sample + inverse, 0),
-        (2 * logits + 2 * rows + 2 * sample + inverse, draw),
+        # half of what draws took stays in the heap, in pieces
+        (3 * logits + rows + sample + inverse, draw // 2),
+        (2 * logits + 2 * rows + 2 * sample + size * d * x.dtype.itemsize + inverse, draw),
         (logits + rows + 3 * sample + 2 * inverse + 2 * curvature, 0),
     ]
     if isinstance(solver, SVRG) and n // 4 <= most:

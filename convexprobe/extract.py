@@ -69,7 +69,7 @@ def extract(
         dtype: of the stored rows, a torch dtype or its name; None keeps that of each layer.
         device: where the rows and labels are stored.
         out: a directory to write to while the network runs, for activations larger than memory
-            (`convexprobe.shards` has the format). A call that was interrupted goes on when it is
+            (`convexprobe.manifest` has the format). A call that was interrupted goes on when it is
             made again with a loader that gives the same batches: what is written does not run
             through the network again.
         progress: None shows a bar if stderr is a terminal; True always; False never.

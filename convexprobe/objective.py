@@ -100,7 +100,7 @@ class Problem(LinearModel):
         xp, f64 = self.xp, self.xp.float64
         pulled = Pullback(self, self.m)
         loss = entropy = scale = xp.zeros((self.m,), dtype=f64, device=w.device)
-        uncertainty = []
+        uncertainty = xp.empty((self.m, self.rows.n), dtype=self.dtype, device=w.device)
         kept = self.room(w) if keep and logits is None else logits
         for span, x in self.rows.blocks(self.m * self.k):
             if logits is None:
@@ -116,7 +116,7 @@ class Problem(LinearModel):
             correct = self.one_hot(span)
             row_loss = log_total - xp.sum(xp.where(correct, z, xp.zeros_like(z)), axis=1)
             row_entropy = log_total - xp.sum(p * z, axis=1)
-            uncertainty.append(1.0 - xp.sum(p * p, axis=1))
+            uncertainty[:, span] = 1.0 - xp.sum(p * p, axis=1)
             residual = p - cast(correct, self.dtype)
             if self.weights is not None:
                 share = self.weights[:, span]
@@ -128,7 +128,7 @@ class Problem(LinearModel):
             scale = scale + xp.sum(xp.abs(top[:, 0, :]), axis=1, dtype=f64)
             pulled.add(residual, x)
         sums = (pulled.value(), loss, entropy, scale, self._logit_error(w, logits))
-        return sums, xp.concat(uncertainty, axis=1), kept
+        return sums, uncertainty, kept
 
     def _logit_error(self, w: Array, logits: Array | None) -> Array:
         """Error of the logits against float64 on a few rows, its mean over their maxima, `(m,)`;

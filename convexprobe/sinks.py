@@ -19,16 +19,10 @@ from torch import Tensor, nn
 from convexprobe._files import remove_leftovers, write_whole
 from convexprobe.batches import Batch
 from convexprobe.checkpoints import digest
+from convexprobe.manifest import LABELS, MANIFEST, Block, Layer, Manifest
 from convexprobe.points import Point
-from convexprobe.shards import (
-    LABELS,
-    MANIFEST,
-    Block,
-    Layer,
-    Manifest,
-    open_activations,
-    raw_bytes,
-)
+from convexprobe.shards import open_activations
+from convexprobe.store import raw_bytes
 
 BLOCK = 64 << 20
 """Bytes, of all layers together, after which a block is written; a block has whole batches."""
@@ -97,7 +91,7 @@ class MemorySink(Sink):
 
 
 class DirectorySink(Sink):
-    """Row blocks in a directory; see `convexprobe.shards` for the format.
+    """Row blocks in a directory; see `convexprobe.manifest` for the format.
 
     Memory: a block and a batch, three times over while it is written. What an interrupted
     extraction has written is not computed again: its batches are read from the loader and compared

@@ -15,6 +15,8 @@ from convexprobe._array import (
     cast,
     compute_dtype,
     contiguous_rows,
+    convert,
+    device,
     is_out_of_memory,
     like,
     namespace,
@@ -66,6 +68,12 @@ class Source(ABC):
         for start in range(0, max(self.n, 1), size):
             yield slice(start, min(start + size, self.n))
 
+    def room(self, rows: int) -> Array:
+        """For the conversion of so many rows; empty where they need none."""
+        xp, dtype = namespace(self.reference), compute_dtype(self.reference)
+        rows = 0 if dtype == self.reference.dtype else rows
+        return xp.empty((rows, self.d), dtype=dtype, device=device(self.reference))
+
     def halve(self) -> bool:
         """Half the rows a block from now on; False where a block has one row already."""
         if self.block(self.d) == 1:
@@ -90,9 +98,9 @@ class Rows(Source):
 
     def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
         """Views of the matrix, or its conversions."""
-        dtype = compute_dtype(self.matrix)
+        out = self.room(min(self.block(max(self.d, columns)), self.n))
         for rows in self.spans(max(self.d, columns)):
-            yield rows, cast(self.matrix[rows, :], dtype)
+            yield rows, convert(self.matrix[rows, :], out)
 
     def take(self, index: np.ndarray) -> Array:
         """Gathered rows, or the matrix as it is if the index has all of it in order."""

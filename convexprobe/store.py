@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,12 @@ from torch import Tensor
 
 CHUNK = 8 << 20
 """Bytes read at a time: large enough for a disk's full speed, small beside any memory."""
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous host tensor, without a copy."""
+    values: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(values)
 
 
 class Store(ABC):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convexprobe._array import Array, cast, compute_dtype, to_torch
+from convexprobe._array import Array, cast, compute_dtype, convert, to_torch
 from convexprobe.sources import Rows, Source
 from convexprobe.store import CHUNK, HostStore, Store
 
@@ -53,7 +53,7 @@ class Stream(Source):
         """Views of a buffer, or their conversions."""
         size = self.block(max(self.d, columns))
         step = min(chunk_rows(size, self.store.row_bytes), self.n)
-        dtype = compute_dtype(self.reference)
+        out = self.room(min(size, self.n))
         starts = iter(range(0, self.n, step))
         buffers = [self._buffer(step) for _ in range(AHEAD + 1)]
         waiting: deque[tuple[int, Tensor, Future[Tensor]]] = deque()
@@ -72,7 +72,7 @@ class Stream(Source):
                 ask(pool)
                 for first in range(0, len(rows), size):
                     part = rows[first : first + size]
-                    yield slice(start + first, start + first + len(part)), cast(part, dtype)
+                    yield slice(start + first, start + first + len(part)), convert(part, out)
                 buffers.append(buffer)
         self._spare = buffers
 

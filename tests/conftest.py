@@ -18,9 +18,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from convexprobe._files import write_whole
+from convexprobe.manifest import Block, Layer, Manifest
 from convexprobe.objective import Problem
-from convexprobe.shards import Block, Layer, Manifest, raw_bytes
 from convexprobe.sources import Rows
+from convexprobe.store import raw_bytes
 
 torch.set_num_threads(1)
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None, max_examples=60)

@@ -16,7 +16,8 @@ PACKAGE = Path(convexprobe.__file__).parent
 ORDER: list[set[str]] = [
     {"_array"},
     {"_files", "_progress", "_random_state", "family", "softmax", "sources", "store"},
-    {"communicator", "shards", "streaming"},
+    {"communicator", "manifest", "streaming"},
+    {"shards"},
     {"linear_model"},
     {"objective"},
     {"sample"},
@@ -45,7 +46,7 @@ ORDER: list[set[str]] = [
 """A file imports only from the rows above its own; "" is the package itself."""
 
 MAY_IMPORT_TORCH = {
-    "_array", "_random_state", "communicator", "store", "shards", "streaming", "probes",
+    "_array", "_random_state", "communicator", "store", "manifest", "shards", "streaming", "probes",
     "estimate", "points", "datasets", "checkpoints", "pooling", "batches", "sinks", "extract",
     "monitor", "sweep",
 }  # fmt: skip

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 import convexprobe as cxp
 from convexprobe import sinks
 from convexprobe.checkpoints import digest
+from convexprobe.manifest import MANIFEST
 from convexprobe.pooling import random_features
-from convexprobe.shards import MANIFEST, Shards
+from convexprobe.shards import Shards
 
 Batches = list[tuple[Tensor, Tensor]]
 
