@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import ExitStack, contextmanager
@@ -10,12 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from convexprobe._progress import progress_bar
+from convexprobe._random_state import random_states_kept
 from convexprobe.points import LayerChoice, Point, Request, described, select
 from convexprobe.pooling import PoolChoice, PoolRule, choose_pool, pool_rows, pool_rules
 
@@ -303,9 +302,7 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
     """
     dicts = [(d, dict(d)) for m in model.modules() for d in (vars(m), m._buffers)]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (not ours: kept)
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(gpus):
+    with random_states_kept():
         try:
             yield
         finally:
@@ -316,5 +313,3 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
                 for buffer, copy in buffers:
                     if not torch.equal(buffer, copy):
                         buffer.copy_(copy)
-            random.setstate(python)
-            np.random.set_state(legacy)  # noqa: NPY002

@@ -30,11 +30,12 @@ from convexprobe.measures import score
 from convexprobe.objective import Problem
 from convexprobe.path import Fitted, solve_path
 from convexprobe.probes import PathPoint, Probe, ProbeSet
+from convexprobe.remembered import Remembered
 from convexprobe.solve import Record
 from convexprobe.solvers import Solver
 from convexprobe.sources import Rows
 from convexprobe.validation import validation_loss
-from convexprobe.warm_start import stack
+from convexprobe.warm_start import Previous
 
 GRID = tuple(float(10.0**e) for e in range(-6, 1))
 """The grid of `l2="auto"`, in units of the layer's mean feature variance."""
@@ -49,7 +50,7 @@ def fit_probes(
     tol: float = 1e-3,
     classes: Sequence[Any] | None = None,
     sample_weight: Any = None,
-    warm_start: Probe | ProbeSet | None = None,
+    warm_start: Probe | ProbeSet | Remembered | None = None,
     validation: tuple[Any, Any] | None = None,
     cv: int | None = None,
     stopping: str = "certificate",
@@ -79,6 +80,7 @@ def fit_probes(
         classes: the class list, so that a class without rows is no error.
         sample_weight: `(n,)` non-negative weights; a weight of two equals a repeated row.
         warm_start: probes to start from where that is better than zero; the answer is the same.
+            What `remember` made of them is better: it follows activations that have changed.
         validation: `(activations, labels)` to choose and report on. When a path needs it and none
             is given, a fifth of each class is held out, and the probes are fitted to the rest.
         cv: number of cross-validation folds, stratified; `validation` is then refused. The probe
@@ -232,6 +234,7 @@ class _LayerFit:
             passes=found.passes,
             seconds=found.seconds,
             train_error=found.error,
+            start=found.start,
             validation_error=None,
             rows=float(problem.total[group if problem.total.shape[0] > 1 else 0]),
         )
@@ -268,32 +271,46 @@ def _check_validation(
 
 
 def _start_from(
-    warm_start: Probe | ProbeSet | None,
+    warm_start: Probe | ProbeSet | Remembered | None,
     layer: str,
     labels: Labels,
     groups: list[Group],
     problem: Problem,
-) -> np.ndarray | None:
-    """Host parameters `(g, p)` to start this layer's groups from, if there are any."""
+) -> Previous | None:
+    """The earlier probes of this layer's groups, if there are any."""
     if warm_start is None:
         return None
-    starts = []
+    probes: Probe | ProbeSet
+    memory, probes = (
+        (warm_start, warm_start.probes)
+        if isinstance(warm_start, Remembered)
+        else (None, warm_start)
+    )
+    if memory is not None and memory.rows[-1] >= problem.n:
+        raise ValueError(
+            f"warm_start: it remembers row {memory.rows[-1]}, found {problem.n} rows in {layer!r}"
+        )
+    starts, logits = [], []
     for concept, classes in zip(labels.names, labels.classes, strict=True):
         name = probe_name(layer, concept)
-        probe = warm_start if isinstance(warm_start, Probe) else warm_start[name]
+        probe = probes if isinstance(probes, Probe) else probes[name]
         if probe.classes != classes or probe.weights.shape[1] != problem.d:
             raise ValueError(
                 f"warm_start[{name!r}]: expected {problem.d} features and classes {classes!r}, "
                 f"found {probe.weights.shape[1]} and {probe.classes!r}"
             )
         absent = problem.k - len(classes)
-        starts.append(
-            stack(
-                np.pad(to_numpy(probe.weights), ((0, absent), (0, 0))),
-                np.pad(to_numpy(probe.bias), (0, absent)),
-            )
-        )
-    return np.concatenate([starts[group.concept] for group in groups])
+        weights = np.pad(to_numpy(probe.weights), ((0, absent), (0, 0)))
+        bias = np.pad(to_numpy(probe.bias), (0, absent))
+        starts.append(np.concatenate([weights.ravel(), bias]))
+        if memory is not None:
+            logits.append(np.pad(memory.logits[name], ((0, absent), (0, 0))))
+    index, x = [group.concept for group in groups], problem.rows.matrix
+    return Previous(
+        like(np.stack(starts)[index], x),
+        like(np.stack(logits)[index], x) if memory is not None else None,
+        None if memory is None else memory.rows,
+    )
 
 
 def _feature_variance(x: Array, where: str) -> float:

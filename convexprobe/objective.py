@@ -185,17 +185,22 @@ class Problem(LinearModel):
             curvature + self.l2 * xp.sum(d * d, axis=(1, 2)),
         )
 
-    def errors(self, w: Array) -> np.ndarray:
-        """Weighted fraction of rows that are misclassified, host `(m,)`; half a pass."""
-        wrong = self.xp.zeros((self.m,), dtype=self.xp.float64, device=w.device)
-        for span, x in self.rows.blocks(self.m * self.k):
-            z = self.logits(w, x)
-            miss = self.xp.where(self.one_hot(span), -self.xp.inf, z)
-            hit = self.xp.where(self.one_hot(span), z, -self.xp.inf)
-            bad = cast(self.xp.max(miss, axis=1) >= self.xp.max(hit, axis=1), self.dtype)
+    def errors(self, w: Array, logits: Array | None = None) -> np.ndarray:
+        """Weighted fraction of rows that are misclassified, host `(m,)`; ties count as such.
+
+        Half a pass, or none where the logits `(m, k, n)` at `w` are known.
+        """
+        xp = self.xp
+        wrong = xp.zeros((self.m,), dtype=xp.float64, device=w.device)
+        for span in self.rows.spans(max(self.d, self.m * self.k)):
+            z = self.logits(w, self.rows.block(span)) if logits is None else logits[:, :, span]
+            miss = xp.where(self.one_hot(span), -xp.inf, z)
+            hit = xp.where(self.one_hot(span), z, -xp.inf)
+            bad = cast(xp.max(miss, axis=1) >= xp.max(hit, axis=1), self.dtype)
             bad = bad if self.weights is None else bad * self.weights[:, span]
-            wrong = wrong + self.xp.sum(bad, axis=1, dtype=self.xp.float64)
-        self.spend(0.5)
+            wrong = wrong + xp.sum(bad, axis=1, dtype=xp.float64)
+        if logits is None:
+            self.spend(0.5)
         return to_numpy(wrong / self.total)
 
     def batch_gradient(self, w: Array, index: np.ndarray) -> Array:

@@ -13,8 +13,10 @@ from convexprobe.family import select
 from convexprobe.objective import Problem
 from convexprobe.solve import Record, Status, solve
 from convexprobe.solvers import Solver
+from convexprobe.solvers.lbfgs import LBFGSState
+from convexprobe.solvers.newton_cg import NewtonState
 from convexprobe.validation import ValidationLoss
-from convexprobe.warm_start import best_start
+from convexprobe.warm_start import Previous, best_start
 
 NEIGHBOURS = 4
 """Penalties solved together, from large to small; a chunk starts where the one before ended.
@@ -32,7 +34,7 @@ MEMORY = 2e9
 class Fitted:
     """The solution of one task; `passes` and `seconds` are the layer's when it ended.
 
-    Attributes are those of `Solution`; `error` is the weighted error on the rows fitted to.
+    Attributes are those of `Solution`; `start` is what `best_start` calls it.
     """
 
     w: Array
@@ -43,13 +45,14 @@ class Fitted:
     passes: float
     seconds: float
     error: float
+    start: str
 
 
 def solve_path(
     groups: Problem,
     penalties: np.ndarray,
     solver: Solver,
-    candidate: np.ndarray | None,
+    previous: Previous | None,
     *,
     tol: float,
     max_passes: float,
@@ -63,7 +66,7 @@ def solve_path(
         groups: a family with one task a group; its own penalties are not used.
         penalties: host `(v,)`, in any order.
         solver: the algorithm.
-        candidate: parameters to start from where that is better, host `(g, p)`, or None.
+        previous: an earlier probe of each group, to start from where that is better, or None.
         tol: relative tolerance.
         max_passes: budget of passes of all of it.
         max_seconds: budget of seconds of all of it.
@@ -90,20 +93,22 @@ def solve_path(
             family = groups.tasks(index, penalties[[v for _, v in tasks]])
             if origin is not None:
                 origin = select(origin, [g - first for g in index])
-            chosen = None if candidate is None else candidate[index]
-            w = best_start(family, chosen, origin=origin)
+            begin = best_start(family, select(previous, index), origin=origin)
+            state = solver.init(family, begin.w)
+            if begin.inverse is not None and isinstance(state, NewtonState | LBFGSState):
+                state.inverse = begin.inverse  # of nearly the same point: building it costs a pass
             spent = time.perf_counter() - started
             solution = solve(
                 family,
                 solver,
-                w,
+                begin.w,
                 tol=tol,
                 max_passes=max_passes,
                 max_seconds=max_seconds - spent,
                 callbacks=callbacks,
+                state=state,
                 stopping=None if stopping is None else stopping.tasks(index),
             )
-            errors = family.errors(solution.w)
             for i, key in enumerate(tasks):
                 out[key] = Fitted(
                     w=solution.w[i, :],
@@ -113,7 +118,8 @@ def solve_path(
                     status=solution.status[i],
                     passes=float(solution.passes[i]),
                     seconds=spent + float(solution.seconds[i]),
-                    error=float(errors[i]),
+                    error=float(solution.error[i]),
+                    start=begin.names[i],
                 )
             last = int(values[-1])
             origin = groups.xp.stack([out[g, last].w for g in members])

@@ -57,6 +57,7 @@ def random_features(count: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
         order = torch.randperm(flat.shape[1], generator=_generator(seed), device="cpu")
         return flat.index_select(1, order[:count].sort().values.to(flat.device))
 
+    pool.__qualname__ = f"random_features({count}, seed={seed})"
     return pool
 
 
@@ -83,6 +84,7 @@ def random_projection(dim: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
         with torch.autocast(flat.device.type, enabled=False):
             return F.linear(flat, matrix(flat.shape[1], flat.device, flat.dtype))
 
+    pool.__qualname__ = f"random_projection({dim}, seed={seed})"
     return pool
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from convexprobe._array import Array, compute_dtype, like, namespace, to_numpy
+from convexprobe._files import replacing
 from convexprobe.inputs import (
     check_activations,
     check_labels,
@@ -66,6 +66,8 @@ class Probe:
         train_error: error on the rows it was fitted to.
         validation_error: error on validation rows, or None without them.
         rows: total weight `S` of the rows, their number if unweighted.
+        start: where the solve started: "zero" (the best constant classifier), "copied" or
+            "transferred" from an earlier probe, "neighbour" on a path.
         path: every penalty tried; empty for a single one.
     """
 
@@ -82,6 +84,7 @@ class Probe:
     train_error: float
     validation_error: float | None
     rows: float
+    start: str = "zero"
     path: tuple[PathPoint, ...] = field(default=(), repr=False)
 
     @property
@@ -91,8 +94,8 @@ class Probe:
         scale = 2.0 if len(self.classes) == 2 else 1.0
         return np.inf if self.l2 == 0 else scale / (self.l2 * self.rows)
 
-    def log_proba(self, x: Any) -> Array:
-        """Log-probabilities `(n, k)` of rows `(n, d)`, in their library.
+    def logits(self, x: Any) -> Array:
+        """Logits `(n, k)` of rows `(n, d)`, in their library.
 
         Raises:
             ValueError: rows of another width.
@@ -102,12 +105,19 @@ class Probe:
         if x.shape[1] != self.weights.shape[1]:
             raise ValueError(f"expected {self.weights.shape[1]} features, found {x.shape[1]}")
         weights, bias = like(to_numpy(self.weights), x, dtype), like(to_numpy(self.bias), x, dtype)
-        out = []
-        for _, block in Rows(x).blocks():
-            z = block @ weights.T + bias[None, :]
-            z = z - xp.max(z, axis=1, keepdims=True)
-            out.append(z - xp.log(xp.sum(xp.exp(z), axis=1, keepdims=True)))
+        out = [block @ weights.T + bias[None, :] for _, block in Rows(x).blocks()]
         return xp.concat(out, axis=0)
+
+    def log_proba(self, x: Any) -> Array:
+        """Log-probabilities `(n, k)` of rows `(n, d)`, in their library.
+
+        Raises:
+            ValueError: rows of another width.
+        """
+        z = self.logits(x)
+        xp = namespace(z)
+        z = z - xp.max(z, axis=1, keepdims=True)
+        return z - xp.log(xp.sum(xp.exp(z), axis=1, keepdims=True))
 
     def predict_proba(self, x: Any) -> Array:
         """Probabilities `(n, k)`, columns in the order of `classes`."""
@@ -264,14 +274,8 @@ class ProbeSet(Mapping[str, Probe]):
             for item in (entry, *entry["path"]):
                 item["status"] = item["status"].name
             meta.append({"layer": name, **entry})
-        path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        os.close(handle)
-        try:
+        with replacing(path) as temporary:
             save_file(tensors, temporary, {"format": _FORMAT, "probes": json.dumps(meta)})
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def load_probes(path: str | os.PathLike[str]) -> ProbeSet:

@@ -44,22 +44,8 @@ class Sample(PerTask):
         Near a solution few rows are uncertain: then all of those enter and sums are almost exact.
         Costs half a pass over the rows drawn if the evaluation has no logits.
         """
-        chance = np.ones(problem.n)
-        if size < problem.n:
-            relative = to_numpy(at.uncertainty).astype(np.float64)
-            if problem.weights is not None:
-                relative = relative * to_numpy(problem.weights)
-            relative /= np.maximum(relative.mean(axis=1, keepdims=True), 1e-30)
-            quality = 0.9 * relative.mean(axis=0) + 0.1
-            if problem.weights is not None:  # rows held out of every task are no use
-                quality *= to_numpy(problem.weights).max(axis=0) > 0
-            chance = np.minimum(1.0, quality * (size / quality.sum()))
-            for _ in range(20):  # rows capped at 1 leave room that the others fill
-                if abs(chance.sum() - size) <= 0.01 * size:
-                    break
-                chance = np.minimum(1.0, chance * (size / chance.sum()))
-        index = np.flatnonzero(rng.random(problem.n) < chance)
-        return cls.of(problem, at.w, index, 1.0 / chance[index], at.logits)
+        index, inverse = draw_rows(at.uncertainty, problem.weights, size, rng)
+        return cls.of(problem, at.w, index, inverse, at.logits)
 
     @classmethod
     def of(
@@ -113,3 +99,31 @@ class Sample(PerTask):
             pulled.add(r, x)
         problem.spend(len(self.index) / problem.n)
         return pulled.value() + problem.penalty(v)
+
+
+def draw_rows(
+    uncertainty: Array, weights: Array | None, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """About `size` rows, host `(s,)`, and their inverse inclusion probabilities; see `Sample.draw`.
+
+    Args:
+        uncertainty: `(m, n)`.
+        weights: row weights, `(m or 1, n)`, or None.
+    """
+    n = uncertainty.shape[1]
+    chance = np.ones(n)
+    if size < n:
+        relative = to_numpy(uncertainty).astype(np.float64)
+        if weights is not None:
+            relative = relative * to_numpy(weights)
+        relative /= np.maximum(relative.mean(axis=1, keepdims=True), 1e-30)
+        quality = 0.9 * relative.mean(axis=0) + 0.1
+        if weights is not None:  # rows held out of every task are no use
+            quality *= to_numpy(weights).max(axis=0) > 0
+        chance = np.minimum(1.0, quality * (size / quality.sum()))
+        for _ in range(20):  # rows capped at 1 leave room that the others fill
+            if abs(chance.sum() - size) <= 0.01 * size:
+                break
+            chance = np.minimum(1.0, chance * (size / chance.sum()))
+    index = np.flatnonzero(rng.random(n) < chance)
+    return index, 1.0 / chance[index]

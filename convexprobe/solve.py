@@ -64,6 +64,7 @@ class Solution:
         value: `F(w)`, nats, host `(m,)`.
         loss: mean cross-entropy, nats, host `(m,)`.
         gap: bound on `F(w) - F*`, nats, host `(m,)`.
+        error: weighted fraction of rows that are misclassified, host `(m,)`.
         status: how each task ended.
         passes: passes until each task ended, host `(m,)`.
         seconds: seconds until each task ended, host `(m,)`.
@@ -76,6 +77,7 @@ class Solution:
     value: np.ndarray
     loss: np.ndarray
     gap: np.ndarray
+    error: np.ndarray
     status: tuple[Status, ...]
     passes: np.ndarray
     seconds: np.ndarray
@@ -90,6 +92,7 @@ class _Best:
     def __init__(self, problem: Problem, w: Array) -> None:
         m = problem.m
         self.w = [w[t, :] for t in range(m)]
+        self.logits: list[Array] = [None] * m  # at that point, where the evaluation kept them
         self.value, self.loss = np.full(m, np.inf), np.full(m, np.inf)
         self.rounding, self.bound = np.zeros(m), np.zeros(m)
         self.score, self.last = np.full(m, np.inf), np.full(m, np.inf)
@@ -121,6 +124,7 @@ class _Best:
                 self.score[t], self.stale[t] = score[i], 0
                 self.w[t], self.value[t], self.loss[t] = at.w[i, :], value, float(at.loss[i])
                 self.rounding[t] = rounding
+                self.logits[t] = None if at.logits is None else at.logits[i, :, :]
         self.bound[tasks] = np.maximum(self.bound[tasks], bound)
         self.quiet[tasks] *= ~(self.gap[tasks] < 0.99 * before)
 
@@ -213,7 +217,8 @@ def solve(
         step += 1
 
     points = problem.xp.stack(best.w)
-    errors = problem.errors(points) if bool((problem.host_l2 == 0).any()) else np.ones(problem.m)
+    known = all(z is not None for z in best.logits)
+    errors = problem.errors(points, problem.xp.stack(best.logits) if known else None)
     for t in range(problem.m):
         if problem.host_l2[t] == 0 and errors[t] == 0:
             status[t] = Status.SEPARABLE
@@ -222,6 +227,7 @@ def solve(
         value=best.value,
         loss=best.loss,
         gap=best.gap,
+        error=errors,
         status=tuple(s for s in status if s is not None),
         passes=passes,
         seconds=seconds,

@@ -52,9 +52,12 @@ class Rows:
 
     def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
         """Row slices and their rows, in order; `columns` are the logits beside each row."""
-        dtype = compute_dtype(self.matrix)
         for rows in self.spans(max(self.d, columns)):
-            yield rows, cast(self.matrix[rows, :], dtype)
+            yield rows, self.block(rows)
+
+    def block(self, rows: slice) -> Array:
+        """The rows of a slice."""
+        return cast(self.matrix[rows, :], compute_dtype(self.matrix))
 
     def take(self, index: np.ndarray) -> Array:
         """The rows of a host index, `(s, d)`: gathered, or as they are if they are all."""

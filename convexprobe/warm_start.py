@@ -1,44 +1,180 @@
-"""Starting points: the best constant classifier, or another probe where that is better."""
+"""Starting points: the best constant classifier, or an earlier probe where that is better.
+
+The probe of an earlier checkpoint can be *copied*, or *transferred*: one Newton step on the new
+activations, taken from the logits `z_i` that it had on the old ones. With residuals
+`R_i = softmax(z_i) - y_i` and curvature `h_i = (1 - sum_k P_ik^2)/(k-1)`, the quadratic model of
+the objective around those logits,
+
+    (1/S) sum_i s_i [ R_i (W x_i + b - z_i) + h_i/2 ||W x_i + b - z_i||^2 ]  +  l2/2 ||W||^2,
+
+is minimised by one solve with `X^T diag(h) X / S + l2 I`. It asks for what the old probe knew of
+every row, not for its weights, so it follows a representation that rotates; and it returns the old
+probe exactly if nothing changed and that was optimal. Measured on MNIST convnet activations 44 SGD
+steps apart (l2 = 1e-3), nats above the optimum, early / late in two epochs: copied 0.07 to 0.28 /
+0.004 to 0.013, plain ridge regression of the old logits 0.03 to 0.08 / 0.001 to 0.012, this 0.003
+to 0.012 / 0.0002 to 0.0006; `tol=1e-3` is 0.0023.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from convexprobe._array import Array, cast, generator, like, to_numpy
+from convexprobe.family import PerTask, select
+from convexprobe.linear_model import Pullback
 from convexprobe.objective import Problem
+from convexprobe.preconditioner import Curvature, Inverse
+from convexprobe.sample import Sample, draw_rows
 from convexprobe.softmax import softmax
+from convexprobe.sources import Rows
+
+
+@dataclass(frozen=True)
+class Previous(PerTask):
+    """An earlier probe of every task.
+
+    Attributes:
+        w: its parameters, `(m, p)`; entries that are not finite count as 0.
+        logits: what it had on the earlier activations of `rows`, `(m, k, r)`, or None.
+        rows: which rows those are, host `(r,)`.
+    """
+
+    w: Array
+    logits: Array | None = None
+    rows: np.ndarray | None = None
+
+    def tasks(self, index: list[int]) -> Previous:
+        """The remaining tasks."""
+        return Previous(select(self.w, index), select(self.logits, index), self.rows)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a solve starts.
+
+    Attributes:
+        w: `(m, p)` float64.
+        names: what each task's is: "zero" (the best constant classifier), "neighbour" (an origin
+            that was given), "copied" or "transferred".
+        inverse: a preconditioner for it, where the transfer has made one.
+    """
+
+    w: Array
+    names: list[str]
+    inverse: Inverse | None = None
 
 
 def best_start(
     problem: Problem,
-    candidate: np.ndarray | None,
+    previous: Previous | None,
     *,
     origin: Array | None = None,
     rows: int = 2048,
-) -> Array:
-    """Per task, the candidate or the origin, whichever has the lower objective.
+) -> Start:
+    """Per task, the origin, the copied or the transferred probe: the one of lowest objective.
 
     Early in training the probe of the previous checkpoint can be far worse than zero, so it has to
     win on a sample of rows first. The optimum is unique for `l2 > 0`: a start cannot bias it.
 
     Args:
         problem: the family.
-        candidate: another probe's parameters, host `(m or 1, p)`; non-finite entries count as 0.
-        origin: `(m, p)`, the best constant classifier when None.
-        rows: rows of the sample; the comparison costs about `rows / n` of a pass.
+        previous: the earlier probe, if there is one.
+        origin: `(m, p)`, the neighbour on a path; the best constant classifier when None.
+        rows: rows of the sample; a comparison costs half of `rows / n` passes for each start.
+    """
+    best = problem.origin() if origin is None else origin
+    names = ["zero" if origin is None else "neighbour"] * problem.m
+    if previous is None:
+        return Start(best, names)
+    xp = problem.xp
+    index = generator(0).permutation(problem.n)[:rows]
+    lowest = _objective(problem, best, index)
+
+    def consider(name: str, other: Array) -> None:
+        nonlocal best, lowest, names
+        value = _objective(problem, other, index)
+        better = value < lowest  # never true of a NaN
+        best = xp.where(better[:, None], other, best)
+        lowest = xp.where(better, value, lowest)
+        names = [name if new else old for new, old in zip(to_numpy(better), names, strict=True)]
+
+    consider("copied", xp.where(xp.isfinite(previous.w), cast(previous.w, best.dtype), 0.0))
+    if previous.logits is None or previous.rows is None:
+        return Start(best, names)
+    moved, inverse = transferred(problem, best, previous.logits, previous.rows)
+    consider("transferred", moved)
+    return Start(best, names, inverse if set(names) == {"transferred"} else None)
+
+
+def transferred(
+    problem: Problem, base: Array, logits: Array, rows: np.ndarray, *, seed: int = 0
+) -> tuple[Array, Inverse]:
+    """The minimiser `(m, p)` float64 of the quadratic model around given logits, as `base + v`,
+
+        (C + l2) v = (1/S) sum_i s_i [ h_i (z_i - z_i(base)) - R_i ] [x_i; 1]^T - l2 base.
+
+    `h` and `C` are those of a sample, `Curvature`'s; the residuals are of all the rows. Where `C`
+    has low rank, only what the sample sees is moved away from the base.
+
+    Args:
+        problem: the family.
+        base: parameters `(m, p)`; where `C` has full rank, the result does not depend on them.
+        logits: the old logits `(m, k, r)`; those of classes without rows are ignored.
+        rows: which rows they are of, host `(r,)`.
+        seed: of the draw.
 
     Returns:
-        Starts `(m, p)` float64.
+        The parameters, and `(C + l2)^-1`, a preconditioner near them. Half a pass and the sample's.
     """
-    origin = problem.origin() if origin is None else origin
-    if candidate is None:
-        return origin
     xp = problem.xp
-    clean = np.where(np.isfinite(candidate), candidate, 0.0).astype(np.float64)
-    other = like(np.broadcast_to(clean, (problem.m, problem.p)).copy(), origin)
-    index = generator(0).permutation(problem.n)[:rows]
-    better = _objective(problem, other, index) < _objective(problem, origin, index)
-    return xp.where(better[:, None], other, origin)
+    source = problem.rows if len(rows) == problem.n else Rows(problem.rows.take(rows))
+    at = like(rows, problem.labels)
+    z = cast(logits, problem.dtype)
+    z = xp.where(xp.isfinite(z) & (problem.absent[:, :, None] == 0), z, 0.0)
+    p = softmax(z + problem.absent[:, :, None])
+    labels = xp.take(problem.labels, at, axis=1)
+    order = xp.arange(problem.k, dtype=labels.dtype, device=labels.device)
+    residual = p - cast(labels[:, None, :] == order[None, :, None], problem.dtype)
+    share = xp.ones((1, len(rows)), dtype=problem.dtype, device=z.device)
+    if problem.weights is not None:
+        share = xp.take(problem.weights, at, axis=1)
+    share = share / xp.sum(share, axis=1, keepdims=True)
+    residual *= share[:, None, :]
+    pulled = Pullback(problem, problem.m)
+    for span, x in source.blocks(problem.m * problem.k):
+        pulled.add(residual[:, :, span], x)
+
+    size = max(2500, 2 * min(problem.d, 1024))
+    uncertainty = 1.0 - xp.sum(p * p, axis=1)
+    index, inclusion = draw_rows(uncertainty, share, size, generator(seed))
+    take = like(index, z)
+    sample = Sample(
+        problem=problem,
+        index=index,
+        x=source.take(index),
+        p=xp.take(p, take, axis=2),
+        share=xp.take(share, take, axis=1),
+        inverse=like(inclusion, z, problem.dtype),
+    )
+    inverse = Curvature().build(sample)
+    h = _shared_curvature(sample)
+    gap = xp.take(z, take, axis=2) - problem.directions(base, sample.x)
+    gap *= cast(problem.absent == 0, problem.dtype)[:, :, None]
+    right = problem.pullback(gap * h[:, None, :], sample.x) - pulled.value() - problem.penalty(base)
+    problem.spend((0.5 * len(rows) + len(index)) / problem.n)
+    return base + inverse.solve(right), inverse
+
+
+def _shared_curvature(sample: Sample) -> Array:
+    """`a_t h_i s_i`, `(m, s)`: the weights of the sample's rows in each task's `a_t C`."""
+    xp = sample.problem.xp
+    h = xp.clip((1.0 - xp.sum(sample.p * sample.p, axis=1)) / (sample.problem.k - 1), 0.0, None)
+    h = h * sample.weight
+    shared = xp.mean(h, axis=0)
+    scale = xp.sum(h, axis=1) / (xp.sum(shared) + 1e-30)
+    return scale[:, None] * shared[None, :]
 
 
 def _objective(problem: Problem, w: Array, index: np.ndarray) -> Array:
@@ -49,6 +185,7 @@ def _objective(problem: Problem, w: Array, index: np.ndarray) -> Array:
     order = xp.arange(problem.k, dtype=labels.dtype, device=labels.device)
     correct = labels[:, None, :] == order[None, :, None]
     p = xp.sum(xp.where(correct, softmax(problem.logits(w, x)), 0.0), axis=1)
+    problem.spend(0.5 * len(index) / problem.n)
     loss = -xp.log(xp.clip(cast(p, xp.float64), 1e-30, None))
     weights, _ = problem.split(w)
     penalty = 0.5 * problem.l2 * xp.sum(weights * weights, axis=(1, 2))

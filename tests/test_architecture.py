@@ -15,7 +15,7 @@ PACKAGE = Path(convexprobe.__file__).parent
 
 ORDER: list[set[str]] = [
     {"_array"},
-    {"_progress", "family", "softmax", "sources"},
+    {"_files", "_progress", "_random_state", "family", "softmax", "sources"},
     {"linear_model"},
     {"objective"},
     {"sample"},
@@ -28,10 +28,14 @@ ORDER: list[set[str]] = [
     {"solve"},
     {"warm_start", "measures", "plots", "inputs"},
     {"probes", "folds"},
-    {"validation"},
+    {"validation", "remembered"},
     {"path"},
     {"fit"},
-    {"points", "pooling", "extract", "datasets"},
+    {"points", "pooling", "extract", "datasets", "checkpoints"},
+    {"records", "movie"},
+    {"history"},
+    {"monitor"},
+    {"sweep", "integrations"},
     {""},
 ]
 """A file imports only from the rows above its own; "" is the package itself."""
@@ -39,7 +43,10 @@ ORDER: list[set[str]] = [
 SIDEWAYS = {("extract", "points"), ("extract", "pooling"), ("pooling", "points")}
 """Imports within a row: extraction is made of the points and the pools."""
 
-MAY_IMPORT_TORCH = {"_array", "probes", "extract", "points", "pooling", "datasets"}
+MAY_IMPORT_TORCH = {
+    "_array", "_random_state", "probes", "extract", "points", "pooling", "datasets", "checkpoints",
+    "monitor", "sweep",
+}  # fmt: skip
 
 
 def module(path: Path) -> str:
