@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,6 @@ RATE, BATCH = 5e-5, 128
 
 class DeepMLP(nn.Module):
     """`depth` layers of 128 leaky ReLUs: images `(n, 1, 28, 28)` in, logits `(n, 10)` out.
-
-    Probe points are the modules `input` and `layers.0` to `layers.{depth - 1}`, each layer with its
-    ReLU.
 
     Args:
         depth: layers, the classifier not counted.
@@ -63,7 +60,6 @@ class DeepMLP(nn.Module):
         widths = [784] + [UNITS] * (depth - 1)
         if bridge_to is not None:
             widths[bridge_to - 1] += 784
-        self.input = nn.Flatten()
         self.layers = nn.ModuleList(
             nn.Sequential(linear(width, UNITS), nn.LeakyReLU(SLOPE)) for width in widths
         )
@@ -71,12 +67,18 @@ class DeepMLP(nn.Module):
         self.guides = nn.ModuleDict({str(at): linear(UNITS, 10) for at in guided})
         self.logits = linear(UNITS, 10)
 
-    def classifiers(self, x: Tensor) -> list[Tensor]:
-        """Logits `(n, 10)` of every auxiliary classifier and, last, of the network."""
-        x = h = self.input(x)
-        found = []
+    def hidden(self, x: Tensor) -> Iterator[Tensor]:
+        """The flat input `(n, 784)`, then the output of every layer `(n, 128)`."""
+        x = h = x.flatten(1)
+        yield x
         for at, layer in enumerate(self.layers, start=1):
             h = layer(torch.cat([h, x], dim=1) if at == self.bridge_to else h)
+            yield h
+
+    def classifiers(self, x: Tensor) -> list[Tensor]:
+        """Logits `(n, 10)` of every auxiliary classifier and, last, of the network."""
+        found = []
+        for at, h in enumerate(self.hidden(x)):
             if str(at) in self.guides:
                 found.append(self.guides[str(at)](h))
         return [*found, self.logits(h)]
@@ -84,11 +86,6 @@ class DeepMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(n, 10)`."""
         return self.classifiers(x)[-1]
-
-    @property
-    def probe_points(self) -> list[str]:
-        """The input and every layer."""
-        return ["input", *(f"layers.{at}" for at in range(len(self.layers)))]
 
 
 def train(
