@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,3 +52,44 @@ def test_figure_5_on_a_slice_of_mnist(tmp_path: Path) -> None:
     out = run("examples/reproduce_figure5.py", "--quick", "--out", str(tmp_path))
     assert "every probe certified: True; every oracle holds: True" in out
     assert (tmp_path / "figure5_quick.png").exists()
+
+
+@pytest.mark.skipif(
+    "CONVEXPROBE_DATA" not in os.environ, reason="CONVEXPROBE_DATA names no MNIST files"
+)
+def test_movie_of_figure_5_on_a_slice_of_mnist(tmp_path: Path) -> None:
+    out = run("examples/reproduce_figure5.py", "--quick", "--movie", "--out", str(tmp_path))
+    assert "certified: 50 of 50 probes" in out
+    assert frames(tmp_path / "figure5_quick.gif") == 5
+
+
+def test_figure_3_on_two_data_sets(tmp_path: Path) -> None:
+    out = run("examples/reproduce_figure3.py", "--quick", "--out", str(tmp_path))
+    assert "every probe certified: True" in out
+    means = [float(e) for e in re.findall(r"optimum, test error +(.*)", out)[0].split()]
+    assert means[0] < 0.08 and 0.44 < means[-1] < 0.49  # 0.061 and 0.462 over many data sets
+    assert (tmp_path / "figure3_quick.png").exists()
+
+
+def test_information_falls_and_usable_information_rises(tmp_path: Path) -> None:
+    out = run("examples/information.py", "--quick", "--out", str(tmp_path))
+    assert "Proposition 1 says: True; usable information is never above information: True" in out
+    untrained, trained = re.findall(r"from 0.0000 to (.*) bits", out)
+    assert float(untrained) < 0.1 < 1.0 < float(trained)
+    assert (tmp_path / "information_quick.png").exists()
+
+
+@pytest.mark.parametrize(("figure", "options"), [("figure7", []), ("figure8", ["--movie"])])
+def test_figures_7_and_8_on_eight_layers(figure: str, options: list[str], tmp_path: Path) -> None:
+    out = run(f"examples/reproduce_{figure}.py", "--quick", *options, "--out", str(tmp_path))
+    assert "certified: 27 of 27 probes" in out
+    assert ("without the auxiliary losses: loss" in out) == (figure == "figure7")
+    assert (tmp_path / f"{figure}_quick.png").exists()
+    if options:
+        assert frames(tmp_path / f"{figure}_quick.gif") == 6
+
+
+def frames(path: Path) -> int:
+    """Those of a film, none of which is like the one before it: a GIF merges such."""
+    with Image.open(path) as film:
+        return int(film.n_frames)
