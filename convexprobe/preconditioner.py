@@ -108,14 +108,7 @@ class Curvature:
         x, p, weight = sample.x[thin, :], sample.p[:, :, thin], sample.weight[:, thin]
         whole, part = problem.sum(xp.sum(sample.weight, axis=1), xp.sum(weight, axis=1))
         weight = weight * (whole / part)[:, None]
-        h = xp.clip((1.0 - xp.sum(p * p, axis=1)) / (problem.k - 1), 0.0, None) * weight
-        spectral = problem.m > SPECTRAL or problem.k > MANY_CLASSES
-        if spectral:
-            mass = xp.sum(p * (1.0 - p) * weight[:, None, :], axis=2, dtype=f64)
-            mass = mass * (problem.k / (problem.k - 1))
-        else:
-            mass = xp.sum(h, axis=1, dtype=f64)[:, None]
-        shared = xp.mean(h, axis=0)
+        shared, mass = row_curvature(problem, p, weight)
         mass, total, mean = problem.sum(mass, xp.sum(shared, dtype=f64), cast(shared @ x, f64))
         mass = xp.maximum(mass, 1e-12 * xp.max(mass) + 1e-300)
         total = total + 1e-300
@@ -131,7 +124,7 @@ class Curvature:
         floor = (1e-5 if low else 1e-10) * xp.sum(gram * eye) / problem.d + 1e-200
         ridge = xp.maximum(problem.l2, floor)
         shape = _Shape(problem, mass / total, ridge, mean, mass)
-        if spectral:
+        if _is_spectral(problem):
             return _spectral(shape, gram, root if low else None, thinned=stride > 1)
         a = shape.scale[:, :, None]
         inner = inverse_spd(a * gram[None, :, :] + ridge[:, None, None] * eye[None, :, :])
@@ -141,6 +134,28 @@ class Curvature:
             inner = inverse_spd(a * gram[None, :, :] + ridge[:, None, None] * eye[None, :, :])
         inner = 0.5 * (inner + xp.matrix_transpose(inner))
         return _Inner(replace(shape, ridge=ridge), inner, root if low else None)
+
+
+def _is_spectral(problem: Problem) -> bool:
+    return problem.m > SPECTRAL or problem.k > MANY_CLASSES
+
+
+def row_curvature(problem: Problem, p: Array, weight: Array) -> tuple[Array, Array]:
+    """`h_i` averaged over the tasks, `(s,)`, and each task's own sum of it, `(m, 1)`, or `(m, k)`
+    where classes have a scale of their own; of this rank's rows.
+
+    Args:
+        problem: the family.
+        p: probabilities of the rows, `(m, k, s)`.
+        weight: what they count, `(m or 1, s)`.
+    """
+    xp, k = problem.xp, problem.k
+    h = xp.clip((1.0 - xp.sum(p * p, axis=1)) / (k - 1), 0.0, None) * weight
+    if _is_spectral(problem):
+        mass = xp.sum(p * (1.0 - p) * weight[:, None, :], axis=2, dtype=xp.float64) * (k / (k - 1))
+    else:
+        mass = xp.sum(h, axis=1, dtype=xp.float64)[:, None]
+    return xp.mean(h, axis=0), mass
 
 
 def _spectral(shape: _Shape, gram: Array, root: Array | None, *, thinned: bool) -> _Spectral:

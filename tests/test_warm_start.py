@@ -10,6 +10,7 @@ import pytest
 from conftest import Data, dense_hessian, minimum, random_data, reference
 
 import convexprobe as cxp
+import convexprobe.preconditioner
 import convexprobe.remembered
 from convexprobe._array import to_numpy
 from convexprobe.warm_start import Previous, best_start, transferred
@@ -30,8 +31,13 @@ def logits(data: Data, w: np.ndarray) -> np.ndarray:
     return (data.x @ weights.T + bias).T[None]
 
 
+@pytest.mark.parametrize("own_scales", [False, True])
 @pytest.mark.parametrize("base", ["zero", "far"])
-def test_an_optimal_probe_follows_a_rotation_exactly(library: ModuleType, base: str) -> None:
+def test_an_optimal_probe_follows_a_rotation_exactly(
+    library: ModuleType, base: str, own_scales: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if own_scales:  # as with hundreds of classes
+        monkeypatch.setattr(convexprobe.preconditioner, "MANY_CLASSES", 2)
     # F(W Q) on X Q is F(W) on X, penalty included: the transfer has nothing to correct.
     turn = rotation(6)
     problem = replace(DATA, x=DATA.x @ turn + 3.0).problem(L2, library)
