@@ -15,6 +15,7 @@ from convexprobe.fit import GRID
 from convexprobe.inputs import check_activations, check_l2, check_memory, check_solver, read_labels
 from convexprobe.objective import Problem
 from convexprobe.path import chunk
+from convexprobe.sample import sample_size
 from convexprobe.solvers import SVRG, NewtonCG, Solver
 from convexprobe.solvers.adaptive import Adaptive
 from convexprobe.sources import Rows
@@ -175,8 +176,8 @@ def _working_set(
     draw = 8 * n * (2 * m + 4)
     if isinstance(solver, Adaptive):
         return 3 * rows + min(n, 2048) * item * (d + m * k) + vectors + block, draw
-    size = max(2500, 4 * min(d, 1024)) * (2 if isinstance(solver, NewtonCG) else 1)
-    size = min(n if n <= 10_000 else min(n // 4, size), most)
+    growth = 2 if isinstance(solver, NewtonCG) else 1
+    size = min(n if n <= 10_000 else sample_size(n, d, 2500, growth), most)
     sample, curvature = size * item * (d + m * k), 8.0 * min(d, size, 1024) ** 2
     inverse = m * curvature
     moments = [

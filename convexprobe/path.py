@@ -14,8 +14,6 @@ from convexprobe.objective import Problem
 from convexprobe.row_space import RowSpace, is_wide, row_space
 from convexprobe.solve import Record, Status, solve
 from convexprobe.solvers import Solver
-from convexprobe.solvers.lbfgs import LBFGSState
-from convexprobe.solvers.newton_cg import NewtonState
 from convexprobe.validation import ValidationLoss
 from convexprobe.warm_start import Previous, best_start
 
@@ -108,7 +106,7 @@ def solve_path(
                 left = max_seconds - (time.perf_counter() - started)
                 w = _solve_inside(space, family, index, solver, w, 0.5 * tol, max_passes, left)
             state = solver.init(family, w)
-            if begin.inverse is not None and isinstance(state, NewtonState | LBFGSState):
+            if begin.inverse is not None:
                 state.inverse = begin.inverse  # of nearly the same point: building it costs a pass
             spent = groups.communicator.clock(time.perf_counter() - started)
             solution = solve(

@@ -110,6 +110,12 @@ class Sample(PerTask):
         return problem.sum(pulled.value())[0] + problem.penalty(v)
 
 
+def sample_size(n: int, d: int, rows: int, growth: int = 1) -> int:
+    """Rows of a solver's sample: `growth` times `rows`, or times `4 d` if that is more (`d` counted
+    up to 1 024); a quarter of all rows at most, or all of them if they are at most `4 rows`."""
+    return min(growth * max(rows, 4 * min(d, 1024)), n if n <= 4 * rows else n // 4)
+
+
 def draw_rows(
     uncertainty: Array,
     weights: Array | None,

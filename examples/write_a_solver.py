@@ -11,7 +11,7 @@ only to `problem.xp` it runs on NumPy, torch and CuPy arrays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 import convexprobe as cxp
 from convexprobe.objective import Problem
-from convexprobe.preconditioner import Curvature, Inverse, Preconditioner
+from convexprobe.preconditioner import Curvature, Preconditioner
 from convexprobe.sample import Sample
 from convexprobe.solvers import SOLVERS, State
 from convexprobe.solvers.base import inner, line_search
@@ -29,9 +29,8 @@ Array = Any  # of whatever library the activations are in
 
 @dataclass
 class ConjugateState(State):
-    """Attributes: `inverse`, the metric; `last`, the direction of the last step, `(m, p)`."""
+    """Attributes: `last`, the direction of the last step, `(m, p)`."""
 
-    inverse: Inverse | None = None
     last: Array = None
 
 
@@ -53,7 +52,7 @@ class NonlinearCG:
         at = problem.evaluate(w, keep=True)
         sample = Sample.draw(problem, at, 2500, np.random.default_rng(self.seed))
         inverse = self.preconditioner.build(sample)
-        return ConjugateState(at, None, 0, inverse, inverse.solve(at.gradient))
+        return ConjugateState(at, inverse=inverse, last=inverse.solve(at.gradient))
 
     def step(self, problem: Problem, w: Array, state: ConjugateState) -> tuple[Array, Any]:
         """One step of every task."""
@@ -67,7 +66,7 @@ class NonlinearCG:
         # Where that points uphill, the steepest descent of the metric.
         downhill = inner(new.gradient, direction) > 0
         direction = xp.where(downhill[:, None], direction, z)
-        return new.w, ConjugateState(new, None, state.steps + 1, inverse, direction)
+        return new.w, replace(state, at=new, steps=state.steps + 1, last=direction)
 
 
 # The registry line. In the package it stands in convexprobe/solvers/__init__.py, and the tests and

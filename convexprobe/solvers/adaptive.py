@@ -9,7 +9,7 @@ objective.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,7 +63,9 @@ class Adaptive(ABC):
         weights = xp.broadcast_to(xp.astype(unit, xp.float64)[None, None, :], (*shape, problem.d))
         scale = problem.join(weights, xp.ones(shape, dtype=xp.float64, device=unit.device))
         zero = xp.zeros_like(at.w)
-        return AdaptiveState(at, None, 0, self.rate + 0.0 * at.value, zero, zero, 0, scale)
+        return AdaptiveState(
+            at, rate=self.rate + 0.0 * at.value, first=zero, second=zero, scale=scale
+        )
 
     def step(self, problem: Problem, w: Array, state: AdaptiveState) -> tuple[Array, AdaptiveState]:
         """One epoch, its updates made one after another, and the evaluation after it."""
@@ -79,7 +81,10 @@ class Adaptive(ABC):
         fell = at.value < state.at.value
         rate = problem.xp.where(fell, state.rate, 0.5 * state.rate)
         steps = state.steps + 1
-        return at.w, AdaptiveState(at, None, steps, rate, first, second, updates, state.scale)
+        new = replace(
+            state, at=at, steps=steps, rate=rate, first=first, second=second, updates=updates
+        )
+        return at.w, new
 
     def _batches(self, n: int, step: int) -> list[np.ndarray] | list[None]:
         """The rows of each update of an epoch; None where it takes the gradient at hand."""

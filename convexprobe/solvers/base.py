@@ -18,6 +18,9 @@ from convexprobe.sample import Sample
 TRIALS = 10
 """Steps that a line search tries at most; they read no rows."""
 
+STALE = 0.6
+"""What is left of a loss when the curvature where it was higher no longer serves."""
+
 
 @dataclass
 class State:
@@ -27,11 +30,15 @@ class State:
         at: the evaluation at the current `w`, or None if the step made none over all rows.
         sample: rows evaluated at the current `w`, or None; the certificate uses them.
         steps: steps taken; with the seed it determines every random draw.
+        inverse: a preconditioner for points near `w`, or None where there is none yet.
+        built: the loss where it was built, `(m,)`.
     """
 
     at: Evaluation | None
     sample: Sample | None = None
     steps: int = 0
+    inverse: Inverse | None = None
+    built: Array = None
 
 
 class Solver(Protocol):
@@ -42,6 +49,16 @@ class Solver(Protocol):
 
     def step(self, problem: Problem, w: Array, state: Any) -> tuple[Array, Any]:
         """One iteration, about one pass: the next `w` and its state."""
+
+
+def fresh_inverse(state: State, build: Callable[[], Inverse]) -> tuple[Inverse, Array]:
+    """The state's preconditioner and the loss where it was built; a new one, at the current point,
+    where there is none or a task's loss has fallen below `STALE` of what it was there."""
+    assert state.at is not None
+    loss = state.at.loss
+    if state.inverse is None or bool(namespace(loss).any(loss < STALE * state.built)):
+        return build(), loss
+    return state.inverse, state.built
 
 
 def inner(a: Array, b: Array) -> Array:

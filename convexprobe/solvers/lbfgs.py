@@ -7,19 +7,16 @@ from dataclasses import dataclass, field
 from convexprobe._array import Array, generator, namespace
 from convexprobe.objective import Evaluation, Problem
 from convexprobe.preconditioner import Curvature, Inverse, Preconditioner
-from convexprobe.sample import Sample
-from convexprobe.solvers.base import State, inner, line_search
+from convexprobe.sample import Sample, sample_size
+from convexprobe.solvers.base import State, fresh_inverse, inner, line_search
 
 
 @dataclass
 class LBFGSState(State):
-    """Attributes: `steps_taken` and `changes`, the last pairs `(m, p)`, newest last; `inverse` and
-    `built`, the metric and the loss `(m,)` where it was built."""
+    """Attributes: `steps_taken` and `changes`, the last pairs `(m, p)`, newest last."""
 
     steps_taken: list[Array] = field(default_factory=list)
     changes: list[Array] = field(default_factory=list)
-    inverse: Inverse | None = None
-    built: Array = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,7 @@ class LBFGS:
     seed: int = 0
 
     def _build(self, problem: Problem, at: Evaluation, step: int) -> Inverse:
-        size = max(self.rows, 4 * min(problem.d, 1024))
-        size = size if problem.n <= 4 * self.rows else min(size, problem.n // 4)
+        size = sample_size(problem.n, problem.d, self.rows)
         return self.preconditioner.build(Sample.draw(problem, at, size, generator(self.seed, step)))
 
     def init(self, problem: Problem, w: Array) -> LBFGSState:
@@ -57,11 +53,10 @@ class LBFGS:
 
     def step(self, problem: Problem, w: Array, state: LBFGSState) -> tuple[Array, LBFGSState]:
         """One quasi-Newton step."""
-        xp, at, inverse, built = problem.xp, state.at, state.inverse, state.built
+        xp, at = problem.xp, state.at
         assert at is not None
         steps = state.steps + 1
-        if inverse is None or bool(xp.any(at.loss < 0.6 * built)):
-            inverse, built = self._build(problem, at, steps), at.loss
+        inverse, built = fresh_inverse(state, lambda: self._build(problem, at, steps))
         direction = two_loop(inverse, at.gradient, state.steps_taken, state.changes)
         new, _ = line_search(problem, at, direction)
         s, y = new.w - at.w, new.gradient - at.gradient
@@ -70,7 +65,7 @@ class LBFGS:
         s, y = xp.where(good[:, None], s, 0.0), xp.where(good[:, None], y, 0.0)
         taken = [*state.steps_taken, s][-self.memory :]
         changes = [*state.changes, y][-self.memory :]
-        return new.w, LBFGSState(new, None, steps, taken, changes, inverse, built)
+        return new.w, LBFGSState(new, None, steps, inverse, built, taken, changes)
 
 
 def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) -> Array:

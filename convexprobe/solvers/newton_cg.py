@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from convexprobe._array import Array, generator
 from convexprobe.objective import Evaluation, Problem
-from convexprobe.preconditioner import Curvature, Inverse, Preconditioner
-from convexprobe.sample import Sample
-from convexprobe.solvers.base import State, conjugate_gradient, inner, line_search
+from convexprobe.preconditioner import Curvature, Preconditioner
+from convexprobe.sample import Sample, sample_size
+from convexprobe.solvers.base import (
+    State,
+    conjugate_gradient,
+    fresh_inverse,
+    inner,
+    line_search,
+)
 
 
 @dataclass
 class NewtonState(State):
-    """Attributes: `size`, rows the next sample aims at; `inverse` and `built`, the preconditioner
-    and the loss `(m,)` where it was built."""
+    """Attributes: `growth`, how many times the first sample's rows the next one has."""
 
-    size: int = 0
-    inverse: Inverse | None = None
-    built: Array = None
+    growth: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,25 +57,20 @@ class NewtonCG:
     iterations: int = 100
     seed: int = 0
 
-    def _sample(self, problem: Problem, at: Evaluation, size: int, step: int) -> Sample:
-        most = problem.n if problem.n <= 4 * self.rows else problem.n // 4
-        size = min(size, most)
+    def _draw(self, problem: Problem, at: Evaluation, growth: int, step: int) -> Sample:
+        size = sample_size(problem.n, problem.d, self.rows, growth)
         return Sample.draw(problem, at, size, generator(self.seed, step))
 
     def init(self, problem: Problem, w: Array) -> NewtonState:
         """Evaluate at `w` and draw the first sample; nothing is built before a step is due."""
         at = problem.evaluate(w, keep=True)
-        size = max(self.rows, 4 * min(problem.d, 1024))
-        sample = self._sample(problem, at, size, 0)
-        return NewtonState(at, sample, 0, size, None, at.loss)
+        return NewtonState(at, self._draw(problem, at, 1, 0), built=at.loss)
 
     def step(self, problem: Problem, w: Array, state: NewtonState) -> tuple[Array, NewtonState]:
         """One Newton step."""
         xp, at, sample = problem.xp, state.at, state.sample
-        inverse, built = state.inverse, state.built
         assert at is not None and sample is not None
-        if inverse is None or bool(xp.any(at.loss < 0.6 * built)):
-            inverse, built = self.preconditioner.build(sample), at.loss
+        inverse, built = fresh_inverse(state, partial(self.preconditioner.build, sample))
         direction = conjugate_gradient(
             sample.curvature,
             at.gradient,
@@ -85,9 +84,7 @@ class NewtonCG:
         predicted = t * t * inner(at.gradient, direction)
         moved = predicted > 0
         ratio = xp.where(moved, change / xp.where(moved, predicted, 1.0), 1.0)
-        size = state.size
-        if float(xp.max(ratio)) > 2.0:
-            size = 2 * size
+        growth = 2 * state.growth if float(xp.max(ratio)) > 2.0 else state.growth
         steps = state.steps + 1
-        sample = self._sample(problem, new, size, steps)
-        return new.w, NewtonState(new, sample, steps, size, inverse, built)
+        sample = self._draw(problem, new, growth, steps)
+        return new.w, NewtonState(new, sample, steps, inverse, built, growth)

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -34,9 +35,9 @@ from convexprobe._array import Array, generator, like
 from convexprobe.communicator import local
 from convexprobe.objective import Evaluation, Problem
 from convexprobe.preconditioner import Curvature, Inverse, Preconditioner
-from convexprobe.sample import Sample
+from convexprobe.sample import Sample, sample_size
 from convexprobe.softmax import curvature_product, softmax
-from convexprobe.solvers.base import State, inner, line_search
+from convexprobe.solvers.base import State, fresh_inverse, inner, line_search
 
 BATCH = 256
 """Rows of a batch, or a 32nd of the sample if that is fewer."""
@@ -108,12 +109,9 @@ class Stage:
 
 @dataclass
 class StageState(State):
-    """Attributes: `caution`, a factor on `L`, `(m,)`; `inverse` and `built`, the metric and the
-    loss `(m,)` where it was built."""
+    """Attributes: `caution`, a factor on `L`, `(m,)`."""
 
     caution: Array = None
-    inverse: Inverse | None = None
-    built: Array = None
 
 
 @dataclass(frozen=True)
@@ -143,17 +141,16 @@ class VarianceReduced(ABC):
     def init(self, problem: Problem, w: Array) -> StageState:
         """Evaluate at `w` and draw the first sample."""
         at = problem.evaluate(w, keep=True)
-        sample = self._draw(problem, at, 0)
-        return StageState(at, sample, 0, problem.xp.ones_like(at.value), None, at.loss)
+        caution = problem.xp.ones_like(at.value)
+        return StageState(at, self._draw(problem, at, 0), built=at.loss, caution=caution)
 
     def step(self, problem: Problem, w: Array, state: StageState) -> tuple[Array, StageState]:
         """One stage and the evaluation that ends it."""
-        xp, at, inverse, built = problem.xp, state.at, state.inverse, state.built
-        assert at is not None and state.sample is not None
-        if inverse is None or bool(xp.any(at.loss < 0.6 * built)):
-            inverse, built = self.preconditioner.build(state.sample), at.loss
+        xp, at, sample = problem.xp, state.at, state.sample
+        assert at is not None and sample is not None
+        inverse, built = fresh_inverse(state, partial(self.preconditioner.build, sample))
         rng = generator(self.seed, state.steps, 1)
-        batches = cut(state.sample, rng)
+        batches = cut(sample, rng)
         order = self.order(len(batches), rng)
         smoothness = state.caution * largest_curvature(batches, inverse, rng)
         rate = (1.0 / smoothness)[:, None]
@@ -163,12 +160,11 @@ class VarianceReduced(ABC):
         new, t = line_search(problem, at, direction)
         caution = xp.where(t < 0.6, 2.0 * state.caution, xp.clip(0.8 * state.caution, 1.0, None))
         steps = state.steps + 1
-        sample = self._draw(problem, new, steps)
-        return new.w, StageState(new, sample, steps, caution, inverse, built)
+        drawn = self._draw(problem, new, steps)
+        return new.w, StageState(new, drawn, steps, inverse, built, caution)
 
     def _draw(self, problem: Problem, at: Evaluation, step: int) -> Sample:
-        size = max(self.rows, 4 * min(problem.d, 1024))
-        size = size if problem.n <= 4 * self.rows else min(size, problem.n // 4)
+        size = sample_size(problem.n, problem.d, self.rows)
         return Sample.draw(problem, at, size, generator(self.seed, step))
 
 
