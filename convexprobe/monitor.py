@@ -6,11 +6,10 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from convexprobe._array import to_numpy
@@ -21,6 +20,7 @@ from convexprobe.extract import extract
 from convexprobe.fit import fit_probes
 from convexprobe.history import ProbeHistory
 from convexprobe.inputs import check_l2, check_solver
+from convexprobe.loaders import Batches
 from convexprobe.points import LayerChoice
 from convexprobe.pooling import PoolChoice
 from convexprobe.probes import ProbeSet
@@ -29,55 +29,6 @@ from convexprobe.remembered import Remembered, remember
 from convexprobe.solvers import Solver
 
 STARTS = ("auto", "copy", "zero")
-
-
-class Batches:
-    """The same rows, in the same batches, at every iteration: `extract`'s loader.
-
-    Args:
-        data: inputs `(n, ...)`, or a mapping of them (keyword arguments of the model), with
-            `labels`; or, without, a loader that can be iterated over again.
-        labels: `(n,)`.
-        size: rows of a batch of tensors.
-        what: what messages call it.
-
-    Raises:
-        TypeError: a loader that can be iterated over only once.
-        ValueError: inputs and labels of different lengths.
-    """
-
-    def __init__(self, data: Any, labels: Any, size: int, what: str) -> None:
-        self.size, self.loader = size, data
-        self.inputs: dict[str, Tensor] = {}
-        self.description: dict[str, Any] = {"loader": type(data).__name__}
-        if labels is None:
-            if isinstance(data, Iterator) or not isinstance(data, Iterable):
-                raise TypeError(
-                    f"{what}: without labels, expected a loader that can be iterated over again "
-                    f"and again, found {type(data).__name__}"
-                )
-            return
-        self.bare = not isinstance(data, Mapping)
-        inputs = {"": data} if self.bare else dict(data)
-        self.inputs = {name: torch.as_tensor(value) for name, value in inputs.items()}
-        self.labels = torch.as_tensor(labels)
-        for name, value in self.inputs.items():
-            if len(value) != len(self.labels) or self.labels.ndim != 1:
-                raise ValueError(
-                    f"{what}: expected one label a row, found {tuple(self.labels.shape)} labels "
-                    f"for inputs{f' {name!r}' if name else ''} of shape {tuple(value.shape)}"
-                )
-        tensors = [to_numpy(value) for value in (*self.inputs.values(), self.labels)]
-        self.description = {"rows": len(self.labels), "sha256": fingerprint(*tensors)}
-
-    def __iter__(self) -> Iterator[Any]:
-        if not self.inputs:
-            yield from self.loader
-            return
-        for start in range(0, len(self.labels), self.size):
-            span = slice(start, start + self.size)
-            batch = {name: value[span] for name, value in self.inputs.items()}
-            yield (batch[""] if self.bare else batch), self.labels[span]
 
 
 class ProbeMonitor:

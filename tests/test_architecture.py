@@ -31,6 +31,7 @@ ORDER: list[set[str]] = [
     {"probes", "folds"},
     {"validation", "remembered"},
     {"path"},
+    {"choice"},
     {"fit"},
     {"estimate"},
     {"points", "datasets", "checkpoints"},
@@ -38,7 +39,7 @@ ORDER: list[set[str]] = [
     {"sinks"},
     {"extract"},
     {"records", "movie"},
-    {"history"},
+    {"history", "loaders"},
     {"monitor"},
     {"sweep", "integrations"},
     {""},
@@ -48,7 +49,7 @@ ORDER: list[set[str]] = [
 MAY_IMPORT_TORCH = {
     "_array", "_random_state", "communicator", "store", "manifest", "shards", "streaming", "probes",
     "estimate", "points", "datasets", "checkpoints", "pooling", "batches", "sinks", "extract",
-    "monitor", "sweep",
+    "loaders", "monitor", "sweep",
 }  # fmt: skip
 
 
