@@ -172,9 +172,10 @@ def draw(frames: Mapping[int, np.ndarray], marks: list[int], path: Path) -> None
         for mark in marks:
             ax.axvline(mark, color="tab:orange", lw=0.8, alpha=0.6)
         ax.plot(np.arange(len(error)), 100 * error, ".-", ms=3.5, lw=1)
-        ax.set(title=f"{step} minibatches", xlabel="layer (0: the image)", ylim=(0, 95))
+        ax.set(title=f"{step} minibatches", xlabel="layer (0: the image)")
         ax.grid(axis="y", alpha=0.3)
-    axes[0].set_ylabel("training error of the probe (%)")
+    highest = max(float(error.max()) for error in frames.values())
+    axes[0].set(ylabel="training error of the probe (%)", ylim=(0, 108 * highest + 1))
     figure.savefig(path, dpi=100)
 
 
