@@ -31,7 +31,7 @@ from torch.nn.functional import cross_entropy
 import convexprobe as cxp
 
 # l2 in units of a layer's mean feature variance, and the step between the layers that are probed.
-# A movie has 65 frames, and 5 000 rows want, and are solved faster with, a larger penalty.
+# A movie has over 60 frames, and 5 000 rows want, and are solved faster with, a larger penalty.
 STILL, MOVIE = (1e-5, 1), (1e-3, 4)
 
 
@@ -183,7 +183,7 @@ def run(figure: Figure, argv: list[str] | None) -> None:
     """The command line of both figures."""
     parser = argparse.ArgumentParser(description=f"The paper's {figure.name}")
     parser.add_argument("--quick", action="store_true", help="8 layers, scikit-learn's digits")
-    parser.add_argument("--movie", action="store_true", help="a frame for each of 65 checkpoints")
+    parser.add_argument("--movie", action="store_true", help="a frame for each checkpoint, over 60")
     parser.add_argument("--out", type=Path, default=Path("out"))
     settings = parser.parse_args(argv)
     name = figure.name + ("_quick" if settings.quick else "")
