@@ -14,8 +14,8 @@ probes. Pulled back through it, the probe `W'` of h' is a probe of h with the sa
 Both sides are printed. The same holds from input to conv1_preact with the pseudo-inverse of A,
 which is injective; a difference between these two is regularisation, never the network.
 
-`--movie` trains two epochs instead and probes the network 65 times on the way, more often early:
-5 000 rows, as many test images, 1 000 fixed random features of every map, l2 chosen once.
+`--movie` trains two epochs instead and probes the network 64 times on the way, more often early:
+3 000 rows, as many test images, 1 000 fixed random features of every map, l2 chosen once.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def draw(panels: dict[str, dict[str, float]], path: Path) -> None:
 
 def movie(images: np.ndarray, labels: np.ndarray, held: list, out: Path, *, quick: bool) -> None:
     """Probes while the network trains; `held`: images and labels for the test error."""
-    epochs, rows, frames = (1.0, 500, 4) if quick else (2.0, 5_000, 64)
+    epochs, rows, frames = (1.0, 500, 4) if quick else (2.0, 3_000, 64)
     training = slice(VALIDATION_ROWS, VALIDATION_ROWS + 2_000 if quick else None)
     model, name = ConvNet(0), "figure5_quick" if quick else "figure5"
     last = int(epochs * len(labels[training])) // BATCH
