@@ -153,6 +153,16 @@ def cholesky(matrix: Array) -> Array | None:
     return factor if bool(xp.all(xp.isfinite(factor))) else None  # CuPy gives NaN instead
 
 
+def solve_triangular(factor: Array, b: Array, *, upper: bool) -> Array:
+    """`factor^-1 b` for a triangular factor `(r, r)` and `b` `(r, c)`.
+
+    By LU where the library has no such solver (MKL's fails now and then at a thousand rows).
+    """
+    if isinstance(factor, torch.Tensor):
+        return torch.linalg.solve_triangular(factor, b, upper=upper)
+    return namespace(factor).linalg.solve(factor, b)
+
+
 def contiguous_rows(array: Array) -> Array:
     """The same matrix with each row contiguous, which block products need to be fast."""
     if isinstance(array, torch.Tensor):

@@ -13,7 +13,7 @@ from convexprobe.records import fingerprint
 
 
 class Batches:
-    """The same rows, in the same batches, at every iteration: `extract`'s loader.
+    """The same rows, in the same batches, every time.
 
     Args:
         data: inputs `(n, ...)`, or a mapping of them (keyword arguments of the model), with
@@ -28,7 +28,7 @@ class Batches:
     """
 
     def __init__(self, data: Any, labels: Any, size: int, what: str) -> None:
-        self.size, self.loader = size, data
+        self.size, self.given = size, data
         self.inputs: dict[str, Tensor] = {}
         self.description: dict[str, Any] = {"loader": type(data).__name__}
         if labels is None:
@@ -51,11 +51,13 @@ class Batches:
         tensors = [to_numpy(value) for value in (*self.inputs.values(), self.labels)]
         self.description = {"rows": len(self.labels), "sha256": fingerprint(*tensors)}
 
-    def __iter__(self) -> Iterator[Any]:
+    def loader(self) -> Iterable[Any]:
+        """The user's own, or a list of views: both may tell `extract` how much room to make."""
         if not self.inputs:
-            yield from self.loader
-            return
+            return self.given
+        found = []
         for start in range(0, len(self.labels), self.size):
             span = slice(start, start + self.size)
             batch = {name: value[span] for name, value in self.inputs.items()}
-            yield (batch[""] if self.bare else batch), self.labels[span]
+            found.append((batch[""] if self.bare else batch, self.labels[span]))
+        return found

@@ -237,7 +237,9 @@ class ProbeMonitor:
         self, model: nn.Module, batches: Batches, what: str
     ) -> tuple[dict[str, Tensor], Tensor]:
         with random_states_kept(self._seed):
-            rows, labels = extract(model, batches, self._layers, pool=self._pool, progress=False)
+            rows, labels = extract(
+                model, batches.loader(), self._layers, pool=self._pool, progress=False
+            )
         if labels is None:
             raise ValueError(f"{what}: expected batches with labels, found none")
         return rows, labels

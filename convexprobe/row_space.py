@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convexprobe._array import Array, cast, cholesky, epsilon
+from convexprobe._array import Array, cast, cholesky, epsilon, solve_triangular
 from convexprobe.objective import Problem
 from convexprobe.sources import Rows
 
@@ -56,7 +56,7 @@ class RowSpace:
         xp, flat = self.source.xp, cast(weights, self.source.dtype)
         flat = self.source.xp.reshape(flat, (m * k, d))
         logits = xp.concat([flat @ (x - self.mean).T for _, x in self.source.rows.blocks()], axis=1)
-        v = xp.linalg.solve(self.factor, cast(logits, w.dtype).T).T
+        v = solve_triangular(self.factor, cast(logits, w.dtype).T, upper=False).T
         shift = xp.reshape(cast(flat @ self.mean, w.dtype), (m, k))
         return self.problem.join(xp.reshape(v, (m, k, -1)), bias + shift)
 
@@ -65,7 +65,9 @@ class RowSpace:
         weights, bias = self.problem.split(v)
         m, k, n = weights.shape
         xp, dtype = self.source.xp, self.source.dtype
-        flat = cast(xp.linalg.solve(self.factor.T, xp.reshape(weights, (m * k, n)).T).T, dtype)
+        flat = cast(
+            solve_triangular(self.factor.T, xp.reshape(weights, (m * k, n)).T, upper=True).T, dtype
+        )
         out = 0.0
         for span, x in self.source.rows.blocks():
             out = out + flat[:, span] @ (x - self.mean)
