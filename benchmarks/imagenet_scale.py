@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +120,25 @@ def ceilings(run: Run, d: int, k: int) -> dict[str, float]:
 
 
 def solve(
-    run: Run, features: Features, x: Tensor, y: Tensor, before: Remembered | None = None
+    run: Run,
+    features: Features,
+    x: Tensor,
+    y: Tensor,
+    before: Remembered | None = None,
+    limit: float = inf,
 ) -> tuple[ProbeSet, Measurement]:
-    """One layer's probe, timed."""
+    """One layer's probe, timed; a `limit` in seconds that runs out is its status."""
     l2 = 1e-3 * float(x[:4096].float().var(0).mean())
     started = run.clock()
     probes = fit_probes(
-        x, y, l2=l2, tol=TOL, warm_start=before, classes=range(features.k), progress=False
+        x,
+        y,
+        l2=l2,
+        tol=TOL,
+        warm_start=before,
+        classes=range(features.k),
+        max_seconds=limit,
+        progress=False,
     )
     seconds = run.clock() - started
     probe = probes["activations"]
@@ -144,16 +157,16 @@ def label_entropy(y: Tensor) -> float:
     return float(-(share * share.log()).sum())
 
 
-def cold_and_warm(run: Run, features: Features) -> list[Measurement]:
+def cold_and_warm(run: Run, features: Features, limit: float = inf) -> list[Measurement]:
     """A checkpoint, and the next one from what is remembered of it, which the warm one pays for."""
     x, y = features.make(run.device)
-    probes, cold = solve(run, features, x, y)
+    probes, cold = solve(run, features, x, y, limit=limit)
     started = run.clock()
     memory = remember(probes, x)
     spent = run.clock() - started
     del x, y  # one checkpoint in memory at a time
     later = replace(features, drift=DRIFT)
-    _, warm = solve(run, later, *later.make(run.device), memory)
+    _, warm = solve(run, later, *later.make(run.device), memory, limit)
     return [cold, replace(warm, seconds=warm.seconds + spent)]
 
 
@@ -188,7 +201,8 @@ def largest(run: Run, model: CostModel, d: int, k: int) -> None:
     n = IMAGES
     while n > 4 * d and 1.5 * model.expected_seconds(n, d, k) > seconds:
         n = int(0.9 * n)
-    run.keep("largest", [asdict(m) for m in cold_and_warm(run, Features(n, d, k))])
+    found = cold_and_warm(run, Features(n, d, k), limit=0.4 * run.left)
+    run.keep("largest", [asdict(m) for m in found])
 
 
 def whole(run: Run, probes: int, size: tuple[int, int, int]) -> None:

@@ -128,7 +128,9 @@ def check_labels(labels: Any, rows: int, what: str = "labels") -> np.ndarray:
         raise ValueError(f"{what}: expected one class a row, shape (n,), found {values.shape}")
     if len(values) != rows:
         raise ValueError(f"{what}: expected {rows} labels, one a row, found {len(values)}")
-    nan = np.fromiter((v != v for v in values.tolist()), bool, len(values))
+    # Not through a list where it can be helped: millions of Python numbers are 40 bytes each.
+    same_kind = values.dtype != object
+    nan = values != values if same_kind else np.array([v != v for v in values.tolist()], dtype=bool)
     if nan.any():
         raise ValueError(f"{what}: NaN in row {int(nan.argmax())}")
     return values
@@ -171,11 +173,15 @@ def encode(
     index = {c: i for i, c in enumerate(order)}
     if len(index) != len(order):
         raise ValueError("classes: expected distinct classes, found repetitions")
-    codes = np.fromiter((index.get(v, -1) for v in labels.tolist()), np.int64, len(labels))
+    if labels.dtype != object:
+        found, place = np.unique(labels, return_inverse=True)
+        codes = np.array([index.get(v, -1) for v in found.tolist()], dtype=np.int64)[place]
+    else:
+        codes = np.fromiter((index.get(v, -1) for v in labels.tolist()), np.int64, len(labels))
     if (codes < 0).any():
         row = int((codes < 0).argmax())
         raise ValueError(
-            f"{what}: row {row} has class {labels.tolist()[row]!r}, "
+            f"{what}: row {row} has class {labels[row : row + 1].tolist()[0]!r}, "
             f"which is not in classes ({order!r})"
         )
     return codes, order
