@@ -201,7 +201,7 @@ def largest(run: Run, model: CostModel, d: int, k: int) -> None:
     n = IMAGES
     while n > 4 * d and 1.5 * model.expected_seconds(n, d, k) > seconds:
         n = int(0.9 * n)
-    found = cold_and_warm(run, Features(n, d, k), limit=0.4 * run.left)
+    found = cold_and_warm(run, Features(n, d, k), limit=max(20.0, 0.4 * run.left))
     run.keep("largest", [asdict(m) for m in found])
 
 

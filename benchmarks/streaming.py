@@ -10,14 +10,14 @@ deletes them at the end. Every ratio is of numbers of the same run:
 - a streamed pass over files in the page cache and the pass over the same rows in memory, in turns,
   on as many blocks as 2 GB hold; medians of five;
 - a certified fit in a process of its own, of which the largest resident memory is taken
-  (`ru_maxrss`; the page cache is not part of it).
+  (`VmHWM`; the page cache is not part of it. `ru_maxrss` would be that of the process which
+  started it, where that was larger).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -66,7 +66,9 @@ def fit(directory: Path, limit: float) -> tuple[float, float, str]:
 
 
 def peak() -> float:
-    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Largest resident memory of this process so far, bytes (Linux)."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
 
 def drop(directory: Path) -> None:
