@@ -102,7 +102,7 @@ def check_memory(device: Any, limit: Any) -> None:
     if device is not None:
         try:
             check_device(device)
-        except (RuntimeError, TypeError) as error:
+        except (AssertionError, RuntimeError, TypeError) as error:  # torch without CUDA asserts
             raise ValueError(f"device: found {device!r}, which cannot be used: {error}") from None
     real = isinstance(limit, (int, float)) and not isinstance(limit, bool)
     if limit is not None and not (real and limit > 0):

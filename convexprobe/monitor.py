@@ -194,9 +194,8 @@ class ProbeMonitor:
         """Note that something could not be probed, or raise; see `on_error`."""
         if self._on_error == "raise":
             raise error
-        self._failures[source] = str(error)
-        message = str(error) if str(error).startswith(source) else f"{source}: {error}"
-        warnings.warn(f"not probed: {message}", UserWarning, stacklevel=3)
+        self._failures[source] = str(error).removeprefix(f"{source}: ")
+        warnings.warn(f"not probed: {source}: {self._failures[source]}", UserWarning, stacklevel=3)
 
     def _measure(self, model: nn.Module, step: int, source: str, weights: str) -> Entry:
         for entry in self._entries.values():

@@ -138,6 +138,11 @@ def test_bad_rows_on_disk_are_named(tmp_path: Path) -> None:
         ({"memory_limit": 0}, "memory_limit: expected a positive number of bytes, found 0"),
         ({"memory_limit": "8GB"}, "memory_limit: .* found '8GB'"),
         ({"device": "warp"}, "device: found 'warp'"),
+        pytest.param(
+            {"device": "cuda"},
+            "device: found 'cuda', which cannot be used",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="here it can be used"),
+        ),
     ],
 )
 def test_limits_and_devices_are_checked_at_the_door(options: Any, message: str) -> None:
