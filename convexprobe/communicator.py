@@ -198,4 +198,4 @@ def shard(items: S, part: str) -> S:
     i, _, n = part.partition("/")
     if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
         raise ValueError(f'part: expected "i/n" with 0 <= i < n, found {part!r}')
-    return items[len(items) * int(i) // int(n) : len(items) * (int(i) + 1) // int(n)]  # type: ignore[return-value]
+    return items[len(items) * int(i) // int(n) : len(items) * (int(i) + 1) // int(n)]  # type: ignore[return-value]  # a slice of S is an S

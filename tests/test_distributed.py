@@ -310,7 +310,7 @@ def a_pass_that_one_rank_reads_again_is_summed_once(ranks: Ranks) -> None:
     for problem in (ours, alone):
         device = Exhausted(problem.rows.blocks, 64)
         if ranks.world.rank == 1 and problem is ours:
-            problem.rows.blocks = device  # type: ignore[method-assign]
+            problem.rows.blocks = device  # type: ignore[method-assign]  # the fault
         problem = Problem(problem.rows, problem.labels, problem.host_l2, classes=3,
                           weights=problem.weights, communicator=problem.communicator)  # fmt: skip
         device.most = 32
