@@ -11,6 +11,8 @@ import json
 import os
 import zlib
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -37,33 +39,22 @@ class Shards(Store):
         self.directory, self.layer = directory, layer
         self.shape = (sum(block.rows for block in blocks), layer.width)
         self.dtype = getattr(torch, layer.dtype)
-        self._blocks = blocks
+        self.blocks = blocks
+        self.checked: set[int] = set()
+        """Numbers of the blocks whose rows are as they were written."""
         self._ends = list(accumulate(block.rows for block in blocks))
-        self._offsets: dict[int, int] = {}
-        self._checked: set[int] = set()
-        # of the block being read in order: its number, the bytes so far and their checksum
-        self._running = (-1, 0, 0)
 
     def __repr__(self) -> str:
         return f"Shards({self.layer.names[0]!r}, {self.shape}, {self.layer.dtype})"
 
-    def read(self, start: int, stop: int, buffer: Tensor) -> Tensor:
-        """Rows in `buffer`.
-
-        Raises:
-            ValueError: a block that is torn or changed; it is named.
-        """
-        at = start
-        while at < stop:
-            number = bisect_right(self._ends, at)
-            first = self._ends[number] - self._blocks[number].rows
-            upto = min(stop, self._ends[number])
-            view = raw_bytes(buffer[at - start : upto - start])
-            with self._open(number) as file:
-                self._fill(file, number, (at - first) * self.row_bytes, view)
-            self._check(number, (at - first) * self.row_bytes, view)
-            at = upto
-        return buffer[: stop - start]
+    @contextmanager
+    def reader(self) -> Iterator[_Reader]:
+        """One that checks what it reads, and raises ValueError where a block is torn or changed."""
+        reader = _Reader(self)
+        try:
+            yield reader
+        finally:
+            reader.close()
 
     def gather(self, index: np.ndarray) -> Tensor:
         """Row by row, or by ranges where many are wanted; in the order of the disk."""
@@ -73,83 +64,118 @@ class Shards(Store):
         wanted = index[order]
         window = max(CHUNK // self.row_bytes, 1)
         dense, lo = None, 0
-        while lo < len(wanted):
-            number = bisect_right(self._ends, int(wanted[lo]))
-            first = self._ends[number] - self._blocks[number].rows
-            start = int(wanted[lo])
-            hi = int(np.searchsorted(wanted, min(start + window, self._ends[number])))
-            stop = int(wanted[hi - 1]) + 1
-            if DENSE * (hi - lo) >= stop - start:
-                dense = self.buffer(window) if dense is None else dense
-                rows = self.read(start, stop, dense)
-                out[torch.from_numpy(order[lo:hi])] = rows[torch.from_numpy(wanted[lo:hi] - start)]
-            else:
-                with self._open(number) as file:
+        with self.reader() as read:
+            while lo < len(wanted):
+                start = int(wanted[lo])
+                number, first, end = self.block_of(start)
+                hi = int(np.searchsorted(wanted, min(start + window, end)))
+                stop = int(wanted[hi - 1]) + 1
+                rows, to = wanted[lo:hi], order[lo:hi]
+                if DENSE * (hi - lo) >= stop - start:
+                    dense = self.buffer(window) if dense is None else dense
+                    found = read(start, stop, dense)
+                    out[torch.from_numpy(to)] = found[torch.from_numpy(rows - start)]
+                else:
                     size = self.row_bytes
-                    for row, place in zip(
-                        wanted[lo:hi].tolist(), order[lo:hi].tolist(), strict=True
-                    ):
+                    for row, place in zip(rows.tolist(), to.tolist(), strict=True):
                         part = view[place * size : (place + 1) * size]
-                        self._fill(file, number, (row - first) * size, part)
-            lo = hi
+                        read.fill(number, (row - first) * size, part)
+                lo = hi
         return out
 
-    def _open(self, number: int) -> Any:
-        path = self.directory / self._blocks[number].file
+    def block_of(self, row: int) -> tuple[int, int, int]:
+        """The number of the block that a row is in, its first row and the one after its last."""
+        number = bisect_right(self._ends, row)
+        return number, self._ends[number] - self.blocks[number].rows, self._ends[number]
+
+    def path(self, number: int) -> Path:
+        """The file of a block."""
+        return self.directory / self.blocks[number].file
+
+    def torn(self, number: int, why: str) -> ValueError:
+        """The error for a block that is not what was written."""
+        return ValueError(
+            f"{os.fspath(self.path(number))!r}: torn or changed since it was written: {why}; "
+            "delete the file and call extract again, which redoes it"
+        )
+
+
+class _Reader:
+    """Reads a layer's rows from its blocks, and checks those that it reads from end to end.
+
+    The file that it is in stays open: systems read ahead of an open file only (reading eight MiB
+    at a time, each from a file opened for it, cost three times the processor time).
+    """
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards = shards
+        self.number = -1
+        self.file: Any = None
+        self.offset = 0  # of the layer's first byte in the file
+        self.done, self.crc = 0, 0  # bytes read in order from the layer's first, their checksum
+
+    def __call__(self, start: int, stop: int, buffer: Tensor) -> Tensor:
+        """Rows `start` to `stop`, in the buffer."""
+        at, size = start, self.shards.row_bytes
+        while at < stop:
+            number, first, end = self.shards.block_of(at)
+            upto = min(stop, end)
+            view = raw_bytes(buffer[at - start : upto - start])
+            self.fill(number, (at - first) * size, view)
+            self._check((at - first) * size, view)
+            at = upto
+        return buffer[: stop - start]
+
+    def fill(self, number: int, position: int, view: memoryview) -> None:
+        """Fill the view from that position of the layer's bytes in a block; unchecked."""
+        if number != self.number:
+            self._open(number)
+        self.file.seek(self.offset + position)
+        while view:
+            count = self.file.readinto(view)
+            if not count:
+                raise self.shards.torn(number, "it ends too early")
+            view = view[count:]
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.file is not None:
+            self.file.close()
+        self.number, self.file, self.done, self.crc = -1, None, 0, 0
+
+    def _open(self, number: int) -> None:
+        self.close()
+        path, block, layer = self.shards.path(number), self.shards.blocks[number], self.shards.layer
         try:
-            return open(path, "rb", buffering=0)
+            self.file = open(path, "rb", buffering=0)  # noqa: SIM115 until another is read
         except OSError as error:
             raise ValueError(
                 f"{os.fspath(path)!r}: a block of activations is gone: {error}"
             ) from None
-
-    def _fill(self, file: Any, number: int, position: int, view: memoryview) -> None:
-        """Fill the view from that position of the layer's tensor."""
-        if number not in self._offsets:
-            self._offsets[number] = self._find(file, number)
-        file.seek(self._offsets[number] + position)
-        while view:
-            count = file.readinto(view)
-            if not count:
-                raise self._torn(number, "it ends too early")
-            view = view[count:]
-
-    def _find(self, file: Any, number: int) -> int:
-        """Where the layer's bytes begin in a block."""
-        block = self._blocks[number]
         try:
-            file.seek(0)
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, block.bytes)))
-            entry = header[self.layer.key]
+            length = int.from_bytes(self.file.read(8), "little")
+            header = json.loads(self.file.read(min(length, block.bytes)))
+            entry = header[layer.key]
             start, stop = entry["data_offsets"]
             found = tuple(entry["shape"])
         except (KeyError, TypeError, ValueError) as error:
-            raise self._torn(number, f"its header cannot be read: {error}") from None
-        if found != (block.rows, self.shape[1]) or stop - start != block.rows * self.row_bytes:
-            raise self._torn(number, f"its header says {found} for {self.layer.key!r}")
-        return 8 + length + int(start)
+            raise self.shards.torn(number, f"its header cannot be read: {error}") from None
+        size = block.rows * self.shards.row_bytes
+        if found != (block.rows, layer.width) or stop - start != size:
+            raise self.shards.torn(number, f"its header says {found} for {layer.key!r}")
+        self.number, self.offset = number, 8 + length + int(start)
 
-    def _check(self, number: int, position: int, view: memoryview) -> None:
+    def _check(self, position: int, view: memoryview) -> None:
         """Go on with the checksum of a block that is read in order; compare it at the end."""
-        if number in self._checked:
+        number = self.number
+        if number in self.shards.checked or position != self.done:
             return
-        block, done, crc = self._running if position else (number, 0, 0)
-        if (block, done) != (number, position):
-            return
-        crc, done = zlib.crc32(view, crc), position + len(view)
-        self._running = (number, done, crc)
-        if done == self._blocks[number].rows * self.row_bytes:
-            if crc != self._blocks[number].crc32[self.layer.key]:
-                raise self._torn(number, f"the checksum of {self.layer.key!r} is another one")
-            self._checked.add(number)
-
-    def _torn(self, number: int, why: str) -> ValueError:
-        path = self.directory / self._blocks[number].file
-        return ValueError(
-            f"{os.fspath(path)!r}: torn or changed since it was written: {why}; delete the file "
-            "and call extract again, which redoes it"
-        )
+        self.crc, self.done = zlib.crc32(view, self.crc), self.done + len(view)
+        block, key = self.shards.blocks[number], self.shards.layer.key
+        if self.done == block.rows * self.shards.row_bytes:
+            if self.crc != block.crc32[key]:
+                raise self.shards.torn(number, f"the checksum of {key!r} is another one")
+            self.shards.checked.add(number)
 
 
 def open_activations(

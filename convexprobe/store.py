@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,12 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     return memoryview(values)
 
 
+class Read(Protocol):
+    """Reads rows `start` to `stop`: into `buffer`, `(stop - start or more, d)`, or as a view."""
+
+    def __call__(self, start: int, stop: int, buffer: Tensor) -> Tensor: ...
+
+
 class Store(ABC):
     """Rows `(n, d)` of one layer that can be read by range and by index.
 
@@ -31,8 +38,8 @@ class Store(ABC):
     dtype: torch.dtype
 
     @abstractmethod
-    def read(self, start: int, stop: int, buffer: Tensor) -> Tensor:
-        """Rows `start` to `stop`: put into `buffer`, `(stop - start or more, d)`, or a view."""
+    def reader(self) -> AbstractContextManager[Read]:
+        """A function that reads ranges of rows, for as long as the context is open."""
 
     @abstractmethod
     def gather(self, index: np.ndarray) -> Tensor:
@@ -59,11 +66,12 @@ class Store(ABC):
         step = max(CHUNK // self.row_bytes, 1)
         direct = out.device.type == "cpu"
         buffer = out[:0] if direct else self.buffer(min(step, n))
-        for start in range(0, n, step):
-            stop = min(start + step, n)
-            rows = self.read(start, stop, out[start:stop] if direct else buffer)
-            if not direct:
-                out[start:stop] = rows
+        with self.reader() as read:
+            for start in range(0, n, step):
+                stop = min(start + step, n)
+                rows = read(start, stop, out[start:stop] if direct else buffer)
+                if not direct:
+                    out[start:stop] = rows
         return out
 
 
@@ -75,9 +83,9 @@ class HostStore(Store):
         self.shape = (tensor.shape[0], tensor.shape[1])
         self.dtype = tensor.dtype
 
-    def read(self, start: int, stop: int, buffer: Tensor) -> Tensor:
-        """A view."""
-        return self.tensor[start:stop]
+    def reader(self) -> AbstractContextManager[Read]:
+        """One that gives views."""
+        return nullcontext(lambda start, stop, buffer: self.tensor[start:stop])
 
     def gather(self, index: np.ndarray) -> Tensor:
         """A copy."""

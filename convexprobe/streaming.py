@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convexprobe._array import Array, cast, compute_dtype, convert, to_torch
 from convexprobe.sources import Rows, Source
-from convexprobe.store import CHUNK, HostStore, Store
+from convexprobe.store import CHUNK, HostStore, Read, Store
 
 AHEAD = 2
 """Chunks that are read before they are needed: a slow read has one chunk's time to be made up."""
@@ -58,18 +58,19 @@ class Stream(Source):
         buffers = [self._buffer(step) for _ in range(AHEAD + 1)]
         waiting: deque[tuple[int, Tensor, Future[Tensor]]] = deque()
 
-        def ask(pool: ThreadPoolExecutor) -> None:
+        def ask(pool: ThreadPoolExecutor, read: Read) -> None:
             if (start := next(starts, None)) is not None:
                 buffer, stop = buffers.pop(), min(start + step, self.n)
-                waiting.append((start, buffer, pool.submit(self._fetch, start, stop, buffer)))
+                rows = pool.submit(self._fetch, read, start, stop, buffer)
+                waiting.append((start, buffer, rows))
 
-        with ThreadPoolExecutor(1, "convexprobe-read") as pool:
+        with self.store.reader() as read, ThreadPoolExecutor(1, "convexprobe-read") as pool:
             for _ in range(AHEAD):
-                ask(pool)
+                ask(pool, read)
             while waiting:
-                start, buffer, read = waiting.popleft()
-                rows = self._arrived(read.result())
-                ask(pool)
+                start, buffer, found = waiting.popleft()
+                rows = self._arrived(found.result())
+                ask(pool, read)
                 for first in range(0, len(rows), size):
                     part = rows[first : first + size]
                     yield slice(start + first, start + first + len(part)), convert(part, out)
@@ -93,9 +94,9 @@ class Stream(Source):
                 return buffer
         return self.store.buffer(rows, pinned=self.device.type == "cuda")
 
-    def _fetch(self, start: int, stop: int, buffer: Tensor) -> Tensor:
+    def _fetch(self, read: Read, start: int, stop: int, buffer: Tensor) -> Tensor:
         """In the reading thread: rows on the device, the buffer free to be filled again."""
-        rows = self.store.read(start, stop, buffer)
+        rows = read(start, stop, buffer)
         if self.device.type != "cuda":
             return rows.to(self.device)
         side = torch.cuda.Stream(self.device)  # a copy here does not wait for the products
