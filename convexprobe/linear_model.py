@@ -18,7 +18,16 @@ from typing import Any, Self
 
 import numpy as np
 
-from convexprobe._array import Array, cast, compute_dtype, like, namespace, to_numpy
+from convexprobe._array import (
+    Array,
+    cast,
+    combine_rows,
+    compute_dtype,
+    dot_rows,
+    like,
+    namespace,
+    to_numpy,
+)
 from convexprobe.communicator import ALONE, Communicator
 from convexprobe.family import select
 from convexprobe.sources import Source, in_smaller_blocks
@@ -98,7 +107,7 @@ class LinearModel:
                 indicator = indicator * self.weights[:, None, span]
             ones = xp.ones((x.shape[0], 1), dtype=self.dtype, device=x.device)
             flat = xp.reshape(indicator, (q * self.k, -1))
-            sums = sums + cast(xp.concat([flat @ x, flat @ ones], axis=1), f64)
+            sums = sums + cast(xp.concat([combine_rows(flat, x), flat @ ones], axis=1), f64)
         return xp.reshape(sums, (q, self.k, self.d + 1))
 
     def _moments(self) -> None:
@@ -181,7 +190,7 @@ class LinearModel:
         """`W x_i + b` for rows `x` `(r, d)`: `(m, k, r)` in the compute dtype."""
         weights, bias = self.split(w)
         flat = self.xp.reshape(cast(weights, self.dtype), (-1, self.d))
-        z = self.xp.reshape(flat @ x.T, (w.shape[0], self.k, x.shape[0]))
+        z = self.xp.reshape(dot_rows(flat, x), (w.shape[0], self.k, x.shape[0]))
         z += (cast(bias, self.dtype) + self.absent)[:, :, None]
         return z
 
@@ -200,7 +209,7 @@ class LinearModel:
         """`V x_i + c`: logits without the offsets of absent classes."""
         weights, bias = self.split(v)
         flat = self.xp.reshape(cast(weights, self.dtype), (-1, self.d))
-        z = self.xp.reshape(flat @ x.T, (v.shape[0], self.k, x.shape[0]))
+        z = self.xp.reshape(dot_rows(flat, x), (v.shape[0], self.k, x.shape[0]))
         return z + cast(bias, self.dtype)[:, :, None]
 
     @in_smaller_blocks
@@ -234,7 +243,7 @@ class Pullback:
     def add(self, residual: Array, x: Array) -> None:
         """One block: residuals `(m, k, r)` and rows `(r, d)`."""
         xp = self.problem.xp
-        flat = xp.reshape(residual, (self.m * self.problem.k, x.shape[0])) @ x
+        flat = combine_rows(xp.reshape(residual, (self.m * self.problem.k, x.shape[0])), x)
         self.bias = self.bias + xp.sum(residual, axis=2, dtype=xp.float64)
         if self.part is None:
             self.part = flat
