@@ -103,8 +103,8 @@ class Shards(Store):
 class _Reader:
     """Reads a layer's rows from its blocks, and checks those that it reads from end to end.
 
-    The file that it is in stays open: systems read ahead of an open file only (reading eight MiB
-    at a time, each from a file opened for it, cost three times the processor time).
+    The file that it is in stays open: that is how a system sees that it is read in order, and
+    reads ahead.
     """
 
     def __init__(self, shards: Shards) -> None:

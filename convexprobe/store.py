@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 8 << 20
+CHUNK = 4 << 20
 """Bytes read at a time: large enough for a disk's full speed, small beside any memory."""
 
 
