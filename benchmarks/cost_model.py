@@ -5,7 +5,9 @@ Seconds are modelled as
     passes (a n d k + b n k + c n d) + e d^3 + f,
 
 products with the rows; softmax and line search on logits; reading the rows; the preconditioner;
-and what does not depend on size. Passes to the certificate are modelled as
+and what does not depend on size; `a` is at least what the products take at the ceiling measured
+beside them, without which a fit to small sizes promises more than the device can. Passes to the
+certificate are modelled as
 
     g + h s / n,    s = max(2 500, 4 min(d, 1 024)),    h = h0 d^h1,
 
@@ -70,8 +72,8 @@ class CostModel:
     passes: tuple[float, float, float]
 
     @classmethod
-    def fit(cls, found: Sequence[Measurement]) -> CostModel:
-        """To solves of one kind of start; at least five.
+    def fit(cls, found: Sequence[Measurement], flops: float) -> CostModel:
+        """To solves of one kind of start, at least five; products reach at most `flops` a second.
 
         Raises:
             ValueError: fewer.
@@ -79,7 +81,10 @@ class CostModel:
         if len(found) < 5:
             raise ValueError(f"expected at least five measurements, found {len(found)}")
         terms = np.stack([_terms(m.n, m.d, m.k, m.passes) for m in found])
-        seconds, _ = _relative(terms, np.asarray([m.seconds for m in found]))
+        measured = np.asarray([m.seconds for m in found])
+        least = 4.0 / flops * terms[:, 0]
+        slower, _ = nnls(terms / measured[:, None], 1.0 - least / measured)
+        seconds = slower + np.asarray([4.0 / flops, 0.0, 0.0, 0.0, 0.0])
         passes = np.asarray([m.passes for m in found])
         ratio = np.asarray([sample_rows(m.d) / m.n for m in found])
         d = np.asarray([float(m.d) for m in found])

@@ -33,11 +33,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.cost_model import CostModel, Measurement
+from benchmarks.cost_model import CostModel, Measurement, sample_rows
 from benchmarks.spectrum import Features
 from benchmarks.table import machine, versions
-from convexprobe import Probe, ProbeSet, fit_probes, remember
+from convexprobe import Probe, ProbeSet, estimate, fit_probes, remember
 from convexprobe.remembered import Remembered
+from convexprobe.streaming import free_memory
 
 IMAGES, FEATURES, CLASSES = 1_281_167, 2_048, 1_000
 DRIFT = 0.1
@@ -48,7 +49,7 @@ GRIDS = {
         (8_000, 128, 100), (16_000, 128, 100), (32_000, 128, 100), (64_000, 128, 100),
         (128_000, 128, 100), (32_000, 64, 100), (32_000, 256, 100), (32_000, 512, 100),
         (32_000, 1_024, 100), (32_000, 128, 10), (32_000, 128, 30), (32_000, 128, 300),
-        (32_000, 128, 1_000),
+        (32_000, 128, 1_000), (24_000, 1_024, 1_000),
     ],
     "cuda": [
         (40_000, 512, 300), (80_000, 512, 300), (160_000, 512, 300), (320_000, 512, 300),
@@ -57,8 +58,8 @@ GRIDS = {
     ],
 }  # fmt: skip
 HELD_OUT = {
-    "cpu": [(48_000, 192, 200), (96_000, 384, 50)],
-    "cuda": [(240_000, 768, 200), (480_000, 384, 500)],
+    "cpu": [(48_000, 192, 200), (96_000, 384, 50), (20_000, 1_536, 600)],
+    "cuda": [(240_000, 768, 200), (480_000, 384, 500), (160_000, 1_536, 800)],
 }
 
 
@@ -181,7 +182,8 @@ def fit_models(run: Run, grid: list[tuple[int, ...]], judges: list[tuple[int, ..
     run.keep("held_out", [asdict(m) for m in others])
     models = {}
     for start in ("cold", "warm"):
-        model = CostModel.fit([m for m in measured if m.start == start])
+        here = [m for m in measured if m.start == start]
+        model = CostModel.fit(here, run.results["ceilings"]["flops"])
         judged = [m for m in others if m.start == start]
         models[start] = model
         run.keep(
@@ -196,10 +198,16 @@ def fit_models(run: Run, grid: list[tuple[int, ...]], judges: list[tuple[int, ..
 
 
 def largest(run: Run, model: CostModel, d: int, k: int) -> None:
-    """The most rows of `d` features and `k` classes that the time left is enough for."""
+    """The most rows of `d` features and `k` classes that time and memory are enough for.
+
+    At least `4 sample_rows`: of fewer rows the sample may be all, which the model does not know.
+    """
     seconds = 0.7 * run.left  # cold and warm, the rows made twice, and the model's error
-    n = IMAGES
-    while n > 4 * d and 1.5 * model.expected_seconds(n, d, k) > seconds:
+    free = 0.8 * free_memory(torch.device("cpu"))
+    n, least = IMAGES, 4 * sample_rows(d)
+    while n > least and (
+        1.5 * model.expected_seconds(n, d, k) > seconds or expected_bytes(n, d, k) > free
+    ):
         n = int(0.9 * n)
     found = cold_and_warm(run, Features(n, d, k), limit=max(20.0, 0.4 * run.left))
     run.keep("largest", [asdict(m) for m in found])
@@ -213,6 +221,12 @@ def whole(run: Run, probes: int, size: tuple[int, int, int]) -> None:
         run.keep("whole", [asdict(m) for m in found])
     for start in ("cold", "warm"):
         run.keep(f"whole_{start}_seconds", sum(m.seconds for m in found if m.start == start))
+
+
+def expected_bytes(n: int, d: int, k: int) -> float:
+    """Host memory of the rows in float16 and of a fit to them, as `convexprobe.estimate` tells."""
+    x = torch.empty((n, d), dtype=torch.float16, device="meta")
+    return 2.0 * n * d + estimate(x, torch.arange(n) % k, l2=1.0).total.host
 
 
 class Arrived(Exception):

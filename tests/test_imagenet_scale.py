@@ -48,19 +48,21 @@ def test_a_cost_model_finds_the_law_that_made_the_times() -> None:
                     p, 1e-4, "CERTIFIED", 2)
         for n, d, k in sizes for p in [3.0 + 2.0 * d**0.7 * sample_rows(int(d)) / n]
     ]  # fmt: skip
-    model = CostModel.fit(made[:14])
+    model = CostModel.fit(made[:14], flops=1e12)
     np.testing.assert_allclose(model.errors(made[14:]), 1.0, rtol=1e-6)
     np.testing.assert_allclose(model.seconds, [1e-11, 0, 1e-9, 1e-10, 0.01], atol=1e-13)
     np.testing.assert_allclose(model.passes, (3.0, 2.0, 0.7))
     with pytest.raises(ValueError, match="at least five"):
-        CostModel.fit(made[:4])
+        CostModel.fit(made[:4], flops=1e12)
+    capped = CostModel.fit(made[:14], flops=1e11)  # where 4e-11 s an entry is the least
+    assert capped.seconds[0] == pytest.approx(4e-11)
 
 
 def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
     imagenet_scale.main(["--out", str(tmp_path), "--shrink", "64", "--seconds", "2"])
     results = json.loads((tmp_path / "imagenet_scale.json").read_text())
     solved = results["grid"] + results["held_out"] + results["largest"]
-    assert len(solved) == 2 * (13 + 2 + 1)
+    assert len(solved) == 2 * (14 + 3 + 1)
     assert all(m["status"] == "CERTIFIED" and m["gap"] <= 1e-3 for m in solved)
     assert results["torch_lbfgs"]["status"] == "arrived"
     text = (tmp_path / "imagenet_scale.md").read_text()
