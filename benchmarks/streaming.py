@@ -6,8 +6,9 @@ Writes synthetic bfloat16 activations of one layer to DIR with `extract(out=DIR)
 deletes them at the end. Every ratio is of numbers of the same run:
 
 - a sequential read of the files and a streamed pass (a value and gradient of ten classes), each
-  after the page cache has been told to drop them; each four times, in turns, the best one counts
-  (how long a system takes to find memory for its cache differs by a factor of two);
+  after the page cache has been told to drop them; each four times, first and second in turns, and
+  the best one counts (how long a system takes to find memory for its cache differs by a factor of
+  two, and depends on what was dropped before);
 - a streamed pass over files in the page cache and the pass over the same rows in memory, in turns,
   on as many blocks as 2 GB hold; medians of five;
 - a certified fit in a process of its own, of which the largest resident memory is taken
@@ -126,12 +127,14 @@ def run(directory: Path, gigabytes: float, features: int) -> None:
     activations, labels = cxp.open_activations(directory)
     shards = activations["input"]
     stream = a_pass(Stream(shards, "cpu", 1e9), labels)  # which has checked every block
-    raw, streamed = [], []
+    raw: list[float] = []
+    streamed: list[float] = []
+    turn = [(raw, lambda: read(directory)), (streamed, stream)]
     for _ in range(4):
-        drop(directory)
-        raw.append(seconds(lambda: read(directory)))
-        drop(directory)
-        streamed.append(seconds(stream))
+        for found, work in turn:
+            drop(directory)
+            found.append(seconds(work))
+        turn.reverse()
     for name, times in (("read", raw), ("streamed", streamed)):
         print(f"{name:10}" + "".join(f"{size / t / 1e9:6.2f}" for t in sorted(times)), "GB/s")
     ratio = min(raw) / min(streamed)
