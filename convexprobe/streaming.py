@@ -19,9 +19,9 @@ from convexprobe.store import CHUNK, HostStore, Read, Store
 AHEAD = 4
 """Chunks that are read before they are needed, so that slow reads are made up for by fast ones.
 
-Passes over 2 GB beside a sequential read of the files, and, cached, over the pass in memory, on two
-cores, medians of nine: 0.67 and 1.45 with 2 chunks of 8 MiB, 0.82 and 1.33 with 4 of 4 MiB, which
-stay in the processor's cache; more of either bring nothing, nor do two reading threads.
+Passes over 2 GB relative to a sequential read of the files, and, cached, to the pass in memory, on
+two cores, medians of nine in one run: 0.67 and 1.45 with 2 chunks of 8 MiB, 0.82 and 1.33 with 4 of
+4 MiB. Runs differ by a third; neither more chunks nor two reading threads were better in any.
 """
 
 SHARE = 0.5
