@@ -1,0 +1,121 @@
+"""Others on the same rows at scale: torch.optim.LBFGS, cuML; and the forward pass of Inception."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.scale_run import TOL, Run, best_of, label_entropy, solve
+from benchmarks.spectrum import Features
+from convexprobe import Probe
+
+
+class Arrived(Exception):
+    """Ends torch.optim.LBFGS where a user would want it to end."""
+
+
+def torch_lbfgs(run: Run, features: Features, limit: float) -> None:
+    """torch.optim.LBFGS on the same rows to the same tolerance, by our bound, or out of time.
+
+    Its gradient is written out over blocks of rows, as someone with that many would do.
+    """
+    x, y = features.make(run.device)
+    probes, ours = solve(run, features, x, y)
+    probe = probes["activations"]
+    bound, entropy = probe.objective - probe.gap, label_entropy(y)
+    w = torch.zeros(features.k, features.d + 1, device=run.device, requires_grad=True)
+    optimiser = torch.optim.LBFGS(
+        [w], max_iter=10_000, max_eval=10**6, tolerance_grad=0, tolerance_change=0,
+        history_size=10, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+    best, evaluations, started = np.inf, 0, run.clock()
+
+    def closure() -> Tensor:
+        nonlocal best, evaluations
+        total = torch.zeros((), device=run.device, dtype=torch.float64)
+        gradient = torch.zeros_like(w)
+        with torch.no_grad():
+            for rows, classes in zip(x.split(1 << 15), y.split(1 << 15), strict=True):
+                block = rows.float()
+                z = torch.nn.functional.linear(block, w[:, :-1], w[:, -1])
+                log_p = z.log_softmax(1)
+                total -= log_p.gather(1, classes[:, None]).sum(dtype=torch.float64)
+                p = log_p.exp_()
+                p[torch.arange(len(p), device=p.device), classes] -= 1.0
+                gradient[:, :-1] += p.T @ block
+                gradient[:, -1] += p.sum(0)
+            gradient /= features.n
+            gradient[:, :-1] += probe.l2 * w[:, :-1]
+            value = total / features.n + 0.5 * probe.l2 * w[:, :-1].square().sum()
+        w.grad = gradient
+        best, evaluations = min(best, float(value)), evaluations + 1
+        if best - bound <= TOL * entropy or run.clock() - started > limit:
+            raise Arrived
+        return value.float()
+
+    try:
+        optimiser.step(closure)
+        status = "stopped by itself"
+    except Arrived:
+        status = "arrived" if best - bound <= TOL * entropy else f"not within {limit:.0f} s"
+    run.keep(
+        "torch_lbfgs",
+        {
+            "size": [features.n, features.d, features.k],
+            "seconds": run.clock() - started,
+            "evaluations": evaluations,
+            "at_most_above_optimum": (best - bound) / entropy,
+            "status": status,
+            "ours_seconds": ours.seconds,
+        },
+    )
+    cuml_lbfgs(run, features, x, y, probe, bound, entropy)
+
+
+def cuml_lbfgs(
+    run: Run, features: Features, x: Tensor, y: Tensor, probe: Probe, bound: float, entropy: float
+) -> None:
+    """cuML's LogisticRegression with its own stopping, judged by our bound."""
+    if run.device != "cuda" or find_spec("cuml") is None:
+        run.keep("cuml", "not run: cuml is not importable, or no CUDA device")
+        return
+    from cuml.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=1 / (features.n * probe.l2), output_type="numpy", max_iter=1000)
+    started = run.clock()
+    model.fit(x.float(), y.float())
+    seconds = run.clock() - started
+    weights, bias = (
+        torch.as_tensor(np.asarray(part), device=run.device, dtype=torch.float32)
+        for part in (model.coef_, model.intercept_)
+    )
+    loss = 0.0
+    for rows, classes in zip(x.split(1 << 15), y.split(1 << 15), strict=True):
+        z = torch.nn.functional.linear(rows.float(), weights, bias)
+        loss += float(torch.nn.functional.cross_entropy(z, classes, reduction="sum"))
+    value = loss / features.n + 0.5 * probe.l2 * float(weights.square().sum())
+    run.keep("cuml", {"seconds": seconds, "at_most_above_optimum": (value - bound) / entropy})
+
+
+def inception(run: Run, images: int, batches: int = 5) -> None:
+    """Seconds of Inception v3's forward pass over so many images, from a few batches."""
+    try:
+        from torchvision.models import inception_v3
+    except Exception as error:  # a torchvision built for another torch fails in its own ways
+        run.keep("inception", f"not run: torchvision is not importable ({type(error).__name__})")
+        return
+    half = run.device == "cuda"
+    dtype, size = (torch.float16, 256) if half else (torch.float32, 4)
+    model = inception_v3(weights=None, init_weights=False, aux_logits=True).eval()
+    model = model.to(run.device, dtype, memory_format=torch.channels_last)
+    x = torch.randn(size, 3, 299, 299, device=run.device, dtype=dtype)
+    x = x.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        seconds = best_of(run, lambda: model(x), batches)
+    run.keep(
+        "inception",
+        {"images_per_second": size / seconds, "extrapolated_seconds": images * seconds / size},
+    )

@@ -1,0 +1,130 @@
+"""One run at scale: its clock and results, the device's ceilings, and solves that are timed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.cost_model import Measurement
+from benchmarks.spectrum import Features
+from convexprobe import ProbeSet, fit_probes, remember
+from convexprobe.remembered import Remembered
+
+DRIFT = 0.1
+TOL = 1e-3
+
+
+@dataclass
+class Run:
+    """What is measured, as it goes into the JSON.
+
+    Attributes:
+        device: where.
+        deadline: on the clock of `time.perf_counter`.
+        out: folder of the results, which are written after every part.
+        results: by name of the part.
+    """
+
+    device: str
+    deadline: float
+    out: Path
+    results: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self.deadline - time.perf_counter()
+
+    def keep(self, part: str, value: Any) -> None:
+        """Add a part and write everything: a run that is ended early leaves what it had."""
+        self.results[part] = value
+        self.out.mkdir(parents=True, exist_ok=True)
+        temporary = self.out / "imagenet_scale.json.tmp"
+        temporary.write_text(json.dumps(self.results, indent=1))
+        temporary.replace(self.out / "imagenet_scale.json")
+
+    def clock(self) -> float:
+        """Seconds, with the device's work done."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def best_of(run: Run, work: Callable[[], Any], repeats: int = 5) -> float:
+    """Seconds of the fastest of some repeats, after one that is not counted."""
+    work()
+    seconds = []
+    for _ in range(repeats):
+        started = run.clock()
+        work()
+        seconds.append(run.clock() - started)
+    return min(seconds)
+
+
+def ceilings(run: Run, d: int, k: int) -> dict[str, float]:
+    """Bytes a second of a copy (read and written) and flop a second of the product of a pass."""
+    rows = 1 << 16 if run.device == "cuda" else 1 << 13
+    x, w = torch.randn(rows, d, device=run.device), torch.randn(k, d, device=run.device)
+    other, z = torch.empty_like(x), torch.empty(k, rows, device=run.device)
+    copy = best_of(run, lambda: other.copy_(x))
+    product = best_of(run, lambda: torch.mm(w, x.T, out=z))
+    return {"bytes_per_second": 2.0 * x.nbytes / copy, "flops": 2.0 * rows * d * k / product}
+
+
+def solve(
+    run: Run,
+    features: Features,
+    x: Tensor,
+    y: Tensor,
+    before: Remembered | None = None,
+    limit: float = inf,
+) -> tuple[ProbeSet, Measurement]:
+    """One layer's probe, timed; a `limit` in seconds that runs out is its status."""
+    l2 = 1e-3 * float(x[:4096].float().var(0).mean())
+    started = run.clock()
+    probes = fit_probes(
+        x,
+        y,
+        l2=l2,
+        tol=TOL,
+        warm_start=before,
+        classes=range(features.k),
+        max_seconds=limit,
+        progress=False,
+    )
+    seconds = run.clock() - started
+    probe = probes["activations"]
+    entropy = label_entropy(y)
+    start = "cold" if before is None else "warm"
+    size = (features.n, features.d, features.k)
+    return probes, Measurement(
+        *size, start, seconds, probe.passes, probe.gap / entropy, probe.status.name, x.itemsize
+    )
+
+
+def label_entropy(y: Tensor) -> float:
+    """`H(Y)`, nats."""
+    share = torch.bincount(y).double() / len(y)
+    share = share[share > 0]
+    return float(-(share * share.log()).sum())
+
+
+def cold_and_warm(run: Run, features: Features, limit: float = inf) -> list[Measurement]:
+    """A checkpoint, and the next one from what is remembered of it, which the warm one pays for."""
+    x, y = features.make(run.device)
+    probes, cold = solve(run, features, x, y, limit=limit)
+    started = run.clock()
+    memory = remember(probes, x)
+    spent = run.clock() - started
+    del x, y  # one checkpoint in memory at a time
+    later = replace(features, drift=DRIFT)
+    _, warm = solve(run, later, *later.make(run.device), memory, limit)
+    return [cold, replace(warm, seconds=warm.seconds + spent)]
