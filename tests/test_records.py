@@ -40,6 +40,11 @@ def test_a_kill_at_any_instant_loses_nothing(tmp_path: Path) -> None:
         from pathlib import Path
         import torch
         torch.set_num_threads(1)
+        import threading
+        from tqdm import tqdm
+        # its lock is one for all forked processes: a child killed with it would stop the others
+        tqdm.set_lock(threading.RLock())
+        tqdm.monitor_interval = 0  # nor may a thread of this process hold it at a fork
         from tiny import bits, checkpoints, sweep
         from convexprobe import _files
         warnings.simplefilter("error")  # an entry torn by a kill would be a warning
