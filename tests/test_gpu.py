@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Data, minimum, random_data, write_activations
 
 import convexprobe as cxp
 from convexprobe._array import to_numpy
@@ -20,6 +19,8 @@ from convexprobe.solvers import SOLVERS, Solver
 from convexprobe.sources import Rows
 from convexprobe.store import HostStore
 from convexprobe.streaming import Stream, place
+from tests.oracle import Data, minimum, random_data
+from tests.storage import write_activations
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,7 +13,6 @@ from typing import Any
 import array_api_strict as strict
 import numpy as np
 import pytest
-from conftest import minimum, random_data
 
 import convexprobe as cxp
 from convexprobe._array import to_numpy
@@ -21,6 +20,7 @@ from convexprobe.objective import Problem
 from convexprobe.solve import Status, solve
 from convexprobe.solvers import SOLVERS
 from convexprobe.sources import Rows
+from tests.oracle import minimum, random_data
 
 DEVICE = strict.Device("device1")
 

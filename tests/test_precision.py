@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Data, minimum, random_data, reference, write_activations
 
 import convexprobe as cxp
 from convexprobe.objective import Problem
 from convexprobe.solve import Status
 from convexprobe.sources import Rows, Source
 from convexprobe.streaming import place
+from tests.oracle import Data, minimum, random_data, reference
+from tests.storage import write_activations
 
 STORED = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 HALF = [torch.float16, torch.bfloat16]

@@ -17,7 +17,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from conftest import Data, dense_hessian, random_data, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +26,7 @@ from convexprobe.objective import Problem
 from convexprobe.solve import Solution, Status, solve
 from convexprobe.solvers import SOLVERS
 from convexprobe.sources import Rows
+from tests.oracle import Data, dense_hessian, random_data, reference
 
 TOL = 1e-6
 

@@ -1,0 +1,43 @@
+"""Products that threads share by rows are those of one thread, to rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import convexprobe._array as _array
+from convexprobe._array import combine_rows, dot_rows
+
+
+@pytest.fixture
+def three_threads() -> object:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+@given(q=st.integers(1, 70), r=st.integers(1, 200), d=st.integers(1, 50), seed=st.integers(0, 99))
+def test_products_of_parts_are_the_products(q: int, r: int, d: int, seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(r, d, generator=g)
+    for product, a, exact in (
+        (dot_rows, torch.randn(q, d, generator=g), lambda a: a.double() @ x.double().T),
+        (combine_rows, torch.randn(q, r, generator=g), lambda a: a.double() @ x.double()),
+    ):
+        found = product(a, x)
+        assert found.shape == exact(a).shape and found.dtype == torch.float32
+        torch.testing.assert_close(found.double(), exact(a), rtol=0, atol=1e-4)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_few_rows_are_left_to_one_product() -> None:
+    x, a = torch.ones(500, 4), torch.ones(8, 4)
+    assert _array._parts(a, x) == 3
+    assert _array._parts(a, x[:70]) == 2  # 32 rows a thread at least
+    assert _array._parts(a, x[:20]) == _array._parts(a, x[:0]) == 1
+    assert _array._parts(torch.ones(65, 4), x) == 1  # MKL's own threads do as well
+    assert _array._parts(a.double(), x.double()) == _array._parts(a.numpy(), x.numpy()) == 1

@@ -1,0 +1,32 @@
+"""A communicator of one rank, and lists dealt out over ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from convexprobe import fit_probes, shard
+from convexprobe.communicator import ALONE
+
+
+def test_alone_a_sum_is_its_own() -> None:
+    array = np.arange(3)
+    assert ALONE.sum(array)[0] is array and ALONE.stack(array) is array
+    assert (ALONE.rank, ALONE.size, ALONE.span(5)) == (0, 1, (slice(0, 5), 5))
+    with pytest.raises(ValueError, match="init_process_group"):
+        fit_probes(np.ones((4, 2)), np.arange(4) % 2, group="world")
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+def test_shards_are_stretches_that_cover_the_list(parts: int) -> None:
+    for items in (list(range(7)), tuple("abc"), range(2, 30)):
+        found = [shard(items, f"{i}/{parts}") for i in range(parts)]
+        assert [x for part in found for x in part] == list(items)
+        sizes = [len(part) for part in found]
+        assert max(sizes) - min(sizes) <= 1 and {type(p) for p in found} == {type(items)}
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/2/3", "0/0", "0.5/2"])
+def test_a_shard_that_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match='expected "i/n"'):
+        shard([1, 2], text)

@@ -1,0 +1,165 @@
+"""What every rank checks of fits: the probes of one process, and the same errors everywhere."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from convexprobe import extract, fit_probes, remember, shard
+from convexprobe.store import HostStore
+from tests.distributed.world import RANKS, Ranks, agree, check, same_bits, uneven
+from tests.oracle import random_data
+
+
+@check
+def fit_probes_returns_the_probes_of_one_process(ranks: Ranks) -> None:
+    """String labels, a class on one rank alone, weights, l2="auto" with rows held out."""
+    data = random_data(500, 6, 4, seed=3, weighted=True)
+    order = np.argsort(data.y == 3, kind="stable")  # the last class on the last rank
+    x, y, s = data.x[order], np.asarray(["a", "bb", "c", "dddd"])[data.y[order]], data.weights
+    communicator = ranks.world
+    own = uneven(500, communicator)
+    layers = {"one": x, "two": torch.tensor(x[:, :3])}
+    mine = {name: layer[own] for name, layer in layers.items()}
+    ours = fit_probes(mine, y[own], sample_weight=s[own], group=communicator.group)
+    same_bits(ours, communicator)
+    agree(ours, fit_probes(layers, y, sample_weight=s))
+    again = fit_probes(
+        mine, y[own], sample_weight=s[own], l2=ours["one"].l2, warm_start=ours,
+        group=communicator.group,
+    )  # fmt: skip
+    agree(again, fit_probes(layers, y, sample_weight=s, l2=ours["one"].l2))
+    moved = {name: layer + 0.1 for name, layer in mine.items()}
+    later = fit_probes(
+        moved, y[own], sample_weight=s[own], l2=0.01, warm_start=remember(ours, mine),
+        group=communicator.group,
+    )  # fmt: skip
+    same_bits(later, communicator)
+    agree(later, fit_probes(layers, y, sample_weight=s, l2=0.01))
+    score = ours.evaluate(mine, y[own], communicator.group)["one"]
+    alone = ours.evaluate(layers, y)["one"]
+    assert score.rows == 500 and score.error == alone.error
+    np.testing.assert_allclose(score.loss, alone.loss, rtol=1e-12)
+
+
+@check
+def families_folds_and_validation(ranks: Ranks) -> None:
+    data = random_data(400, 5, 3, seed=4)
+    held = random_data(90, 5, 3, seed=5)
+    own, seen = uneven(400, ranks.world), uneven(90, ranks.world, (3, 0, 1, 2))
+    x, y = torch.tensor(data.x), data.y
+    fit = partial(fit_probes, group="world")
+    agree(fit(x[own], y[own], cv=3), fit_probes(x, y, cv=3))
+    concepts = {"zero": y == 0, "class": y}
+    mine = {name: values[own] for name, values in concepts.items()}
+    path = [1e-3, 1e-2, 1e-1]
+    agree(fit(x[own], mine, l2=path), fit_probes(x, concepts, l2=path))
+    agree(
+        fit(x[own], y[own], l2=path, validation=(torch.tensor(held.x[seen]), held.y[seen])),
+        fit_probes(x, y, l2=path, validation=(torch.tensor(held.x), held.y)),
+    )
+    early = fit(x[own], mine, l2=path, stopping="validation")
+    same_bits(early, ranks.world)
+    agree(early, fit_probes(x, concepts, l2=path, stopping="validation"))
+
+
+@check
+def half_precision_rows(ranks: Ranks) -> None:
+    data = random_data(700, 8, 3, seed=6)
+    own = uneven(700, ranks.world)
+    x = torch.tensor(data.x).half()
+    probes = fit_probes(x[own], data.y[own], l2=0.01, group="world")
+    same_bits(probes, ranks.world)
+    agree(probes, fit_probes(x, data.y, l2=0.01))
+
+
+@check
+def streamed_rows(ranks: Ranks) -> None:
+    """Rank 1 streams its rows in a limit that bounds the samples of all; the others hold theirs."""
+    data = random_data(700, 8, 3, seed=11)
+    own = uneven(700, ranks.world)
+    x = torch.tensor(data.x[own])
+    rows, limit = (HostStore(x), 1.0) if ranks.world.rank == 1 else (x, None)
+    probes = fit_probes({"h": rows}, data.y[own], memory_limit=limit, group="world")
+    same_bits(probes, ranks.world)
+    agree(probes, fit_probes({"h": data.x}, data.y))
+
+
+@check
+def a_bad_row_is_named_on_every_rank(ranks: Ranks) -> None:
+    data = random_data(300, 5, 3, seed=8)
+    own = uneven(300, ranks.world)
+    x = data.x[own].copy()
+    if ranks.world.rank == 2:
+        x[7, 3] = np.nan
+    for l2 in ("auto", 0.1):
+        with pytest.raises(ValueError, match=r"rank 2: activations\['h'\]: .* nan in row 7, feat"):
+            fit_probes({"h": x}, data.y[own], l2=l2, group="world")
+    huge = np.full(data.x[own].shape, 1e308)
+    with pytest.raises(ValueError, match=r"activations\['h'\]: values so large"):
+        fit_probes({"h": huge}, data.y[own], l2=0.1, group="world")
+
+
+@check
+def input_refused_on_one_rank_is_refused_on_all(ranks: Ranks) -> None:
+    data = random_data(300, 5, 3, seed=9)
+    own, rank = uneven(300, ranks.world), ranks.world.rank
+    x, y = data.x[own], data.y[own]
+    odd = y.copy()
+    if rank == 1:
+        odd[4] = 9
+    cases: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
+        (ValueError, "rank 3: labels: expected", (x, y[: len(y) - (rank == 3)]), {}),
+        (ValueError, "rank 1: labels: row 4 has class 9", (x, odd), {"classes": [0, 1, 2]}),
+        (TypeError, "rank 2: activations.*dtype", (x.astype(complex) if rank == 2 else x, y), {}),
+        (ValueError, "activations: expected the same .* on rank 1", (x[:, : 5 - (rank == 1)], y),
+         {}),
+        (ValueError, "l2: expected the same .* on rank 1", (x, y), {"l2": 0.1 * (1 + rank)}),
+        (ValueError, "concepts: expected the same", (x, {f"c{rank}": y}), {}),
+        (ValueError, "strings or numbers", (x, [(c,) for c in y.tolist()]), {}),
+        (ValueError, "rank 3: sample_weight: .* in row 0", (x, y),
+         {"sample_weight": np.full(len(y), -1.0 if rank == 3 else 1.0)}),
+        (ValueError, "sample_weight: expected a positive", (x, y),
+         {"sample_weight": np.zeros(len(y))}),
+        (ValueError, "at least two classes", (x, 0 * y), {"l2": 0.1}),
+        (ValueError, "rows on one rank", (x[:0], y[:0]), {}),
+        (ValueError, "rank 1: validation", (x, y), {"validation": (x[:, : 5 - (rank == 1)], y)}),
+    ]  # fmt: skip
+    for error, pattern, args, options in cases:
+        with pytest.raises(error, match=pattern):
+            fit_probes(*args, **options, group="world")
+    classes = [(0,), (1,), (2,)]
+    probes = fit_probes(x, [(c,) for c in y.tolist()], l2=0.1, classes=classes, group="world")
+    assert probes["activations"].classes == tuple(classes)
+    with pytest.raises(TypeError, match="rank 0: activations"):
+        probes.evaluate(None if rank == 0 else x, y, "world")
+
+
+@check
+def groups_are_checked(ranks: Ranks) -> None:
+    x, y = np.ones((4, 2)), np.arange(4) % 2
+    for group in ("all", 3, dist.GroupMember.NON_GROUP_MEMBER):
+        with pytest.raises(ValueError, match="group: expected None"):
+            fit_probes(x, y, group=group)
+
+
+@check
+def extraction_is_data_parallel(ranks: Ranks) -> None:
+    """Each rank extracts a shard of the data set, and probes are those of all of it."""
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(130, 12, generator=generator), torch.arange(130) % 3
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
+    data = TensorDataset(images, labels)
+    mine = Subset(data, shard(range(130), f"{ranks.world.rank}/{RANKS}"))
+    rows = extract(model, DataLoader(mine, batch_size=16))
+    assert len(rows[1]) in (32, 33)
+    whole = extract(model, DataLoader(data, batch_size=16))
+    agree(fit_probes(*rows, l2=0.1, group="world"), fit_probes(*whole, l2=0.1))

@@ -1,0 +1,95 @@
+"""The examples run, as a user would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*command: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *command], cwd=cwd, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_digits_certifies_every_layer_and_draws(tmp_path: Path) -> None:
+    out = run("examples/digits.py", "--out", str(tmp_path), "--epochs", "3")
+    assert out.count(" certified") == 20
+    assert (tmp_path / "digits.png").stat().st_size > 10_000
+
+
+def test_a_solver_written_outside_the_package_certifies() -> None:
+    out = run("examples/write_a_solver.py").splitlines()
+    rows = [line for line in out if line.startswith(("newton-cg", "nonlinear-cg"))]
+    assert len(rows) == 2 and all(line.endswith(" certified") for line in rows)
+
+
+def test_readme_code_runs_as_typed(tmp_path: Path) -> None:
+    # One after another: the later ones use what the first has made.
+    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S))
+    assert code.count("fit_probes(") >= 4
+    script = tmp_path / "readme.py"
+    script.write_text("import matplotlib; matplotlib.use('Agg')\n" + code)
+    out = run(str(script), cwd=tmp_path)
+    assert "certified" in out
+    assert (tmp_path / "probes.png").exists() and (tmp_path / "probes.safetensors").exists()
+
+
+@pytest.mark.skipif(
+    "CONVEXPROBE_DATA" not in os.environ, reason="CONVEXPROBE_DATA names no MNIST files"
+)
+def test_figure_5_on_a_slice_of_mnist(tmp_path: Path) -> None:
+    out = run("examples/reproduce_figure5.py", "--quick", "--out", str(tmp_path))
+    assert "every probe certified: True; every oracle holds: True" in out
+    assert (tmp_path / "figure5_quick.png").exists()
+
+
+@pytest.mark.skipif(
+    "CONVEXPROBE_DATA" not in os.environ, reason="CONVEXPROBE_DATA names no MNIST files"
+)
+def test_movie_of_figure_5_on_a_slice_of_mnist(tmp_path: Path) -> None:
+    out = run("examples/reproduce_figure5.py", "--quick", "--movie", "--out", str(tmp_path))
+    assert "certified: 50 of 50 probes" in out
+    assert frames(tmp_path / "figure5_quick.gif") == 5
+
+
+def test_figure_3_on_two_data_sets(tmp_path: Path) -> None:
+    out = run("examples/reproduce_figure3.py", "--quick", "--out", str(tmp_path))
+    assert "every probe certified: True" in out
+    means = [float(e) for e in re.findall(r"optimum, test error +(.*)", out)[0].split()]
+    assert means[0] < 0.08 and 0.44 < means[-1] < 0.49  # 0.061 and 0.462 over many data sets
+    assert (tmp_path / "figure3_quick.png").exists()
+
+
+def test_information_falls_and_usable_information_rises(tmp_path: Path) -> None:
+    out = run("examples/information.py", "--quick", "--out", str(tmp_path))
+    assert "Proposition 1 says: True; usable information is never above information: True" in out
+    untrained, trained = re.findall(r"from 0.0000 to (.*) bits", out)
+    assert float(untrained) < 0.1 < 0.5 < float(trained)
+    assert (tmp_path / "information_quick.png").exists()
+
+
+@pytest.mark.parametrize(("figure", "options"), [("figure7", []), ("figure8", ["--movie"])])
+def test_figures_7_and_8_on_eight_layers(figure: str, options: list[str], tmp_path: Path) -> None:
+    out = run(f"examples/reproduce_{figure}.py", "--quick", *options, "--out", str(tmp_path))
+    assert "certified: 27 of 27 probes" in out
+    assert ("without the auxiliary losses: loss" in out) == (figure == "figure7")
+    assert (tmp_path / f"{figure}_quick.png").exists()
+    if options:
+        assert frames(tmp_path / f"{figure}_quick.gif") == 4
+
+
+def frames(path: Path) -> int:
+    """Those of a film, none of which is like the one before it: a GIF merges such."""
+    with Image.open(path) as film:
+        return int(film.n_frames)

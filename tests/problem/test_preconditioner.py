@@ -1,0 +1,151 @@
+"""Every preconditioner: symmetric positive definite, exact where it should be, and good enough."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import convexprobe.preconditioner
+from convexprobe._array import to_numpy
+from convexprobe.preconditioner import Curvature, Diagonal, Identity, Preconditioner
+from convexprobe.sample import Sample
+from convexprobe.solve import Status, solve
+from convexprobe.solvers import LBFGS, NewtonCG
+from tests.oracle import minimum, random_data
+
+PRECONDITIONERS: dict[str, Preconditioner] = {
+    "identity": Identity(),
+    "diagonal": Diagonal(),
+    "curvature": Curvature(),
+    "low rank": Curvature(rank=8),
+}
+
+
+@pytest.mark.parametrize("preconditioner", PRECONDITIONERS)
+@pytest.mark.parametrize("solver", [NewtonCG, LBFGS])
+def test_every_preconditioner_reaches_the_optimum(
+    solver: Any, preconditioner: str, library: ModuleType
+) -> None:
+    data, path = random_data(150, 12, 3), [1e-3, 1e-1]
+    chosen = solver(preconditioner=PRECONDITIONERS[preconditioner])
+    solution = solve(data.problem(path, library), chosen, tol=1e-5, max_passes=1000)
+    assert solution.status == (Status.CERTIFIED,) * 2
+    for t, l2 in enumerate(path):
+        best = minimum(data, l2)[1]
+        assert -1e-10 <= solution.value[t] - best <= solution.gap[t] <= 1e-5 * 1.1
+
+
+@pytest.mark.parametrize("preconditioner", PRECONDITIONERS)
+@pytest.mark.parametrize(("n", "d"), [(60, 5), (20, 50)])
+@pytest.mark.parametrize("l2", [[1e-3, 1.0], [0.0, 1e-6]])
+def test_inverses_are_symmetric_positive_definite(
+    preconditioner: str, n: int, d: int, l2: list[float], library: ModuleType
+) -> None:
+    problem = random_data(n, d, 3, weighted=True).problem(l2, library)
+    rng = np.random.default_rng(0)
+    at = problem.evaluate(library.asarray(0.3 * rng.standard_normal((2, problem.p))))
+    inverse = PRECONDITIONERS[preconditioner].build(Sample.draw(problem, at, n, rng))
+    columns = [
+        to_numpy(inverse.solve(library.asarray(np.stack([e, e]))) + 0.0) for e in np.eye(problem.p)
+    ]
+    for matrix in np.stack(columns, axis=2):
+        scale = np.sqrt(np.abs(np.outer(np.diag(matrix), np.diag(matrix))))
+        # Rounding of an inverse with condition 1e10 (the floor at l2 = 0), relative to its entries.
+        np.testing.assert_allclose(matrix / scale, matrix.T / scale, atol=1e-5)
+        assert np.linalg.eigvalsh((matrix + matrix.T) / 2).min() > 0
+
+
+def test_curvature_is_exact_for_two_classes() -> None:
+    # With k = 2, diag P - P P^T = h (I - 11^T / 2) * ... exactly, so the inverse is the inverse
+    # on directions that treat the two classes oppositely.
+    data = random_data(80, 4, 2)
+    problem = data.problem(1e-2)
+    rng = np.random.default_rng(0)
+    at = problem.evaluate(0.3 * rng.standard_normal((1, problem.p)))
+    sample = Sample.draw(problem, at, 80, rng)
+    half = rng.standard_normal(4)
+    v = problem.join(np.stack([half, -half])[None], np.array([[0.7, -0.7]]))
+    back = Curvature().build(sample).solve(sample.curvature(v))
+    np.testing.assert_allclose(back, v, rtol=1e-8, atol=1e-10)
+
+
+def test_low_rank_with_all_rows_equals_dense() -> None:
+    problem = random_data(30, 12, 3).problem([1e-2, 1.0])
+    rng = np.random.default_rng(0)
+    at = problem.evaluate(0.3 * rng.standard_normal((2, problem.p)))
+    sample, v = Sample.draw(problem, at, 30, rng), rng.standard_normal((2, problem.p))
+    dense = Curvature().build(sample)
+    # Twelve features are more than rank 11, so 11 rows stand for 30: not the same matrix; with 30
+    # rows as the rank nothing is lost, and d > 2 r forces the low-rank form on wide data below.
+    assert np.abs(Curvature(rank=11).build(sample).solve(v) - dense.solve(v)).max() > 1e-6
+    wide = random_data(10, 25, 3).problem([1e-2, 1.0])
+    at = wide.evaluate(0.3 * rng.standard_normal((2, wide.p)))
+    sample, v = Sample.draw(wide, at, 10, rng), rng.standard_normal((2, wide.p))
+    h = (1 - np.sum(sample.p**2, axis=1)) / 2 * sample.weight
+    shared = h.mean(axis=0)
+    mean = shared @ sample.x / shared.sum()
+    c = (sample.x - mean).T @ np.diag(shared) @ (sample.x - mean)
+    out, _ = wide.split(Curvature().build(sample).solve(v))
+    weights, bias = wide.split(v)
+    for t, l2 in enumerate([1e-2, 1.0]):
+        a = h[t].sum() / shared.sum()
+        exact = np.linalg.solve(a * c + l2 * np.eye(25), (weights[t] - bias[t][:, None] * mean).T).T
+        np.testing.assert_allclose(out[t], exact, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 5), (20, 50)], ids=["dense", "low rank"])
+def test_many_classes_have_a_scale_of_their_own(
+    n: int, d: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convexprobe.preconditioner, "MANY_CLASSES", 2)
+    problem = random_data(n, d, 4, weighted=True, skew=1.0).problem([1e-2, 1.0])
+    rng = np.random.default_rng(0)
+    at = problem.evaluate(0.3 * rng.standard_normal((2, problem.p)))
+    sample, v = Sample.draw(problem, at, n, rng), rng.standard_normal((2, problem.p))
+    h = (1 - np.sum(sample.p**2, axis=1)) / 3 * sample.weight
+    shared = h.mean(axis=0)
+    mean = shared @ sample.x / shared.sum()
+    c = (sample.x - mean).T @ np.diag(shared) @ (sample.x - mean)
+    mass = 4 / 3 * np.sum(sample.p * (1 - sample.p) * sample.weight[:, None, :], axis=2)
+    np.testing.assert_allclose(mass.mean(axis=1), h.sum(axis=1))  # what one scale would be
+    assert mass.max() > 2 * mass.min()
+    out, out_bias = problem.split(Curvature().build(sample).solve(v))
+    weights, bias = problem.split(v)
+    for t, l2 in enumerate([1e-2, 1.0]):
+        for j in range(4):
+            a = mass[t, j] / shared.sum()
+            centred = weights[t, j] - bias[t, j] * mean
+            exact = np.linalg.solve(a * c + l2 * np.eye(d), centred)
+            np.testing.assert_allclose(out[t, j], exact, rtol=1e-7, atol=1e-9)
+            expected = bias[t, j] / mass[t, j] - exact @ mean
+            np.testing.assert_allclose(out_bias[t, j], expected, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "rank"),
+    [(60, 5, 1024), (20, 50, 1024), (60, 30, 8)],
+    ids=["dense", "low rank", "low rank of fewer rows"],
+)
+def test_one_eigendecomposition_serves_as_well_as_an_inverse_a_task(
+    n: int, d: int, rank: int, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of two classes, so that a scale for each is the same as one for both.
+    problem = random_data(n, d, 2, weighted=True).problem([1e-4, 1e-2, 1.0, 10.0], library)
+    rng = np.random.default_rng(0)
+    at = problem.evaluate(library.asarray(0.3 * rng.standard_normal((4, problem.p))))
+    sample = Sample.draw(problem, at, n, rng)
+    v = library.asarray(rng.standard_normal((4, problem.p)))
+    out = []
+    for limit in (0, 99):
+        monkeypatch.setattr(convexprobe.preconditioner, "SPECTRAL", limit)
+        inverse = Curvature(rank=rank).build(sample)
+        out.append([to_numpy(inverse.solve(v)), type(inverse)])
+        rest = inverse.tasks([3, 1]).solve(v[2:, :])  # type: ignore[attr-defined]  # both have it
+        expected = to_numpy(inverse.solve(library.stack([v[0, :], v[3, :], v[0, :], v[2, :]])))
+        np.testing.assert_allclose(to_numpy(rest), expected[[3, 1]], rtol=1e-9, atol=1e-12)
+    (one, spectral), (each, separate) = out
+    assert spectral is not separate
+    np.testing.assert_allclose(one, each, rtol=1e-6, atol=1e-8 * np.abs(each).max())

@@ -1,0 +1,104 @@
+"""Paths of penalties: tasks solved together, their budgets, and early stopping."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import convexprobe.path
+import convexprobe.preconditioner
+from convexprobe import Status, fit_probes
+from convexprobe.folds import hold_out
+from tests.claims import check, distance
+from tests.oracle import Data, minimum, random_data
+
+DATA = random_data(200, 6, 3)
+HELD = random_data(100, 6, 3, seed=7)
+PATH = [1e-3, 1.0, 1e-1, 1e-4, 10.0, 1e-2]
+"""Six values in no order: more than are solved together."""
+
+
+@pytest.mark.parametrize("solver", ["newton-cg", "lbfgs"])
+def test_how_tasks_are_grouped_does_not_change_the_answer(
+    solver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = {"digit": DATA.y, "one": (DATA.y == 1).astype(int)}
+    for together, memory in ((4, 2e9), (1, 2e9), (4, 0.0), (99, 2e9)):
+        monkeypatch.setattr(convexprobe.path, "NEIGHBOURS", together)
+        monkeypatch.setattr(convexprobe.path, "MEMORY", memory)
+        probes = fit_probes(DATA.x, labels, solver, l2=PATH, validation=(DATA.x, labels))
+        for name, y in labels.items():
+            probe = probes[f"activations/{name}"]
+            data = Data(DATA.x, y, len(probe.classes))
+            check(probe, data)
+            for point in probe.path:
+                assert point.status is Status.CERTIFIED
+                value = minimum(data, point.l2)[1]
+                assert point.loss <= value + point.gap  # the penalty is not in the loss
+
+
+def test_budgets_hold_for_the_whole_path() -> None:
+    probe = fit_probes(
+        DATA.x, DATA.y, l2=PATH, tol=1e-12, max_passes=5, validation=(HELD.x, HELD.y)
+    )["activations"]
+    assert {point.status for point in probe.path} == {Status.MAX_PASSES}
+    assert (
+        probe.passes <= 5 + 13 + 2
+    )  # a line search at most beyond it, and the second chunk's look
+    probe = fit_probes(
+        DATA.x, DATA.y, l2=PATH, tol=1e-12, max_seconds=0.0, validation=(HELD.x, HELD.y)
+    )["activations"]
+    assert {point.status for point in probe.path} == {Status.MAX_SECONDS}
+    assert all(np.isfinite(point.gap) for point in probe.path)
+
+
+NOISE = random_data(60, 30, 3)
+FRESH = random_data(400, 30, 3, seed=9)  # other labels: what fits NOISE soon fits these worse
+
+
+@pytest.mark.parametrize("solver", ["newton-cg", "lbfgs", "adam"])
+def test_early_stopping_returns_the_point_of_lowest_validation_loss(
+    solver: str, library: ModuleType
+) -> None:
+    x = library.asarray(NOISE.x)
+    held = (library.asarray(FRESH.x), FRESH.y)
+    early = fit_probes(x, NOISE.y, solver, l2=1e-4, stopping="validation", validation=held)
+    probe = early["activations"]
+    assert probe.status is Status.VALIDATION
+    assert str(early).splitlines()[1].split()[-1] == "validation"
+    assert -1e-9 <= distance(probe, NOISE) <= probe.gap  # of that point, far from the optimum
+    assert probe.gap > 1e-3 * NOISE.label_entropy
+    full = fit_probes(x, NOISE.y, l2=1e-4)["activations"]
+    assert probe.evaluate(*held).loss < full.evaluate(*held).loss
+    assert probe.validation_error == probe.evaluate(*held).error
+
+
+def test_early_stopping_on_a_held_out_fifth_for_each_concept() -> None:
+    labels = {"digit": DATA.y, "one": (DATA.y == 1).astype(int)}
+    probes = fit_probes(DATA.x, labels, l2=PATH, stopping="validation", seed=2)
+    for name, y in labels.items():
+        alone = fit_probes(DATA.x, y, l2=PATH, stopping="validation", seed=2)["activations"]
+        probe = probes[f"activations/{name}"]
+        weights = 1.0 - hold_out(y, None, 2)
+        for found in (probe, alone):
+            assert found.rows == weights.sum() and found.validation_error is not None
+            data = Data(DATA.x, y, len(found.classes), weights)
+            assert -1e-9 <= distance(found, data) <= found.gap
+            for point in found.path:  # stopped early, or so close that nothing is left to gain
+                close = point.gap <= 1e-5 * data.label_entropy
+                assert point.status is (Status.CERTIFIED if close else Status.VALIDATION)
+
+
+def test_a_class_without_rows_to_fit_does_not_hide_the_validation_loss() -> None:
+    some = NOISE.y != 2
+    probe = fit_probes(
+        NOISE.x[some],
+        NOISE.y[some],
+        l2=1e-4,
+        classes=[0, 1, 2],
+        stopping="validation",
+        validation=(FRESH.x, FRESH.y),
+    )["activations"]
+    assert probe.status is Status.VALIDATION and probe.gap > 1e-3

@@ -1,0 +1,147 @@
+"""Starts from an earlier probe: what a transfer solves exactly, and what is taken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import convexprobe as cxp
+import convexprobe.preconditioner
+import convexprobe.remembered
+from convexprobe._array import to_numpy
+from convexprobe.warm_start import Previous, best_start, transferred
+from tests.oracle import Data, dense_hessian, minimum, random_data, reference
+
+DATA = random_data(300, 6, 3)
+L2 = 1e-2
+BEST, LOWEST = minimum(DATA, L2)
+
+
+def rotation(d: int, seed: int = 0) -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(seed).standard_normal((d, d)))[0]
+
+
+def logits(data: Data, w: np.ndarray) -> np.ndarray:
+    """`(1, k, n)` of parameters `(p,)`."""
+    d = data.x.shape[1]
+    weights, bias = w[: data.k * d].reshape(data.k, d), w[data.k * d :]
+    return (data.x @ weights.T + bias).T[None]
+
+
+@pytest.mark.parametrize("own_scales", [False, True])
+@pytest.mark.parametrize("base", ["zero", "far"])
+def test_an_optimal_probe_follows_a_rotation_exactly(
+    library: ModuleType, base: str, own_scales: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if own_scales:  # as with hundreds of classes
+        monkeypatch.setattr(convexprobe.preconditioner, "MANY_CLASSES", 2)
+    # F(W Q) on X Q is F(W) on X, penalty included: the transfer has nothing to correct.
+    turn = rotation(6)
+    problem = replace(DATA, x=DATA.x @ turn + 3.0).problem(L2, library)
+    start = np.zeros((1, problem.p)) if base == "zero" else np.random.default_rng(1).normal(
+        size=(1, problem.p))  # fmt: skip
+    found, _ = transferred(
+        problem, library.asarray(start), library.asarray(logits(DATA, BEST)), np.arange(300)
+    )
+    weights, _ = problem.split(found)
+    np.testing.assert_allclose(to_numpy(weights)[0], BEST[:18].reshape(3, 6) @ turn, atol=1e-6)
+    value = reference(replace(DATA, x=DATA.x @ turn + 3.0), to_numpy(found)[0], L2)[0]
+    assert value == pytest.approx(LOWEST, abs=1e-10)
+
+
+def test_it_is_the_minimiser_of_the_quadratic_model_around_any_logits() -> None:
+    # Two classes: there h (I - 11'/2) is the Hessian itself, and this the textbook's Newton step.
+    data = random_data(200, 4, 2)
+    problem = data.problem(L2)
+    w = np.random.default_rng(0).normal(size=10) * 0.3
+    _, gradient, p = reference(data, w, L2)
+    hessian = dense_hessian(data, p, L2)
+    newton = w - np.linalg.lstsq(hessian, gradient, rcond=None)[0]
+    newton[:4] -= (newton[:4] + newton[4:8]) / 2  # both fix the weights' mean over classes: at 0
+    newton[4:8] = -newton[:4]
+    found, _ = transferred(problem, np.zeros((1, 10)), logits(data, w), np.arange(200))
+    np.testing.assert_allclose(found[0, :4] - found[0, 4:8], newton[:4] - newton[4:8], atol=1e-6)
+    assert found[0, 8] - found[0, 9] == pytest.approx(newton[8] - newton[9], abs=1e-6)
+
+
+def test_with_more_features_than_rows_the_transfer_starts_from_the_base() -> None:
+    wide = random_data(60, 1200, 3)
+    problem = wide.problem(L2)
+    old = cxp.fit_probes(wide.x, wide.y, l2=L2, tol=1e-6)["activations"]
+    w = np.concatenate([old.weights.ravel(), old.bias])[None]
+    moved, _ = transferred(problem, w, logits(wide, w[0]), np.arange(60))
+    np.testing.assert_allclose(moved, w, atol=5e-3)  # as far as the old one was optimal
+
+
+def test_the_best_start_is_taken_and_named() -> None:
+    problem = DATA.problem(L2)
+    w, z = BEST[None], logits(DATA, BEST)
+    assert best_start(problem, None).names == ["zero"]
+    assert best_start(problem, Previous(w)).names == ["copied"]
+    assert best_start(problem, Previous(100 * w)).names == ["zero"]
+    turned = replace(DATA, x=DATA.x @ rotation(6)).problem(L2)
+    start = best_start(turned, Previous(w, z, np.arange(300)))
+    assert start.names == ["transferred"] and start.inverse is not None
+    wild = best_start(turned, Previous(1e6 * w, 1e6 * z, np.arange(300)))
+    assert wild.names == ["zero"] and wild.inverse is None
+    assert best_start(problem, Previous(np.full_like(w, np.nan))).names in (["zero"], ["copied"])
+    with_gaps = np.where(np.arange(300) % 7, z, -np.inf)
+    assert np.isfinite(best_start(turned, Previous(w, with_gaps, np.arange(300))).w).all()
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-4])
+def test_no_start_biases_the_answer(l2: float) -> None:
+    turned = replace(DATA, x=DATA.x @ rotation(6, 3) * 1.1)
+    memory = cxp.remember(cxp.fit_probes(DATA.x, DATA.y, l2=l2), DATA.x)
+    cold = cxp.fit_probes(turned.x, DATA.y, l2=l2, tol=1e-5)["activations"]
+    warm = cxp.fit_probes(turned.x, DATA.y, l2=l2, tol=1e-5, warm_start=memory)["activations"]
+    assert (cold.start, warm.start) == ("zero", "transferred")
+    assert warm.passes < cold.passes
+    best = minimum(turned, l2)[1]
+    for probe in (cold, warm):
+        assert -1e-9 <= probe.objective - best <= probe.gap + 1e-9
+    assert abs(cold.objective - warm.objective) <= cold.gap + warm.gap
+
+
+def test_concepts_with_classes_of_their_own_are_transferred() -> None:
+    labels = {"three": DATA.y, "two": DATA.y == 1, "none": np.where(DATA.y == 2, 0, DATA.y)}
+    memory = cxp.remember(cxp.fit_probes({"fc": DATA.x}, labels, l2=L2), {"fc": DATA.x})
+    turned = DATA.x @ rotation(6)
+    warm = cxp.fit_probes({"fc": turned}, labels, l2=L2, tol=1e-6, warm_start=memory)
+    assert {p.start for p in warm.values()} == {"transferred"}
+    cold = cxp.fit_probes({"fc": turned}, labels, l2=L2, tol=1e-6)
+    for name, probe in warm.items():
+        assert abs(probe.objective - cold[name].objective) <= probe.gap + cold[name].gap
+
+
+def test_a_memory_of_other_rows_is_refused() -> None:
+    memory = cxp.remember(cxp.fit_probes({"fc": DATA.x}, DATA.y, l2=L2), {"fc": DATA.x})
+    with pytest.raises(ValueError, match=r"remembers row 299, found 200 rows in 'fc'"):
+        cxp.fit_probes({"fc": DATA.x[:200]}, DATA.y[:200], l2=L2, warm_start=memory)
+    with pytest.raises(ValueError, match="expected layer 'fc', found"):
+        cxp.remember(memory.probes, {"other": DATA.x})
+
+
+def test_wild_activations_and_memories_are_survived_without_a_warning() -> None:
+    data = random_data(200, 5, 3)
+    old = cxp.fit_probes(data.x, data.y, l2=1.0)
+    memory = cxp.remember(old, data.x * 1e150)  # its logits and its weights are far off
+    scaled = data.x * np.array([1e12, 1e-12, 1.0, 0.0, 1.0])
+    probe = cxp.fit_probes(scaled, data.y, l2=1.0, warm_start=memory)["activations"]
+    cold = cxp.fit_probes(scaled, data.y, l2=1.0)["activations"]
+    assert probe.objective - probe.gap <= cold.objective <= probe.objective + cold.gap + 1e-9
+
+
+def test_a_memory_of_some_rows_serves_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = random_data(3000, 6, 3)
+    monkeypatch.setattr(convexprobe.remembered, "LARGEST", 4 * 3 * 1000)
+    memory = cxp.remember(cxp.fit_probes(data.x, data.y, l2=L2), data.x)
+    assert len(memory.rows) == 1000 and memory.logits["activations"].shape == (3, 1000)
+    turned = data.x @ rotation(6)
+    warm = cxp.fit_probes(turned, data.y, l2=L2, warm_start=memory)["activations"]
+    cold = cxp.fit_probes(turned, data.y, l2=L2)["activations"]
+    assert warm.start == "transferred" and warm.passes < cold.passes
+    assert abs(warm.objective - cold.objective) <= warm.gap + cold.gap

@@ -1,0 +1,51 @@
+"""Rows where the library has to fetch them: in a directory, and on a device without room."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from convexprobe._files import write_whole
+from convexprobe.manifest import Block, Layer, Manifest
+from convexprobe.store import raw_bytes
+
+
+class Exhausted:
+    """Stands for a device on which arrays of more than `most` rows do not fit."""
+
+    def __init__(self, rows: Any, most: int) -> None:
+        self.rows, self.most, self.refused = rows, most, 0
+
+    def __call__(self, columns: int = 0) -> Iterator[tuple[slice, Any]]:
+        for span, x in self.rows(columns):
+            if len(x) > self.most:
+                self.refused += 1
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+            yield span, x
+
+
+def write_activations(
+    directory: Path, layers: dict[str, Tensor], labels: Tensor, rows: int = 97
+) -> None:
+    """A directory as extract writes it, in blocks of so many rows."""
+    directory.mkdir(exist_ok=True)
+    listed = [Layer((n,), x.shape[1], str(x.dtype).split(".")[1]) for n, x in layers.items()]
+    blocks = []
+    for start in range(0, len(labels), rows):
+        tensors = {
+            layer.key: x[start : start + rows].clone()
+            for layer, x in zip(listed, layers.values(), strict=True)
+        }
+        tensors["labels"] = labels[start : start + rows].clone()
+        crc = {key: zlib.crc32(raw_bytes(t)) for key, t in tensors.items()}
+        data = save(tensors)
+        name = f"{len(blocks):05d}.safetensors"
+        write_whole(directory / name, data)
+        blocks.append(Block(name, len(data), len(tensors["labels"]), 1, 0, crc))
+    Manifest("", {}, tuple(listed), True, tuple(blocks), True).write(directory)
