@@ -1,0 +1,25 @@
+"""A score is what its definition says, on predictions that are written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from convexprobe.measures import score
+
+PROBABILITY = np.array([[0.5, 0.25, 0.25], [0.75, 0.125, 0.125], [0.25, 0.5, 0.25]])
+
+
+def test_a_score_counts_errors_and_averages_losses_over_the_rows() -> None:
+    found = score(np.log(PROBABILITY), np.array([0, 1, 1]))
+    assert found.rows == 3 and found.error == pytest.approx(1 / 3)
+    assert found.bits == pytest.approx((1 + 3 + 1) / 3)  # -log2 of 1/2, 1/8 and 1/2
+    assert found.loss == pytest.approx(found.bits * np.log(2))
+    entropy = -(np.log2(1 / 3) + 2 * np.log2(2 / 3)) / 3
+    assert found.label_entropy == pytest.approx(entropy * np.log(2))
+    assert found.usable_information == pytest.approx(entropy - 5 / 3)
+
+
+def test_no_rows_have_no_score() -> None:
+    with pytest.raises(ValueError, match="at least one row to score, found none"):
+        score(np.zeros((0, 3)), np.zeros(0, dtype=np.int64))
