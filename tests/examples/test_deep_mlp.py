@@ -19,14 +19,7 @@ import deep_mlp
 import information
 from deep_mlp import DeepMLP
 
-
-def synthetic(n: int = 150) -> tuple[np.ndarray, np.ndarray]:
-    """Noise with a bright bar whose height tells the class."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 10, size=n)
-    images = rng.integers(0, 100, size=(n, 28, 28), dtype=np.uint8)
-    images[np.arange(n), 4 + 2 * labels] = 255
-    return images, labels
+from tests.examples.images import synthetic
 
 
 def by_hand(model: DeepMLP, x: Tensor, bridge: int | None) -> list[Tensor]:
@@ -63,7 +56,7 @@ def test_network_is_what_its_options_say(options: dict[str, int]) -> None:
 
 
 def test_training_lowers_the_sum_of_all_losses_and_depends_on_the_seed_alone() -> None:
-    images, labels = synthetic()
+    images, labels = synthetic(150)
     x, y = deep_mlp.normalise(images), torch.from_numpy(labels)
     losses: list[float] = []
     model = DeepMLP(4, guide_every=2)
@@ -85,7 +78,7 @@ def test_training_lowers_the_sum_of_all_losses_and_depends_on_the_seed_alone() -
 def test_checkpoints_are_read_again_and_never_mistaken_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, labels = synthetic()
+    images, labels = synthetic(150)
     paths = deep_mlp.load_or_train(tmp_path, DeepMLP(4), images, labels, [0, 3, 1])
     assert list(paths) == [0, 1, 3]
     content = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -110,7 +103,7 @@ def test_checkpoints_are_read_again_and_never_mistaken_for_others(
 def test_probes_do_not_see_where_a_layer_lies_and_how_large_it_is(tmp_path: Path) -> None:
     # What is probed is (x - mean) / scale; moving and shrinking the last layer by hand changes
     # neither that nor, to rounding, any error or loss of its probe.
-    images, labels = synthetic()
+    images, labels = synthetic(150)
     small, plain = DeepMLP(3), DeepMLP(3)
     last = small.layers[2][0]
     with torch.no_grad():

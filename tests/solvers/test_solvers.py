@@ -55,7 +55,7 @@ PROBLEMS: dict[str, tuple[Callable[[], Data], float]] = {
     "scaled columns": (lambda: with_columns(lambda x: x * np.logspace(-6, 6, 5)), 1e-3),
     "one-row classes": (one_row_classes, 1e-3),
     "two classes": (lambda: random_data(100, 5, 2), 1e-3),
-    "thousand classes": (lambda: random_data(1500, 3, 1000), 1e-3),
+    "thousand classes": (lambda: random_data(1100, 3, 1000), 1e-3),
 }
 
 
