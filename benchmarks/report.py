@@ -1,6 +1,8 @@
-"""The report: `OUT/benchmark.html`, which opens without a network, and the summary as Markdown.
+"""Report the results of `benchmarks.run`: a page, a figure, and a summary printed as Markdown.
 
-python -m benchmarks.report --out out
+    python -m benchmarks.report --out out
+
+Writes `OUT/benchmark.html`, which needs no network to open, and `OUT/headline.png`.
 """
 
 from __future__ import annotations
@@ -11,23 +13,21 @@ from base64 import b64encode
 from html import escape
 from pathlib import Path
 
-import benchmarks.competitors
 import benchmarks.run
-from benchmarks import figures
-from benchmarks.competitor import files
-from benchmarks.summary import (
-    OURS,
+from benchmarks.harness import figures, modules
+from benchmarks.harness.summary import (
     Runs,
     by_run,
     cases,
-    competitors,
     markdown,
+    peer_names,
     reached,
     reference,
     verdicts,
     word,
 )
-from benchmarks.table import Row, Table
+from benchmarks.harness.table import Row, Table
+from benchmarks.harness.targets import OURS
 
 CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: auto; padding: 1rem;
@@ -46,12 +46,12 @@ pre { white-space: pre-wrap; font-size: .85rem }
 
 
 def image(png: bytes, text: str) -> str:
-    """In the page itself."""
+    """Return an HTML image with the PNG embedded in it."""
     return f'<img alt="{escape(text)}" src="data:image/png;base64,{b64encode(png).decode()}">'
 
 
 def table(head: list[str], body: list[list[str]]) -> str:
-    """Cells are HTML already."""
+    """Return an HTML table; all cells are HTML already, those of `body` with their `<td>`."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
     rows = "\n".join(f"<tr>{''.join(cells)}</tr>" for cells in body)
     return (
@@ -61,7 +61,7 @@ def table(head: list[str], body: list[list[str]]) -> str:
 
 
 def targets(runs: Runs) -> str:
-    """What we set ourselves, met or missed."""
+    """Return a table of our targets, what was measured, and whether each is met."""
     body = []
     for v in verdicts(runs):
         cells = [v.target, v.measured]
@@ -73,41 +73,39 @@ def targets(runs: Runs) -> str:
 
 
 def times(runs: Runs, target: float) -> str:
-    """Seconds of everybody in every case."""
+    """Return a table of everybody's seconds to the target in every case."""
     columns, body = cases(runs), []
-    for name in competitors(runs):
+    for name in peer_names(runs):
         cells = [f"<td>{escape(name)}</td>"]
         for case in columns:
             if (case, name) not in runs:
                 cells.append("<td></td>")
                 continue
-            found = reached(runs[case, name], target)
-            peers = [reached(r, target).seconds for (c, _), r in runs.items() if c == case]
-            best = " best" if found.seconds == min(peers) < float("inf") else ""
-            cells.append(f'<td class="n{best}">{escape(found.text)}</td>')
+            spent = reached(runs[case, name], target)
+            seconds = [reached(r, target).seconds for (c, _), r in runs.items() if c == case]
+            best = " best" if spent.seconds == min(seconds) < float("inf") else ""
+            cells.append(f'<td class="n{best}">{escape(spent.text)}</td>')
         body.append(cells)
     return table(["", *map(escape, columns)], body)
 
 
 def missing(runs: Runs) -> str:
-    """Who did not run, where, and why."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Return a table of the peers that did not run, on which cases, and why."""
+    reasons: dict[tuple[str, str], list[str]] = {}
     for (case, name), run in runs.items():
         if run[-1].status not in ("arrived", "ended", "out of time"):
-            found.setdefault((name, run[-1].status), []).append(case)
+            reasons.setdefault((name, run[-1].status), []).append(case)
     total = len(cases(runs))
     body = [
         [f"<td>{escape(name)}</td><td>{escape(status)}</td>"
          f"<td>{'everywhere' if len(where) == total else escape(', '.join(where))}</td>"]
-        for (name, status), where in found.items()
+        for (name, status), where in reasons.items()
     ]  # fmt: skip
-    return (
-        table(["competitor", "why", "cases"], body) if body else "<p>Everybody ran everywhere.</p>"
-    )
+    return table(["peer", "why", "cases"], body) if body else "<p>Everybody ran everywhere.</p>"
 
 
 def case_section(runs: Runs, case: str, names: list[str]) -> str:
-    """Its shape and its curves."""
+    """Return a case's section: its shape and its curves."""
     row: Row = next(run[0] for (c, _), run in runs.items() if c == case)
     shape = f"{row.n} rows, {row.d} features, {row.k} classes, {row.m} penalties"
     png = figures.curves(runs, case, names)
@@ -116,30 +114,30 @@ def case_section(runs: Runs, case: str, names: list[str]) -> str:
 
 
 def reconciled() -> str:
-    """Each file's account of its objective and settings."""
+    """Return each peer file's docstring, which says how its objective is scaled to ours."""
     parts = []
-    for file in files(benchmarks.competitors):
+    for file in modules("benchmarks.peers"):
         title = file.__name__.rsplit(".", 1)[-1]
         parts.append(f"<h3>{escape(title)}</h3><pre>{escape(inspect.getdoc(file) or '')}</pre>")
     return "\n".join(parts)
 
 
 def environment(rows: list[Row]) -> str:
-    """Machines, versions and dates of the runs."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Return a list of the machines, versions and dates of the runs."""
+    dates_of: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        found.setdefault((row.machine, row.versions), []).append(row.date)
+        dates_of.setdefault((row.machine, row.versions), []).append(row.date)
     items = (
         f"<li>{escape(machine)}; {escape(versions)}; {min(dates)} to {max(dates)}</li>"
-        for (machine, versions), dates in found.items()
+        for (machine, versions), dates in dates_of.items()
     )
     return f"<ul>{''.join(items)}</ul>"
 
 
 def page(rows: list[Row]) -> str:
-    """The whole report."""
+    """Return the whole report as HTML."""
     runs = by_run(rows)
-    names = competitors(runs)
+    names = peer_names(runs)
     sections = "\n".join(case_section(runs, case, names) for case in cases(runs))
     how = escape(inspect.getdoc(benchmarks.run) or "")
     ours = escape(reference(runs).removeprefix(OURS))
@@ -153,14 +151,15 @@ def page(rows: list[Row]) -> str:
 </head>
 <body>
 <h1>convexprobe: benchmark</h1>
-<p>{len(cases(runs))} cases, {len(names)} competitors; the reference is <b>{ours}</b>.</p>
+<p>{len(cases(runs))} cases, {len(names)} peers; our reference solver is <b>{ours}</b>.</p>
 <h2>Targets</h2>
 {targets(runs)}
 <h2>Performance profiles</h2>
-<p>The fraction of the cases that a competitor solves within a factor of the best.</p>
+<p>The fraction of cases that a peer solves within a factor of the best peer's time or passes.</p>
 {image(figures.profiles(runs), "Performance profiles")}
 <h2>Seconds to 1e-3</h2>
-<p>&gt;: cut off there. stalled: it ended above the target. A competitor's faster precision.</p>
+<p>&gt;: cut off after that time. stalled: stopped by itself above the target. Each time is that of
+the peer's faster precision.</p>
 {times(runs, 1e-3)}
 <h2>Seconds to 1e-5</h2>
 {times(runs, 1e-5)}
@@ -180,7 +179,7 @@ def page(rows: list[Row]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("out"))
     out = parser.parse_args(arguments).out

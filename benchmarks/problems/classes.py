@@ -1,4 +1,4 @@
-"""From two to a thousand classes, labels from a random linear model."""
+"""Synthetic rows of 2 to 1 000 classes, with labels from a random linear model."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from functools import partial
 
 import torch
 
-from benchmarks.cases import Case, Settings, synthetic_labels
+from benchmarks.harness.cases import Case, Settings, synthetic_labels
 
 D = 128
 
 
 def rows(k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """20 000 rows, 5 000 with a thousand classes; features of correlated columns."""
+    """Make 20 000 rows, or 5 000 of a thousand classes, with correlated features."""
     generator = torch.Generator().manual_seed(k)
     n = 20_000 if k < 1000 else 5_000
     mix = torch.randn(D, D, generator=generator) / D**0.5
@@ -22,6 +22,6 @@ def rows(k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def cases(settings: Settings) -> Iterator[Case]:
-    """2, 10, 100 and 1 000 classes."""
+    """Yield a case each of 2, 10, 100 and 1 000 classes."""
     for k in (2, 10, 100, 1000):
         yield Case(f"classes {k}", partial(rows, k), (1e-4,), k)

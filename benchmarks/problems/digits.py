@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import torch
 from sklearn.datasets import load_digits
 
-from benchmarks.cases import Case, Settings
+from benchmarks.harness.cases import Case, Settings
 
 
 def rows() -> tuple[torch.Tensor, torch.Tensor]:
-    """All of them."""
+    """Load all rows."""
     x, y = load_digits(return_X_y=True)
     return torch.tensor(x, dtype=torch.float32) / 16, torch.tensor(y, dtype=torch.int64)
 
 
 def cases(settings: Settings) -> Iterator[Case]:
-    """Two penalties."""
+    """Yield a case for each of two penalties."""
     for l2 in (1e-3, 1e-5):
         yield Case(f"digits l2={l2:g}", rows, (l2,), 10)

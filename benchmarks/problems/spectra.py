@@ -11,13 +11,13 @@ from functools import partial
 
 import torch
 
-from benchmarks.cases import Case, Settings, synthetic_labels
+from benchmarks.harness.cases import Case, Settings, synthetic_labels
 
 N, D, K = 20_000, 256, 10
 
 
 def rows(condition: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """`N` rows of `D` features, made in float64 so that the smallest axes survive."""
+    """Make `N` rows of `D` features; float64 keeps the smallest axes until the last rounding."""
     generator = torch.Generator().manual_seed(0)
     axes, _ = torch.linalg.qr(torch.randn(D, D, generator=generator, dtype=torch.float64))
     scale = condition ** (-0.5 * torch.arange(D, dtype=torch.float64) / (D - 1))
@@ -27,6 +27,6 @@ def rows(condition: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def cases(settings: Settings) -> Iterator[Case]:
-    """A small penalty, which leaves the spectrum to decide how hard a case is."""
+    """Yield conditions of 1e2 to 1e8; the penalty is small, so the spectrum sets the difficulty."""
     for exponent in (2, 4, 6, 8):
         yield Case(f"condition 1e{exponent}", partial(rows, 10.0**exponent), (1e-6,), K)

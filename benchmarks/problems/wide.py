@@ -1,4 +1,4 @@
-"""More features than rows: 500 rows of 5 000 features."""
+"""Wide rows, more features than rows: 500 rows of 5 000 features."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.cases import Case, Settings, synthetic_labels
+from benchmarks.harness.cases import Case, Settings, synthetic_labels
 
 
 def rows() -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of decaying variance, as features of networks have."""
+    """Make rows whose features' variances decay, as those of networks do."""
     generator = torch.Generator().manual_seed(0)
     scale = 1.0 / torch.arange(1, 5001) ** 0.5
     x = torch.randn(500, 5000, generator=generator) * scale
@@ -18,6 +18,6 @@ def rows() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def cases(settings: Settings) -> Iterator[Case]:
-    """Two penalties."""
+    """Yield a case for each of two penalties."""
     for l2 in (1e-2, 1e-4):
         yield Case(f"wide l2={l2:g}", rows, (l2,), 10)

@@ -14,22 +14,23 @@ import pytest
 import torch
 
 from benchmarks import precision, report, run, streaming
-from benchmarks.cases import Case, Judge, Settings, Task, multiclass
-from benchmarks.competitor import all_cases, all_competitors
-from benchmarks.record import Arrived, OutOfTime, Recorder
-from benchmarks.table import Table
+from benchmarks.harness.cases import Case, Judge, Settings, Task, multiclass
+from benchmarks.harness.recorder import Arrived, OutOfTime, Recorder
+from benchmarks.harness.table import Table
+from benchmarks.peers import all_peers
+from benchmarks.problems import all_cases
 from convexprobe.solvers import SOLVERS
 from tests.oracle import minimum, random_data
 
-COMPETITORS = all_competitors()
+PEERS = all_peers()
 SLOW = ("torch adam", "convexprobe adam", "convexprobe rmsprop")  # do no more than come near
 
 
 def test_every_file_is_discovered(tmp_path: Path) -> None:
     folder = Path(run.__file__).parent
-    peers = [path.stem for path in (folder / "competitors").glob("[!_]*.py")]
-    assert len(peers) == 9 and len({name.split()[0] for name in COMPETITORS}) == 6
-    assert {f"convexprobe {name}" for name in SOLVERS} <= set(COMPETITORS)
+    peers = [path.stem for path in (folder / "peers").glob("[!_]*.py")]
+    assert len(peers) == 9 and len({name.split()[0] for name in PEERS}) == 6
+    assert {f"convexprobe {name}" for name in SOLVERS} <= set(PEERS)
     cases = all_cases(Settings(tmp_path))
     assert len(cases) == len({case.name for case in cases}) > 30
     assert not list(tmp_path.iterdir())  # nothing is loaded or trained to name them
@@ -38,11 +39,11 @@ def test_every_file_is_discovered(tmp_path: Path) -> None:
 # pytorch-minimize is compiled by torch when it is imported
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("k", [2, 4])
-@pytest.mark.parametrize("name", COMPETITORS)
+@pytest.mark.parametrize("name", PEERS)
 def test_everybody_minimises_our_objective(name: str, k: int) -> None:
     data, l2 = random_data(300, 6, k, seed=k), 1e-2
-    task, competitor = Task(data.x, data.y, k, (l2,)), COMPETITORS[name]
-    if reason := competitor.why_not(task):
+    task, peer = Task(data.x, data.y, k, (l2,)), PEERS[name]
+    if reason := peer.why_not(task):
         pytest.skip(reason)
     _, best = minimum(data, l2)
     judge = Judge(torch.from_numpy(data.x), torch.from_numpy(data.y), k)
@@ -53,7 +54,7 @@ def test_everybody_minimises_our_objective(name: str, k: int) -> None:
 
     record = Recorder(20.0, value, goal, scale=1.0)
     with suppress(Arrived, OutOfTime):
-        competitor.run(task, record)
+        peer.run(task, record)
     reached = min(record.value(i) for i in range(len(record.points)))
     assert -1e-9 <= reached <= goal
     assert all(a.passes <= b.passes for a, b in zip(record.points, record.points[1:], strict=False))
@@ -145,15 +146,15 @@ def test_run_and_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(run, "all_cases", small_cases)
-    arguments = ["--out", str(tmp_path), "--limit", "2", "--competitors", "newton-cg", "auto",
+    arguments = ["--out", str(tmp_path), "--limit", "2", "--peers", "newton-cg", "auto",
                  "svrg*", "cuml*", "sklearn lbfgs", "sklearn sag"]  # fmt: skip
     run.main(arguments)
     table = Table(tmp_path / "benchmark.csv")
-    ours = [r for r in table.rows if r.competitor == "convexprobe newton-cg" and r.case == "line"]
+    ours = [r for r in table.rows if r.peer == "convexprobe newton-cg" and r.case == "line"]
     assert ours[-1].suboptimality <= 1e-5 and ours[-1].m == 3 and ours[-1].gap >= 0
-    theirs = [r for r in table.rows if r.competitor == "sklearn lbfgs" and r.case == "line"]
+    theirs = [r for r in table.rows if r.peer == "sklearn lbfgs" and r.case == "line"]
     assert min(r.suboptimality for r in theirs) == 1e-5
-    assert {r.status for r in table.rows if r.competitor == "cuml qn"} == {"not installed: cuml"}
+    assert {r.status for r in table.rows if r.peer == "cuml qn"} == {"not installed: cuml"}
 
     before = (tmp_path / "benchmark.csv").read_bytes()
     run.main(arguments)
@@ -180,9 +181,9 @@ def test_a_refusal_and_a_failure_are_words_in_the_table(tmp_path: Path) -> None:
     def broken(task: Task, record: Recorder) -> None:
         raise ValueError("no\nluck")
 
-    row = run.run_one(bench, "x", replace(COMPETITORS["sklearn sag"], run=broken), 1.0, 0)[0]
+    row = run.run_one(bench, "x", replace(PEERS["sklearn sag"], run=broken), 1.0, 0)[0]
     assert row.status == "failed: ValueError: no luck" and np.isnan(row.seconds)
-    refusing = replace(COMPETITORS["sklearn sag"], refuses=lambda task: "not run: too large")
+    refusing = replace(PEERS["sklearn sag"], refuses=lambda task: "not run: too large")
     assert run.run_one(bench, "x", refusing, 1.0, 0)[0].status == "not run: too large"
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import imagenet_scale
-from benchmarks.cost_model import CostModel, Measurement, sample_rows
-from benchmarks.spectrum import BLOCK, Features, decay
+from benchmarks.scale import imagenet
+from benchmarks.scale.cost_model import CostModel, Measurement, sample_rows
+from benchmarks.scale.spectrum import BLOCK, Features, decay
 
 
 def test_rows_depend_on_the_seed_and_their_block_alone() -> None:
@@ -59,7 +59,7 @@ def test_a_cost_model_finds_the_law_that_made_the_times() -> None:
 
 
 def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
-    imagenet_scale.main(["--out", str(tmp_path), "--shrink", "64", "--seconds", "2"])
+    imagenet.main(["--out", str(tmp_path), "--shrink", "64", "--seconds", "2"])
     results = json.loads((tmp_path / "imagenet_scale.json").read_text())
     solved = results["grid"] + results["held_out"] + results["largest"]
     assert len(solved) == 2 * (14 + 3 + 1)

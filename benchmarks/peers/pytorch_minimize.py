@@ -1,7 +1,7 @@
 """pytorch-minimize's l-bfgs and newton-cg, every evaluation of the objective recorded.
 
-Objective: written as it is here, by autograd. Hessian products are passes that its interface does
-not show: newton-cg's passes are those of its evaluations alone, a lower bound.
+Objective: ours, differentiated by autograd. Hessian products cannot be counted through its
+interface: newton-cg's passes are its evaluations alone, a lower bound.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from functools import partial
 
 import torch
 
-from benchmarks.cases import Task
-from benchmarks.competitor import Competitor
-from benchmarks.record import Recorder
+from benchmarks.harness.cases import Task
+from benchmarks.harness.recorder import Recorder
+from benchmarks.peers import Peer
 
 
 def run(method: str, task: Task, record: Recorder) -> None:
-    """`torchmin.minimize` without its own rules of stopping.
+    """Call `torchmin.minimize` with its own stopping rules switched off.
 
-    On a vector: its newton-cg takes the rows of a matrix for separate problems.
+    The unknown is a vector, because its newton-cg takes the rows of a matrix for separate problems.
     """
     from torchmin import minimize
 
@@ -35,12 +35,12 @@ def run(method: str, task: Task, record: Recorder) -> None:
         loss = torch.nn.functional.cross_entropy(torch.nn.functional.linear(x, weights, bias), y)
         return loss + 0.5 * task.l2[0] * weights.square().sum()
 
-    # Tolerances of 0: it stops when rounding leaves nothing to gain.
+    # With tolerances of 0 it stops only when rounding leaves nothing to gain.
     options = {"gtol": 0.0, "gtd_tol": 0.0, "xtol": 0.0} if method == "l-bfgs" else {"xtol": 0.0}
     minimize(objective, w.flatten(), method, max_iter=10_000, options=options)
 
 
-COMPETITORS = {
-    f"torchmin {method}": Competitor(partial(run, method), "torchmin")
+PEERS = {
+    f"torchmin {method}": Peer(partial(run, method), "torchmin")
     for method in ("l-bfgs", "newton-cg")
 }

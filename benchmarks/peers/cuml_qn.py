@@ -1,8 +1,8 @@
 """cuML's LogisticRegression (L-BFGS, 'qn') on a CUDA device.
 
-Its iterates cannot be watched: the same run is made from zero with twice the iterations until it
-arrives or has used its time; the last run's points are those of each length. The clock includes the
-copy to the device.
+Its iterates cannot be watched, so it runs from zero again and again, each time with twice the
+iterations, until it arrives or its time is up. Every run gives one point, with the time of that run
+alone. The clock includes the copy to the device.
 
 Objective: scikit-learn's, `C sum_i loss_i + 1/2 ||W||^2`, intercept free: `C = 1 / (n l2)`, and for
 two classes, where it fits one row, `C = 2 / (n l2)`. Passes are its iterations: a lower bound.
@@ -15,18 +15,18 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.cases import Task
-from benchmarks.competitor import Competitor
-from benchmarks.record import Point, Recorder
+from benchmarks.harness.cases import Task
+from benchmarks.harness.recorder import Point, Recorder
+from benchmarks.peers import Peer
 
 
 def no_device(task: Task) -> str | None:
-    """Whether a CUDA device is missing."""
+    """Return why it cannot run, if there is no CUDA device."""
     return None if torch.cuda.is_available() else "not run: no CUDA device"
 
 
 def run(task: Task, record: Recorder) -> None:
-    """Longer and longer runs; the first, of one iteration, only warms up."""
+    """Run with 2, 4, 8, ... iterations; a first run with one iteration only warms up."""
     from cuml.linear_model import LogisticRegression
 
     points: list[Point] = []
@@ -48,4 +48,4 @@ def run(task: Task, record: Recorder) -> None:
         record.check(seconds)
 
 
-COMPETITORS = {"cuml qn": Competitor(run, "cuml", no_device)}
+PEERS = {"cuml qn": Peer(run, "cuml", no_device)}

@@ -1,6 +1,6 @@
-"""What is solved: a case, the judge of everybody's coefficients, and the optimum it measures from.
+"""What is solved and how it is judged: cases, tasks, true suboptimality, reference optima.
 
-The objective is the package's: mean cross-entropy + l2/2 ||W||^2, intercept free, from zero.
+The objective is the package's: mean cross-entropy + l2/2 ||W||^2 in nats, with a free intercept.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from convexprobe.solvers import NewtonCG
 from convexprobe.sources import Rows
 
 JUDGE_BYTES = 1 << 26
-"""Of a float64 block of rows: copies of whole matrices would not fit beside them."""
+"""Size of a float64 block of rows: a float64 copy of all rows may not fit in memory."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Attributes: `out`, the folder of results and caches; `rows` of the MNIST cases."""
+    """Settings of the problems: `out`, the folder of results and caches; `rows` of MNIST cases."""
 
     out: Path
     rows: int = 20_000
@@ -33,7 +33,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Case:
-    """Named penalties on named rows; `load` gives float32 rows `(n, d)` and labels `(n,)`."""
+    """A problem: its penalties, and `load`, which returns float32 `(n, d)` and labels `(n,)`."""
 
     name: str
     load: Callable[[], tuple[torch.Tensor, torch.Tensor]]
@@ -43,14 +43,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Task:
-    """What a competitor is given.
+    """What a peer is given to solve.
 
     Attributes:
         x: rows, `(n, d)`, float32 or float64.
-        y: labels `0..k-1`, `(n,)` int64, each class present.
+        y: labels `0..k-1`, `(n,)` int64; each class occurs.
         k: number of classes.
-        l2: the penalties; one, but for competitors that solve families.
-        start: coefficients `(k, d + 1)` of the neighbour on a path, or None for zero.
+        l2: the penalties; only peers that solve families are given more than one.
+        start: coefficients `(k, d + 1)` to start from, or None for zero.
     """
 
     x: np.ndarray
@@ -61,19 +61,19 @@ class Task:
 
     @property
     def n(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return self.x.shape[0]
 
     @property
     def d(self) -> int:
-        """Features."""
+        """Number of features."""
         return self.x.shape[1]
 
 
 def multiclass(coefficients: np.ndarray, k: int, d: int) -> np.ndarray:
-    """Coefficients `(k, d + 1)`, intercepts last, in float64, of whatever a solver holds.
+    """Convert any solver's coefficients to float64 `(k, d + 1)`, intercepts last.
 
-    A solver of two classes may fit one row `w`, the difference: ours are `-w/2` and `w/2`.
+    For two classes a solver may fit one row `w`, the difference: ours are `-w/2` and `w/2`.
     """
     c = np.asarray(coefficients, dtype=np.float64)
     if c.ndim == 1:  # scikit-learn's flat layout
@@ -81,17 +81,21 @@ def multiclass(coefficients: np.ndarray, k: int, d: int) -> np.ndarray:
     return np.concatenate([-c / 2, c / 2]) if c.shape[0] == 1 and k == 2 else c
 
 
+def label_entropy(y: torch.Tensor) -> float:
+    """Return `H(Y)` of the labels in nats."""
+    share = torch.bincount(y).double() / len(y)
+    return float(-(share * share.log())[share > 0].sum())
+
+
 class Judge:
-    """`(F - F*) / H(Y)` of coefficients: plain torch in float64, nothing of the package in it."""
+    """Evaluates anyone's coefficients in float64 with plain torch, independent of the package."""
 
     def __init__(self, x: torch.Tensor, y: torch.Tensor, k: int) -> None:
-        self.x, self.y, self.k = x, y, k
-        share = torch.bincount(y, minlength=k).double() / len(y)
-        self.entropy = float(-(share * share.log())[share > 0].sum())
+        self.x, self.y, self.k, self.entropy = x, y, k, label_entropy(y)
 
     def value(self, coefficients: np.ndarray, l2: float) -> float:
-        """`F`, nats."""
-        c = torch.from_numpy(multiclass(coefficients, self.k, self.x.shape[1]))
+        """Return the objective `F` in nats; infinity where it is not finite."""
+        c = torch.from_numpy(multiclass(coefficients, self.k, self.x.shape[1])).to(self.x.device)
         weights, bias = c[:, :-1], c[:, -1]
         rows, loss = max(1, JUDGE_BYTES // (8 * self.x.shape[1])), 0.0
         for x, y in zip(self.x.split(rows), self.y.split(rows), strict=True):
@@ -102,9 +106,9 @@ class Judge:
 
 
 def lower_bounds(case: Case, x: torch.Tensor, y: torch.Tensor, cache: Path) -> np.ndarray:
-    """The highest certified lower bound on each optimum, `(m,)`: from a float64 solve, kept.
+    """Return a certified lower bound on each penalty's optimum, `(m,)` nats, by a float64 solve.
 
-    Kept by a checksum of the data, so that a changed case is solved again.
+    Bounds are kept in the file `cache` under a checksum of the data: changed data is solved again.
     """
     crc = zlib.crc32(y.numpy(), zlib.crc32(x.numpy()))
     kept = json.loads(cache.read_text()) if cache.exists() else {}
@@ -119,13 +123,12 @@ def lower_bounds(case: Case, x: torch.Tensor, y: torch.Tensor, cache: Path) -> n
             cache.write_text(json.dumps(kept, indent=1))
         bounds.append(kept[key][0])
         if kept[key][1] > 1e-6:
-            print(f"    F* known within {kept[key][1]:.1e} H(Y) only", flush=True)
+            print(f"    F* is only known to within {kept[key][1]:.1e} H(Y)", flush=True)
     return np.array(bounds)
 
 
 def synthetic_labels(x: torch.Tensor, k: int, generator: torch.Generator) -> torch.Tensor:
-    """Labels drawn from a random linear model of the whitened scale of the rows; every class
-    present."""
+    """Draw labels from a random linear model with logits of deviation 2; every class occurs."""
     w = torch.randn(x.shape[1], k, generator=generator)
     z = x @ w
     z = 2.0 * z / z.std()

@@ -1,18 +1,18 @@
-"""What a solve costs as a function of its size, fitted to measurements and judged on others.
+"""A model of what a solve costs by its size, fitted to measurements and tested on others.
 
 Seconds are modelled as
 
     passes (a n d k + b n k + c n d) + e d^3 + f,
 
-products with the rows; softmax and line search on logits; reading the rows; the preconditioner;
-and what does not depend on size; `a` is at least what the products take at the ceiling measured
-beside them, without which a fit to small sizes promises more than the device can. Passes to the
-certificate are modelled as
+The terms are products with the rows, softmax and line search on logits, reading the rows, the
+preconditioner, and what does not depend on size. `a` is at least what the products take at the
+ceiling measured on the device: a fit to small sizes alone may promise more than the device can do.
+Passes to the certificate are modelled as
 
-    g + h s / n,    s = max(2 500, 4 min(d, 1 024)),    h = h0 d^h1,
+    g + h s / n,    s = max(2 500, 4 min(d, 1 024)),    h = h0 d^h1.
 
-evaluations of all rows and products with a sample of `s` of them: they fall with `n` to a floor.
-Coefficients are non-negative and minimise the relative error; `h1` is the best of a few.
+These are evaluations of all rows, and products with a sample of `s` rows: they fall to a floor as
+`n` grows. Coefficients are non-negative and minimise the relative error; `h1` is the best of a few.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Measurement:
 
     Attributes:
         n, d, k: rows, features, classes.
-        start: "cold", or "warm" from the checkpoint before.
-        seconds: of `fit_probes`, everything included.
+        start: "cold" from zero, or "warm" from the checkpoint before.
+        seconds: that `fit_probes` took in all.
         passes: over the rows.
         gap: relative to `H(Y)`.
-        status: of the probe.
+        status: name of the probe's status.
         itemsize: bytes of an entry of the rows.
     """
 
@@ -50,18 +50,18 @@ class Measurement:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations of its passes' products, a second of the whole solve."""
+        """Flop/s: the operations in products of its passes, over the seconds of the solve."""
         return self.passes * 4.0 * self.n * self.d * self.k / self.seconds
 
     @property
     def bandwidth(self) -> float:
-        """Bytes of rows read by its passes, a second of the whole solve."""
+        """Bytes/s: the bytes of rows that its passes read, over the seconds of the solve."""
         return self.passes * self.n * self.d * self.itemsize / self.seconds
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """The fit; see the module's docstring.
+    """Coefficients of the model in the module's docstring.
 
     Attributes:
         seconds: `a, b, c, e, f`.
@@ -72,22 +72,22 @@ class CostModel:
     passes: tuple[float, float, float]
 
     @classmethod
-    def fit(cls, found: Sequence[Measurement], flops: float) -> CostModel:
-        """To solves of one kind of start, at least five; products reach at most `flops` a second.
+    def fit(cls, solves: Sequence[Measurement], flops: float) -> CostModel:
+        """Fit to at least five solves, all cold or all warm; products reach `flops`/s at most.
 
         Raises:
-            ValueError: fewer.
+            ValueError: fewer than five solves.
         """
-        if len(found) < 5:
-            raise ValueError(f"expected at least five measurements, found {len(found)}")
-        terms = np.stack([_terms(m.n, m.d, m.k, m.passes) for m in found])
-        measured = np.asarray([m.seconds for m in found])
+        if len(solves) < 5:
+            raise ValueError(f"expected at least five measurements, found {len(solves)}")
+        terms = np.stack([_terms(m.n, m.d, m.k, m.passes) for m in solves])
+        measured = np.asarray([m.seconds for m in solves])
         least = 4.0 / flops * terms[:, 0]
         slower, _ = nnls(terms / measured[:, None], 1.0 - least / measured)
         seconds = slower + np.asarray([4.0 / flops, 0.0, 0.0, 0.0, 0.0])
-        passes = np.asarray([m.passes for m in found])
-        ratio = np.asarray([sample_rows(m.d) / m.n for m in found])
-        d = np.asarray([float(m.d) for m in found])
+        passes = np.asarray([m.passes for m in solves])
+        ratio = np.asarray([sample_rows(m.d) / m.n for m in solves])
+        d = np.asarray([float(m.d) for m in solves])
         best, worst = (0.0, 0.0, 0.0), np.inf
         for exponent in np.linspace(0.0, 1.5, 16).tolist():
             (g, h), error = _relative(np.stack([np.ones(len(d)), ratio * d**exponent], 1), passes)
@@ -96,36 +96,37 @@ class CostModel:
         return cls(tuple(seconds.tolist()), best)
 
     def expected_passes(self, n: int, d: int) -> float:
-        """Passes to the certificate."""
+        """Predict the passes to the certificate."""
         g, h, exponent = self.passes
         return g + h * float(d) ** exponent * sample_rows(d) / n
 
     def expected_seconds(self, n: int, d: int, k: int, passes: float | None = None) -> float:
-        """Seconds, with the passes expected unless they are given."""
+        """Predict the seconds of a solve with `passes`, by default the expected ones."""
         passes = self.expected_passes(n, d) if passes is None else passes
         return float(_terms(n, d, k, passes) @ np.asarray(self.seconds))
 
-    def errors(self, found: Sequence[Measurement]) -> list[tuple[float, float]]:
-        """Of each solve, predicted over measured: seconds at its own passes, and passes."""
+    def errors(self, solves: Sequence[Measurement]) -> list[tuple[float, float]]:
+        """Return predicted over measured of each solve: seconds given its passes, and passes."""
         return [
             (
                 self.expected_seconds(m.n, m.d, m.k, m.passes) / m.seconds,
                 self.expected_passes(m.n, m.d) / m.passes,
             )
-            for m in found
+            for m in solves
         ]
 
 
 def sample_rows(d: int) -> int:
-    """Rows that `newton-cg` and `lbfgs` sample at first, at most a quarter of many."""
+    """Return how many rows `newton-cg` and `lbfgs` sample at first, if there are many rows."""
     return max(2500, 4 * min(d, 1024))
 
 
 def _relative(terms: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, float]:
-    """Non-negative coefficients of the terms, and the relative error they leave."""
+    """Return the non-negative coefficients of least relative error, and that error."""
     return nnls(terms / values[:, None], np.ones(len(values)))
 
 
 def _terms(n: int, d: int, k: int, passes: float) -> np.ndarray:
+    """Return what `a, b, c, e, f` are multiplied with."""
     n_d, n_k = float(n) * d, float(n) * k
     return np.asarray([passes * n_d * k, passes * n_k, passes * n_d, float(d) ** 3, 1.0])

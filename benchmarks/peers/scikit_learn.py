@@ -1,10 +1,10 @@
 """scikit-learn's lbfgs, newton-cg and newton-cholesky, every evaluation of the loss recorded.
 
-Objective: scikit-learn minimises `C sum_i loss_i + 1/2 ||W||^2` with a free intercept, ours times
-`C n` at `C = 1 / (n l2)`. Two classes: it fits one row `w` where ours are `-w/2` and `w/2`, so that
-the same penalty is `l2/4 ||w||^2` and `C = 2 / (n l2)`.
+Objective: scikit-learn minimises `C sum_i loss_i + 1/2 ||W||^2` with a free intercept, which at
+`C = 1 / (n l2)` is ours times `C n`. Two classes: it fits one row `w` where ours are `-w/2` and
+`w/2`, so that the same penalty is `l2/4 ||w||^2` and `C = 2 / (n l2)`.
 
-newton-cholesky factors the dense Hessian of `k (d + 1)` unknowns: run up to 2 500 of them.
+newton-cholesky factors the dense Hessian of `k (d + 1)` unknowns: it runs on at most 2 500 of them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.linear_model._linear_loss import LinearModelLoss
 
-from benchmarks.cases import Task
-from benchmarks.competitor import Competitor
-from benchmarks.record import Recorder
+from benchmarks.harness.cases import Task
+from benchmarks.harness.recorder import Recorder
+from benchmarks.peers import Peer
 
 PASSES = {
     "loss_gradient": 1.0,
@@ -32,7 +32,10 @@ PASSES = {
 
 
 def spy(method: Callable, passes: float, record: Recorder) -> Callable:
-    """The method, its argument recorded; Hessian products, returned as a function, are passes."""
+    """Wrap a method of the loss to record the coefficients and count passes.
+
+    Where the method returns a function for Hessian products, each call of that is a pass too.
+    """
 
     def counted(product: Callable, v: Any) -> Any:
         record.passes += 1.0
@@ -49,12 +52,12 @@ def spy(method: Callable, passes: float, record: Recorder) -> Callable:
 
 
 def run(solver: str, task: Task, record: Recorder) -> None:
-    """`LogisticRegression(solver).fit`, without its own rule of stopping."""
+    """Call `LogisticRegression(solver).fit` with its own stopping rule switched off."""
     fit(solver, task, record, task.x, task.y)
 
 
 def fit(solver: str, task: Task, record: Recorder, x: Any, y: Any) -> None:
-    """The same on the task's rows and labels as arrays of any library."""
+    """Fit the task, its rows and labels given as arrays of any library."""
     scale = 2.0 if task.k == 2 else 1.0
     model = LogisticRegression(
         C=scale / (task.n * task.l2[0]), solver=solver, tol=1e-12, max_iter=10_000
@@ -76,15 +79,13 @@ def fit(solver: str, task: Task, record: Recorder, x: Any, y: Any) -> None:
 
 
 def dense_hessian(task: Task) -> str | None:
-    """Whether the Hessian is too large."""
+    """Return why it cannot run, if the Hessian is too large."""
     size = task.k * (task.d + 1)
     return f"not run: Hessian of {size} unknowns" if size > 2500 else None
 
 
-COMPETITORS = {
-    "sklearn lbfgs": Competitor(partial(run, "lbfgs"), "sklearn"),
-    "sklearn newton-cg": Competitor(partial(run, "newton-cg"), "sklearn"),
-    "sklearn newton-cholesky": Competitor(
-        partial(run, "newton-cholesky"), "sklearn", dense_hessian
-    ),
+PEERS = {
+    "sklearn lbfgs": Peer(partial(run, "lbfgs"), "sklearn"),
+    "sklearn newton-cg": Peer(partial(run, "newton-cg"), "sklearn"),
+    "sklearn newton-cholesky": Peer(partial(run, "newton-cholesky"), "sklearn", dense_hessian),
 }

@@ -1,8 +1,8 @@
-"""scikit-learn's sag and saga: `sag_solver`, which `LogisticRegression` calls, epoch by epoch.
+"""scikit-learn's sag and saga: epoch by epoch, by calling its `sag_solver`.
 
-Called directly because it hands its memory (table, sums, rows seen) from one call to the next,
-which `LogisticRegression(warm_start=True)` drops. What a call does again that one long run does
-once (the step size from the row norms) is given to it ready; a seed an epoch gives fresh orders.
+`LogisticRegression` calls the same function, but its `warm_start=True` drops the solver's memory
+(table, sums, rows seen), which `sag_solver` hands from one call to the next. The row norms for the
+step size are computed once, as in one long run; each epoch has a seed, and so an order, of its own.
 
 Objective: mean loss + alpha/(2 n) ||W||^2, free intercept, `alpha = n l2`. Two classes: one row `w`
 where ours are `-w/2` and `w/2`, so `alpha = n l2 / 2`.
@@ -17,13 +17,13 @@ import numpy as np
 from sklearn.linear_model._sag import sag_solver
 from sklearn.utils.extmath import row_norms
 
-from benchmarks.cases import Task
-from benchmarks.competitor import Competitor
-from benchmarks.record import Recorder
+from benchmarks.harness.cases import Task
+from benchmarks.harness.recorder import Recorder
+from benchmarks.peers import Peer
 
 
 def run(saga: bool, task: Task, record: Recorder) -> None:
-    """Epochs until the recorder ends them; each is one pass."""
+    """Run epochs, one pass each, until the recorder ends the run."""
     two = task.k == 2
     y = task.y.astype(task.x.dtype)
     first = np.zeros((task.d + 1, 1 if two else task.k), dtype=task.x.dtype)
@@ -32,7 +32,7 @@ def run(saga: bool, task: Task, record: Recorder) -> None:
     memory = {"coef": first}
     largest = row_norms(task.x, squared=True).max()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that one epoch did not converge
+        warnings.simplefilter("ignore")  # scikit-learn warns that one epoch did not converge
         for epoch in range(100_000):
             _, _, memory = sag_solver(
                 task.x, y, None, "log" if two else "multinomial", task.n * task.l2[0] / (1 + two),
@@ -41,7 +41,7 @@ def run(saga: bool, task: Task, record: Recorder) -> None:
             record(memory["coef"].T, 1.0)
 
 
-COMPETITORS = {
-    "sklearn sag": Competitor(partial(run, False), "sklearn", stochastic=True),
-    "sklearn saga": Competitor(partial(run, True), "sklearn", stochastic=True),
+PEERS = {
+    "sklearn sag": Peer(partial(run, False), "sklearn", stochastic=True),
+    "sklearn saga": Peer(partial(run, True), "sklearn", stochastic=True),
 }

@@ -1,7 +1,7 @@
-"""Every solver of the registry, and plain variants of those that take a preconditioner.
+"""convexprobe: every registered solver, and a plain variant of those that take a preconditioner.
 
 The clock starts at the raw activations: set-up, samples, preconditioners and certificates count.
-Objective: the package's own.
+Objective: the package's own, `F`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.cases import Task
-from benchmarks.competitor import Competitor
-from benchmarks.record import Recorder
+from benchmarks.harness.cases import Task
+from benchmarks.harness.recorder import Recorder
+from benchmarks.peers import Peer
 from convexprobe.objective import Problem
 from convexprobe.path import solve_path
 from convexprobe.preconditioner import Identity
@@ -29,7 +29,10 @@ STOCHASTIC = {"sag", "saga", "svrg", "katyusha", "adam", "rmsprop"}
 
 
 class Watched:
-    """A solver that remembers where each task is. Penalties tell the tasks of a family apart."""
+    """Wraps a solver to keep each task's latest coefficients, `w` `(m, k, d + 1)`.
+
+    `solve_path` solves a part of the family at a time; penalties tell which tasks these are.
+    """
 
     def __init__(self, solver: Any, task: Task) -> None:
         self.solver, self.l2 = solver, list(task.l2)
@@ -44,7 +47,8 @@ class Watched:
 
     def init(self, problem: Problem, w: Any) -> Any:
         state = self.solver.init(problem, w)
-        if problem.d != self.w.shape[2] - 1:  # wide rows: what counts is what comes back from there
+        # Wide rows are first solved in the space that they span; only full coefficients are kept.
+        if problem.d != self.w.shape[2] - 1:
             return state
         self.family = [self.l2.index(l2) for l2 in problem.host_l2]
         self._remember(problem, state.at.w)
@@ -58,8 +62,8 @@ class Watched:
 
 
 def run(solver: Solver, task: Task, record: Recorder) -> None:
-    """One solve of the path; the certified gap is the largest of its tasks."""
-    # As `fit_probes` does: the path's penalties are given to solve_path, not to the problem.
+    """Solve all penalties as one path; the recorded gap is the largest of its tasks."""
+    # As in `fit_probes`, the problem has no penalty: solve_path sets those of the path.
     problem = Problem(Rows(torch.from_numpy(task.x)), torch.from_numpy(task.y), 0.0, classes=task.k)
     watched, done = Watched(solver, task), 0.0
 
@@ -73,15 +77,15 @@ def run(solver: Solver, task: Task, record: Recorder) -> None:
                max_seconds=2 * record.limit, callbacks=[watch])  # fmt: skip
 
 
-COMPETITORS = {}
+PEERS = {}
 for _name, _class in SOLVERS.items():
     _solver, _noisy = _class(), _name in STOCHASTIC
     _scaled = "preconditioner" in {field.name for field in fields(_class)}
-    COMPETITORS[f"convexprobe {_name}"] = Competitor(
+    PEERS[f"convexprobe {_name}"] = Peer(
         partial(run, _solver), family=True, stochastic=_noisy and not _scaled
     )
     if _scaled:
         _plain = replace(_solver, preconditioner=Identity())
-        COMPETITORS[f"convexprobe {_name} plain"] = Competitor(
+        PEERS[f"convexprobe {_name} plain"] = Peer(
             partial(run, _plain), family=True, stochastic=_noisy
         )

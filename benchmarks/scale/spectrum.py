@@ -1,17 +1,17 @@
-"""Activations of any size with the statistics of deep features, made block by block.
+"""Synthetic activations of any size with the spectrum of deep features, made block by block.
 
-    python -m benchmarks.spectrum --cache CACHE     # the fit to real activations
+    python -m benchmarks.scale.spectrum --cache CACHE     # compare with real activations
 
 A row of class y is `x = relu(u A)`, `u = signal M_y + e`, with `M` `(k, d)` and `e` standard normal
 and `A` `(d, d)` Gaussian with rows scaled by `i^(-decay/2)`: before the ReLU the covariance has
 eigenvalues close to `i^-decay`. Real deep features have such spectra: the command fits
 `log lambda_i = c - alpha log i` to the eigenvalues of rank 2 to d/4 of the MNIST convnet's
 `fc1_postact` (10 000 rows: alpha 1.14 untrained, 1.27 after one epoch, R^2 0.99 and above) and of
-rows made here, whose default decay is chosen to lie between. The next checkpoint of a network is
-the same rows with `A' = sqrt(1 - drift^2) A + drift A_2`: features that have moved together.
+rows made here, whose default decay gives an alpha between these two. A later checkpoint of the
+network has the same rows with `A' = sqrt(1 - drift^2) A + drift A_2`: all features move together.
 
-Row i depends on the seed and on its block alone, so that no more than a block is held beside the
-result, and parts of a matrix are made where they are needed.
+A row depends only on the seed and on its block. So only one block of temporaries is in memory, and
+a part of the matrix can be made without the rest.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ BLOCK = 4096
 
 @dataclass(frozen=True)
 class Features:
-    """Activations of a made-up layer.
+    """A synthetic layer, and the checkpoint that its activations come from.
 
     Attributes:
         n, d, k: rows, features, classes.
-        seed: of the layer; labels depend on `n` and `k` alone, as those of a data set would.
-        decay: of the spectrum before the ReLU.
-        signal: how far class means are apart, in units of the noise.
+        seed: of the layer; all layers of the same `n` and `k` have the same labels.
+        decay: exponent of the spectrum before the ReLU.
+        signal: distance between class means, in units of the noise.
         drift: how far the checkpoint is from the first one, 0 to 1.
     """
 
@@ -53,7 +53,7 @@ class Features:
     def make(
         self, device: str = "cpu", dtype: torch.dtype = torch.float16, part: slice | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Rows `(r, d)` and labels `(r,)` of the rows `part`, whole blocks; by default all."""
+        """Make the rows `(r, d)` and labels `(r,)` of `part`, whole blocks; by default of all."""
         rows = part or slice(0, self.n)
         mixing, means = self._layer(device)
         x = torch.empty((rows.stop - rows.start, self.d), dtype=dtype, device=device)
@@ -71,7 +71,7 @@ class Features:
         return x, y
 
     def _layer(self, device: str) -> tuple[Tensor, Tensor]:
-        """`A` `(d, d)` at this drift, and `signal M` `(k, d)`."""
+        """Return `A` `(d, d)` at this drift, and `signal M` `(k, d)`."""
 
         def normal(name: int, *shape: int) -> Tensor:
             return torch.randn(shape, generator=_generator(device, name, self.seed), device=device)
@@ -84,13 +84,13 @@ class Features:
 
 
 def _generator(device: str, *key: int) -> torch.Generator:
-    """A stream of its own for the key."""
+    """Return a random generator whose stream depends on the key only."""
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
     return torch.Generator(device).manual_seed(seed)
 
 
 def decay(x: Tensor) -> tuple[float, float]:
-    """`alpha` of the covariance's eigenvalues of rank 2 to d/4, and the fit's R^2."""
+    """Fit `alpha` to the covariance's eigenvalues of rank 2 to d/4; return it and the R^2."""
     values = torch.linalg.eigvalsh(torch.cov(x.double().T)).flip(0).clamp_min(1e-300)
     ranks = torch.arange(2, len(values) // 4)
     a, b = ranks.double().log().numpy(), values[ranks - 1].log().numpy()
@@ -101,7 +101,7 @@ def decay(x: Tensor) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cache", type=Path, required=True, help="folder for the trained network")
-    parser.add_argument("--epochs", type=float, default=1)
+    parser.add_argument("--epochs", type=float, default=1, help="of training the network")
     settings = parser.parse_args()
     images, labels = mnist("train")
     trained = load_or_train(
@@ -117,11 +117,11 @@ def main() -> None:
         show(f"fc1_postact, {name}, d = 512", rows["fc1_postact"])
     for d in (512, 2048):
         made, _ = Features(4 * d, d, 10).make(dtype=torch.float32)
-        show(f"made here, d = {d}", made)
+        show(f"synthetic, d = {d}", made)
 
 
 def show(name: str, x: Tensor) -> None:
-    """One line of the table."""
+    """Print one line of the table."""
     alpha, fit = decay(x)
     print(f"{name:32s} {alpha:5.2f} {fit:5.2f} {float((x == 0).float().mean()):5.0%}")
 

@@ -1,4 +1,4 @@
-"""One run at scale: its clock and results, the device's ceilings, and solves that are timed."""
+"""Measure at scale: results and deadline of a run, the device's ceilings, and timed solves."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cost_model import Measurement
-from benchmarks.spectrum import Features
+from benchmarks.harness.cases import label_entropy
+from benchmarks.scale.cost_model import Measurement
+from benchmarks.scale.spectrum import Features
 from convexprobe import ProbeSet, fit_probes, remember
 from convexprobe.remembered import Remembered
 
@@ -24,12 +25,12 @@ TOL = 1e-3
 
 @dataclass
 class Run:
-    """What is measured, as it goes into the JSON.
+    """A run of the benchmark and its results so far.
 
     Attributes:
-        device: where.
-        deadline: on the clock of `time.perf_counter`.
-        out: folder of the results, which are written after every part.
+        device: "cpu" or "cuda".
+        deadline: when the run should end, in seconds of `time.perf_counter`.
+        out: folder of `imagenet_scale.json`, which is written after every part.
         results: by name of the part.
     """
 
@@ -40,11 +41,11 @@ class Run:
 
     @property
     def left(self) -> float:
-        """Seconds that are left."""
+        """Seconds until the deadline."""
         return self.deadline - time.perf_counter()
 
     def keep(self, part: str, value: Any) -> None:
-        """Add a part and write everything: a run that is ended early leaves what it had."""
+        """Add a part and write all results, so that a run which is killed leaves what it had."""
         self.results[part] = value
         self.out.mkdir(parents=True, exist_ok=True)
         temporary = self.out / "imagenet_scale.json.tmp"
@@ -52,14 +53,14 @@ class Run:
         temporary.replace(self.out / "imagenet_scale.json")
 
     def clock(self) -> float:
-        """Seconds, with the device's work done."""
+        """Wait for the device, then return `time.perf_counter()`."""
         if self.device == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter()
 
 
 def best_of(run: Run, work: Callable[[], Any], repeats: int = 5) -> float:
-    """Seconds of the fastest of some repeats, after one that is not counted."""
+    """Return the seconds of the fastest of some repeats, after one that is not counted."""
     work()
     seconds = []
     for _ in range(repeats):
@@ -70,7 +71,7 @@ def best_of(run: Run, work: Callable[[], Any], repeats: int = 5) -> float:
 
 
 def ceilings(run: Run, d: int, k: int) -> dict[str, float]:
-    """Bytes a second of a copy (read and written) and flop a second of the product of a pass."""
+    """Measure bytes/s of a copy (read and written) and flop/s of a product as a pass has it."""
     rows = 1 << 16 if run.device == "cuda" else 1 << 13
     x, w = torch.randn(rows, d, device=run.device), torch.randn(k, d, device=run.device)
     other, z = torch.empty_like(x), torch.empty(k, rows, device=run.device)
@@ -87,44 +88,29 @@ def solve(
     before: Remembered | None = None,
     limit: float = inf,
 ) -> tuple[ProbeSet, Measurement]:
-    """One layer's probe, timed; a `limit` in seconds that runs out is its status."""
+    """Fit and time one layer's probe, warm if there is a `before`, for `limit` seconds at most."""
     l2 = 1e-3 * float(x[:4096].float().var(0).mean())
     started = run.clock()
-    probes = fit_probes(
-        x,
-        y,
-        l2=l2,
-        tol=TOL,
-        warm_start=before,
-        classes=range(features.k),
-        max_seconds=limit,
-        progress=False,
-    )
+    probes = fit_probes(x, y, l2=l2, tol=TOL, warm_start=before, classes=range(features.k),
+                        max_seconds=limit, progress=False)  # fmt: skip
     seconds = run.clock() - started
     probe = probes["activations"]
-    entropy = label_entropy(y)
+    gap = probe.gap / label_entropy(y)
     start = "cold" if before is None else "warm"
     size = (features.n, features.d, features.k)
     return probes, Measurement(
-        *size, start, seconds, probe.passes, probe.gap / entropy, probe.status.name, x.itemsize
+        *size, start, seconds, probe.passes, gap, probe.status.name, x.itemsize
     )
 
 
-def label_entropy(y: Tensor) -> float:
-    """`H(Y)`, nats."""
-    share = torch.bincount(y).double() / len(y)
-    share = share[share > 0]
-    return float(-(share * share.log()).sum())
-
-
 def cold_and_warm(run: Run, features: Features, limit: float = inf) -> list[Measurement]:
-    """A checkpoint, and the next one from what is remembered of it, which the warm one pays for."""
+    """Solve a checkpoint cold, then the next one warm, whose time includes that of `remember`."""
     x, y = features.make(run.device)
     probes, cold = solve(run, features, x, y, limit=limit)
     started = run.clock()
     memory = remember(probes, x)
     spent = run.clock() - started
-    del x, y  # one checkpoint in memory at a time
+    del x, y  # only one checkpoint may be in memory
     later = replace(features, drift=DRIFT)
     _, warm = solve(run, later, *later.make(run.device), memory, limit)
     return [cold, replace(warm, seconds=warm.seconds + spent)]

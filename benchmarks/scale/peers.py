@@ -1,4 +1,4 @@
-"""Others on the same rows at scale: torch.optim.LBFGS, cuML; and the forward pass of Inception."""
+"""What ours is compared with at scale: torch.optim.LBFGS, cuML, the forward pass of Inception."""
 
 from __future__ import annotations
 
@@ -8,29 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.scale_run import TOL, Run, best_of, label_entropy, solve
-from benchmarks.spectrum import Features
+from benchmarks.harness.cases import Judge, label_entropy
+from benchmarks.harness.recorder import Arrived
+from benchmarks.peers.torch_lbfgs import lbfgs
+from benchmarks.scale.measure import TOL, Run, best_of, solve
+from benchmarks.scale.spectrum import Features
 from convexprobe import Probe
 
 
-class Arrived(Exception):
-    """Ends torch.optim.LBFGS where a user would want it to end."""
-
-
 def torch_lbfgs(run: Run, features: Features, limit: float) -> None:
-    """torch.optim.LBFGS on the same rows to the same tolerance, by our bound, or out of time.
+    """Time torch.optim.LBFGS until it is within our tolerance of our lower bound, or `limit` (s).
 
-    Its gradient is written out over blocks of rows, as someone with that many would do.
+    Its gradient is written out over blocks of rows, as a user with so many rows would do.
     """
     x, y = features.make(run.device)
     probes, ours = solve(run, features, x, y)
     probe = probes["activations"]
     bound, entropy = probe.objective - probe.gap, label_entropy(y)
     w = torch.zeros(features.k, features.d + 1, device=run.device, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [w], max_iter=10_000, max_eval=10**6, tolerance_grad=0, tolerance_change=0,
-        history_size=10, line_search_fn="strong_wolfe",
-    )  # fmt: skip
+    optimiser = lbfgs([w])
     best, evaluations, started = np.inf, 0, run.clock()
 
     def closure() -> Tensor:
@@ -61,24 +57,16 @@ def torch_lbfgs(run: Run, features: Features, limit: float) -> None:
         status = "stopped by itself"
     except Arrived:
         status = "arrived" if best - bound <= TOL * entropy else f"not within {limit:.0f} s"
-    run.keep(
-        "torch_lbfgs",
-        {
-            "size": [features.n, features.d, features.k],
-            "seconds": run.clock() - started,
-            "evaluations": evaluations,
-            "at_most_above_optimum": (best - bound) / entropy,
-            "status": status,
-            "ours_seconds": ours.seconds,
-        },
-    )
-    cuml_lbfgs(run, features, x, y, probe, bound, entropy)
+    run.keep("torch_lbfgs", {
+        "size": [features.n, features.d, features.k], "seconds": run.clock() - started,
+        "evaluations": evaluations, "at_most_above_optimum": (best - bound) / entropy,
+        "status": status, "ours_seconds": ours.seconds,
+    })  # fmt: skip
+    cuml_lbfgs(run, features, x, y, probe)
 
 
-def cuml_lbfgs(
-    run: Run, features: Features, x: Tensor, y: Tensor, probe: Probe, bound: float, entropy: float
-) -> None:
-    """cuML's LogisticRegression with its own stopping, judged by our bound."""
+def cuml_lbfgs(run: Run, features: Features, x: Tensor, y: Tensor, probe: Probe) -> None:
+    """Time cuML's LogisticRegression with its own stopping rule, judged by our lower bound."""
     if run.device != "cuda" or find_spec("cuml") is None:
         run.keep("cuml", "not run: cuml is not importable, or no CUDA device")
         return
@@ -88,23 +76,16 @@ def cuml_lbfgs(
     started = run.clock()
     model.fit(x.float(), y.float())
     seconds = run.clock() - started
-    weights, bias = (
-        torch.as_tensor(np.asarray(part), device=run.device, dtype=torch.float32)
-        for part in (model.coef_, model.intercept_)
-    )
-    loss = 0.0
-    for rows, classes in zip(x.split(1 << 15), y.split(1 << 15), strict=True):
-        z = torch.nn.functional.linear(rows.float(), weights, bias)
-        loss += float(torch.nn.functional.cross_entropy(z, classes, reduction="sum"))
-    value = loss / features.n + 0.5 * probe.l2 * float(weights.square().sum())
-    run.keep("cuml", {"seconds": seconds, "at_most_above_optimum": (value - bound) / entropy})
+    judge, c = Judge(x, y, features.k), np.column_stack([model.coef_, model.intercept_])
+    above = (judge.value(c, probe.l2) - (probe.objective - probe.gap)) / judge.entropy
+    run.keep("cuml", {"seconds": seconds, "at_most_above_optimum": above})
 
 
 def inception(run: Run, images: int, batches: int = 5) -> None:
-    """Seconds of Inception v3's forward pass over so many images, from a few batches."""
+    """Time Inception v3's forward pass on one batch, and extrapolate to so many images."""
     try:
         from torchvision.models import inception_v3
-    except Exception as error:  # a torchvision built for another torch fails in its own ways
+    except Exception as error:  # a torchvision built for another torch may raise anything
         run.keep("inception", f"not run: torchvision is not importable ({type(error).__name__})")
         return
     half = run.device == "cuda"
@@ -115,7 +96,5 @@ def inception(run: Run, images: int, batches: int = 5) -> None:
     x = x.to(memory_format=torch.channels_last)
     with torch.inference_mode():
         seconds = best_of(run, lambda: model(x), batches)
-    run.keep(
-        "inception",
-        {"images_per_second": size / seconds, "extrapolated_seconds": images * seconds / size},
-    )
+    rate = size / seconds
+    run.keep("inception", {"images_per_second": rate, "extrapolated_seconds": images / rate})

@@ -1,4 +1,4 @@
-"""The report's figures, as SVG or PNG bytes."""
+"""Draw the report's figures; each is returned as the bytes of a PNG file."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.summary import OURS, Runs, competitors, profile
-from benchmarks.table import Row
+from benchmarks.harness.summary import Runs, peer_names, profile
+from benchmarks.harness.table import Row
+from benchmarks.harness.targets import OURS
 
 FLOOR = 1e-8
-"""Suboptimalities below this are drawn at it: F* is known to about 1e-7."""
+"""Lower suboptimalities are drawn at this value: F* is known to about 1e-7."""
 
 
 def style(name: str, names: list[str]) -> dict[str, object]:
-    """Ours in warm colours and strong lines, the others from blue to green."""
+    """Return the line style of a peer: ours warm and thick, the others from blue to green."""
     ours = [n for n in names if n.startswith(OURS)]
     others = [n for n in names if not n.startswith(OURS)]
     group, colours = (ours, "autumn") if name in ours else (others, "viridis")
@@ -37,21 +38,21 @@ def style(name: str, names: list[str]) -> dict[str, object]:
 
 
 def legend(figure: Figure, axes: Axes) -> None:
-    """One, below all axes."""
+    """Draw one legend below all axes."""
     lines, names = axes.get_legend_handles_labels()
     figure.legend(lines, names, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
 
 
-def data(figure: Figure, kind: str = "png", dpi: int = 110) -> bytes:
-    """The figure's file."""
+def data(figure: Figure, dpi: int = 110) -> bytes:
+    """Return the figure as PNG bytes, and close it."""
     buffer = BytesIO()
-    figure.savefig(buffer, format=kind, dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=dpi)
     plt.close(figure)
     return buffer.getvalue()
 
 
 def draw_run(axes: Axes, run: list[Row], measure: str, name: str, names: list[str]) -> None:
-    """True suboptimality so far, and dashed the certified gap so far."""
+    """Draw the lowest true suboptimality so far, and dashed the lowest certified gap so far."""
     last = [row for row in run if row.dtype == run[-1].dtype and row.repeat == run[-1].repeat]
     points = sorted((r for r in last if isfinite(r.seconds)), key=lambda r: r.seconds)
     if not points:
@@ -67,7 +68,7 @@ def draw_run(axes: Axes, run: list[Row], measure: str, name: str, names: list[st
 
 
 def curves(runs: Runs, case: str, names: list[str]) -> bytes:
-    """Gap against passes and against seconds, of one case."""
+    """Draw suboptimality and gap against passes and against seconds, for one case."""
     figure, both = plt.subplots(1, 2, figsize=(9, 4.6), sharey=True, layout="constrained")
     for axes, measure in zip(both, ("passes", "seconds"), strict=True):
         for name in names:
@@ -81,11 +82,11 @@ def curves(runs: Runs, case: str, names: list[str]) -> bytes:
 
 
 def draw_profile(axes: Axes, runs: Runs, target: float, measure: str, names: list[str]) -> None:
-    """Fraction of cases solved within a factor of the best."""
-    found = profile(runs, target, measure)
+    """Draw the fraction of cases that each peer solves within a factor of the best peer."""
+    ratios = profile(runs, target, measure)
     factors = np.geomspace(1, 100, 300)
     for name in names:
-        values = np.sort(found[name])
+        values = np.sort(ratios[name])
         share = np.searchsorted(values, factors * (1 + 1e-12), side="right") / len(values)
         axes.step(factors, share, where="post", label=name, **style(name, names))
     axes.set(xscale="log", ylim=(-0.02, 1.02), xlabel=f"times the least {measure} to {target:g}")
@@ -93,8 +94,8 @@ def draw_profile(axes: Axes, runs: Runs, target: float, measure: str, names: lis
 
 
 def profiles(runs: Runs) -> bytes:
-    """Time and passes, at 1e-3 and 1e-5."""
-    names = competitors(runs)
+    """Draw the profiles of seconds and of passes, to 1e-3 and to 1e-5."""
+    names = peer_names(runs)
     figure, grid = plt.subplots(2, 2, figsize=(9, 8), sharey=True, layout="constrained")
     for row, target in zip(grid, (1e-3, 1e-5), strict=True):
         for axes, measure in zip(row, ("seconds", "passes"), strict=True):
@@ -105,8 +106,8 @@ def profiles(runs: Runs) -> bytes:
 
 
 def headline(runs: Runs, ours: str) -> bytes:
-    """The profile of seconds to 1e-5: ours against the others."""
-    names = [n for n in competitors(runs) if n == ours or not n.startswith(OURS)]
+    """Draw the profile of seconds to 1e-5 of one solver of ours and of all other peers."""
+    names = [n for n in peer_names(runs) if n == ours or not n.startswith(OURS)]
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     draw_profile(axes, {k: v for k, v in runs.items() if k[1] in names}, 1e-5, "seconds", names)
     axes.set_ylabel("fraction of cases solved")

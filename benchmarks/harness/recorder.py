@@ -1,4 +1,4 @@
-"""The clock that stops, and what it kept."""
+"""The recorder: keeps a run's iterates, and a clock that excludes the cost of keeping them."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ Value = Callable[[np.ndarray], float]
 
 
 class OutOfTime(Exception):
-    """Raised inside a competitor when its time is up."""
+    """Raised inside a peer when its time is up."""
 
 
 class Arrived(Exception):
-    """Raised inside a competitor when it is as near the optimum as is of interest."""
+    """Raised inside a peer when it is as near the optimum as it has to be."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A moment of a run.
+    """One iterate of a run.
 
     Attributes:
-        seconds: on the competitor's clock.
-        passes: all rows read, in units of a fused value-and-gradient.
-        coefficients: `(k, d + 1)` or what `multiclass` understands; `(m, k, d + 1)` of families.
-        gap: certified, relative to `H(Y)`; NaN for a competitor that has none.
-        excess: suboptimality beyond that of the coefficients, where they are those of a later
-            moment and the difference is the competitor's own.
+        seconds: on the peer's clock.
+        passes: reads of all rows so far; a fused value and gradient is one.
+        coefficients: `(k, d + 1)` or what `multiclass` understands; `(m, k, d + 1)` for families.
+        gap: certified, relative to `H(Y)`; NaN for a peer that has none.
+        excess: added to the suboptimality of the coefficients. For a peer that only returns its
+            last coefficients: how far, by its own trace, this iterate was above them.
     """
 
     seconds: float
@@ -42,13 +42,13 @@ class Point:
 
 
 class Recorder:
-    """A clock that stops while it keeps copies, evaluates them and sets up what users have not to.
+    """Keeps iterates, evaluates them, and ends the run; its clock stops meanwhile.
 
     Args:
         limit: seconds after which the run is ended.
         value: relative suboptimality of coefficients.
-        goal: the run ends at the first point seen to be this near.
-        certify: and, where points carry gaps, whose gap is at most this.
+        goal: the run ends at the first evaluated point with at most this suboptimality.
+        certify: where points carry gaps, the gap also has to be at most this.
         scale: `H(Y)`, nats, the unit of suboptimality.
     """
 
@@ -67,17 +67,8 @@ class Recorder:
         self._known: dict[int, float] = {}
         self._paused, self._next, self._started = 0.0, 0.0, time.perf_counter()
 
-    @property
-    def seconds(self) -> float:
-        """On the clock now."""
-        return time.perf_counter() - self._started - self._paused
-
-    def pause(self, seconds: float) -> None:
-        """Take back time that a user would not have spent."""
-        self._paused += seconds
-
     def __call__(self, coefficients: np.ndarray, passes: float = 0.0, gap: float = nan) -> None:
-        """Keep a point after further `passes`; raises when the run is over."""
+        """Keep a point reached after `passes` more passes; raises when the run is over."""
         now = time.perf_counter()
         seconds = now - self._started - self._paused
         self.passes += passes
@@ -86,33 +77,32 @@ class Recorder:
         self._paused += time.perf_counter() - now
 
     def check(self, seconds: float) -> None:
-        """End the run if it has arrived, looked at sparingly, or if its time is up."""
+        """Raise if the last point has arrived, or if the time is up. Not every point is judged."""
         if seconds >= self._next:
             now = time.perf_counter()
             near = self.value(len(self.points) - 1) <= self.goal
             if near and not self.points[-1].gap > self.certify:
                 raise Arrived
-            # Every tenth more, and never longer looking than running.
+            # Judge again after a tenth more time, and spend no longer judging than running.
             self._next = seconds + max(0.1 * seconds, time.perf_counter() - now)
         if seconds > self.limit:
             raise OutOfTime
 
     def value(self, index: int) -> float:
-        """Relative suboptimality of a point, evaluated once."""
+        """Return the relative suboptimality of a point, evaluated once."""
         if index not in self._known:
             point = self.points[index]
             self._known[index] = self._value(point.coefficients) + point.excess
         return self._known[index]
 
     def replace(self, points: list[Point]) -> None:
-        """Forget what was kept and keep these."""
+        """Replace all points, for peers that start again with a larger budget."""
         self.points, self._known = points, {}
 
     def first_reached(self, target: float) -> int | None:
-        """Index of the first point at or below the target, or None.
+        """Return the index of the first point at or below the target, or None.
 
-        Bisection over the record (values fall but for line-search trials): a handful of
-        evaluations instead of one for each point.
+        Values fall except for line-search trials, so bisection needs only a few evaluations.
         """
         last = len(self.points) - 1
         for index in range(max(0, last - 2), last + 1):

@@ -1,12 +1,12 @@
-"""cyanure (Mairal 2019): its own choice, and its QNing and Catalyst variants.
+"""cyanure (Mairal 2019): its QNing and Catalyst variants.
 
-Its iterates cannot be watched and a restart would lose its memory, so the same run is made from
-zero with twice the epochs until it arrives or has used its time; only the last one counts. Its own
-trace (every fifth epoch) gives the moments in between: their suboptimality is that of the last
-coefficients by our evaluation, plus the difference to the last value by cyanure's.
+Its iterates cannot be watched and a restart would lose its memory. So it runs from zero again and
+again, with twice the epochs each time, until it arrives or its time is up. Only the last counts;
+its own trace, every fifth epoch, gives the points in between: their suboptimality is that of the
+last coefficients by our evaluation, plus how far cyanure's value was above its last one.
 
 Objective: mean loss + lambda_1/2 ||W||^2, free intercept, `lambda_1 = l2`. Two classes: one row `w`
-where ours are `-w/2` and `w/2`, so `lambda_1 = l2 / 2`. Passes are the epochs that it counts.
+where ours are `-w/2` and `w/2`, so `lambda_1 = l2 / 2`. Passes are the epochs that it reports.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.cases import Task
-from benchmarks.competitor import Competitor
-from benchmarks.record import OutOfTime, Point, Recorder
+from benchmarks.harness.cases import Task
+from benchmarks.harness.recorder import OutOfTime, Point, Recorder
+from benchmarks.peers import Peer
 
 INTERVAL = 5
 
 
 def fit(solver: str, epochs: int, task: Task) -> tuple[float, np.ndarray, np.ndarray]:
-    """Seconds, coefficients `(k, d + 1)` and the trace: rows of epochs, values, ..., seconds."""
+    """Run once; return seconds, coefficients `(k, d + 1)` and the trace.
+
+    The trace's first rows are epochs and objective values, its last one seconds.
+    """
     from cyanure.estimators import Classifier
 
     two = task.k == 2
@@ -47,11 +50,11 @@ def fit(solver: str, epochs: int, task: Task) -> tuple[float, np.ndarray, np.nda
 
 
 def run(solver: str, task: Task, record: Recorder) -> None:
-    """Longer and longer runs."""
+    """Run with more and more epochs."""
     epochs = INTERVAL
     while True:
         seconds, coefficients, trace = fit(solver, epochs, task)
-        # Set-up before its clock starts and after it stops is its user's time as well.
+        # A user also waits before cyanure's own clock starts and after it stops.
         setup = max(0.0, seconds - trace[-1, -1])
         scale = record.scale
         record.replace([
@@ -60,13 +63,13 @@ def run(solver: str, task: Task, record: Recorder) -> None:
         ])  # fmt: skip
         record.check(seconds)
         if trace[0, -1] < epochs - 2 * INTERVAL:
-            return  # its own rule ended it
+            return  # cyanure stopped by itself
         if seconds > 0.7 * record.limit:
             raise OutOfTime
         epochs = int(min(2.0 * epochs, epochs * record.limit / seconds)) + 1
 
 
-COMPETITORS = {
-    f"cyanure {solver}": Competitor(partial(run, solver), "cyanure", stochastic=True)
+PEERS = {
+    f"cyanure {solver}": Peer(partial(run, solver), "cyanure", stochastic=True)
     for solver in ("qning-miso", "qning-svrg", "catalyst-miso", "catalyst-svrg")
 }

@@ -1,21 +1,23 @@
 """torch.optim.LBFGS with its strong Wolfe line search, every closure call recorded.
 
-Objective: written as it is here, by autograd.
+Objective: ours, differentiated by autograd.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
-from benchmarks.cases import Task
-from benchmarks.competitor import Competitor
-from benchmarks.record import Recorder
+from benchmarks.harness.cases import Task
+from benchmarks.harness.recorder import Recorder
+from benchmarks.peers import Peer
 
 
-def linear(task: Task, device: str = "cpu") -> torch.nn.Linear:
-    """The layer at its start, zero or the neighbour on the path."""
+def linear(task: Task) -> torch.nn.Linear:
+    """Return the layer to train, with the task's start or zero as its parameters."""
     x = torch.from_numpy(task.x)
-    layer = torch.nn.utils.skip_init(torch.nn.Linear, task.d, task.k, dtype=x.dtype, device=device)
+    layer = torch.nn.utils.skip_init(torch.nn.Linear, task.d, task.k, dtype=x.dtype)
     torch.nn.init.zeros_(layer.weight)
     torch.nn.init.zeros_(layer.bias)
     if task.start is not None:
@@ -26,18 +28,23 @@ def linear(task: Task, device: str = "cpu") -> torch.nn.Linear:
 
 
 def coefficients(layer: torch.nn.Linear) -> torch.Tensor:
-    """`(k, d + 1)` on the host."""
+    """Return the layer's coefficients `(k, d + 1)` on the host."""
     return torch.cat([layer.weight, layer.bias[:, None]], 1).detach().cpu()
 
 
-def run(task: Task, record: Recorder) -> None:
-    """History of 10, until the recorder ends it or rounding does."""
-    x, y = torch.from_numpy(task.x), torch.from_numpy(task.y)
-    layer = linear(task)
-    optimiser = torch.optim.LBFGS(
-        layer.parameters(), max_iter=10_000, max_eval=10**6, tolerance_grad=0,
+def lbfgs(parameters: Iterable[torch.Tensor]) -> torch.optim.LBFGS:
+    """Return the optimiser with a history of 10 and its own stopping rules switched off."""
+    return torch.optim.LBFGS(
+        parameters, max_iter=10_000, max_eval=10**6, tolerance_grad=0,
         tolerance_change=0, history_size=10, line_search_fn="strong_wolfe",
     )  # fmt: skip
+
+
+def run(task: Task, record: Recorder) -> None:
+    """Run until the recorder ends it, or rounding leaves nothing to gain."""
+    x, y = torch.from_numpy(task.x), torch.from_numpy(task.y)
+    layer = linear(task)
+    optimiser = lbfgs(layer.parameters())
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
@@ -50,4 +57,4 @@ def run(task: Task, record: Recorder) -> None:
     optimiser.step(closure)
 
 
-COMPETITORS = {"torch lbfgs": Competitor(run, "torch")}
+PEERS = {"torch lbfgs": Peer(run, "torch")}

@@ -1,11 +1,10 @@
 """torch.optim.Adam as probe scripts use it: minibatches of 256, 100 epochs, cosine schedule.
 
-Shuffled each epoch, betas of 0.9 and 0.999, learning rates 1e-3 (the usual default), 1e-2 and 1e-1:
-each is a competitor, and only the best of all competitors counts, so that the grid costs nothing.
-A run starts anew after its 100 epochs, from where it is, for as long as there is time.
+Rows are shuffled each epoch; betas are 0.9 and 0.999. Learning rates of 1e-3 (the usual default),
+1e-2 and 1e-1 are one peer each: only the best peer counts, so choosing the rate costs it no time.
+After 100 epochs the schedule starts again from the present weights, while there is time.
 
-Objective: ours, the penalty in the loss (Adam's `weight_decay` would scale the penalty's gradient
-as the rest, which is the same, but would also shrink the bias).
+Objective: ours, with the penalty in the loss: Adam's `weight_decay` would also shrink the bias.
 """
 
 from __future__ import annotations
@@ -14,16 +13,16 @@ from functools import partial
 
 import torch
 
-from benchmarks.cases import Task
-from benchmarks.competitor import Competitor
-from benchmarks.competitors.torch_lbfgs import coefficients, linear
-from benchmarks.record import Recorder
+from benchmarks.harness.cases import Task
+from benchmarks.harness.recorder import Recorder
+from benchmarks.peers import Peer
+from benchmarks.peers.torch_lbfgs import coefficients, linear
 
 BATCH, EPOCHS = 256, 100
 
 
 def run(rate: float, task: Task, record: Recorder) -> None:
-    """Epochs until the recorder ends them; each is one pass."""
+    """Run epochs, one pass each, until the recorder ends the run."""
     x, y = torch.from_numpy(task.x), torch.from_numpy(task.y)
     layer = linear(task)
     generator = torch.Generator().manual_seed(0)
@@ -41,7 +40,7 @@ def run(rate: float, task: Task, record: Recorder) -> None:
             record(coefficients(layer).numpy(), 1.0)
 
 
-COMPETITORS = {
-    f"torch adam {rate:g}": Competitor(partial(run, rate), "torch", stochastic=True)
+PEERS = {
+    f"torch adam {rate:g}": Peer(partial(run, rate), "torch", stochastic=True)
     for rate in (1e-3, 1e-2, 1e-1)
 }

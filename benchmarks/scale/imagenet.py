@@ -1,20 +1,20 @@
 """Probes at the size of ImageNet: passes, seconds, throughput against ceilings, and a cost model.
 
-    python -m benchmarks.imagenet_scale --out out                   # the processor, ten minutes
-    python -m benchmarks.imagenet_scale --out out --device cuda     # 1 281 167 x 2 048 x 1 000
+    python -m benchmarks.scale --out out                   # the processor, ten minutes
+    python -m benchmarks.scale --out out --device cuda     # 1 281 167 x 2 048 x 1 000
 
-Activations are those of `benchmarks.spectrum`, kept in half precision; the penalty is 1e-3 times
-their mean variance, `tol=1e-3`. A cold solve starts from nothing, a warm one from the probe of a
-checkpoint that has drifted by 0.1. Ceilings are measured in the same run on the same device: a copy
-of a matrix, and the product of float32 rows with weights, in the shapes that a pass has.
+Activations are synthetic (`benchmarks.scale.spectrum`), in half precision; the penalty is 1e-3
+times their mean variance, and `tol=1e-3`. A cold solve starts from zero, a warm one from the probe
+of a checkpoint that has drifted by 0.1. Two ceilings are measured in the same run on the same
+device: a copy of a matrix, and the product of float32 rows with weights in the shapes of a pass.
 
-The first half of the time goes to a grid of sizes, to which the cost model is fitted, and to others
-that judge it. The rest, on a processor, to the largest part of the ImageNet problem for which the
-model promises to be done in time, and on a GPU to the whole of it: `--probes` cold and warm, beside
-torch.optim.LBFGS (and cuML where it is importable) on one layer and the forward pass of Inception
-v3 (where torchvision is) over as many images, extrapolated from a few batches.
+First a grid of sizes is solved, to which the cost model is fitted, and other sizes, on which it is
+tested. Then a processor solves the largest part of the ImageNet problem for which the model expects
+enough time; a GPU solves the whole problem for `--probes` layers, cold and warm. For comparison,
+torch.optim.LBFGS, and cuML if it is installed, solve one layer, and the forward pass of Inception
+v3, if torchvision is installed, is timed on a few batches and extrapolated to all images.
 
-Writes `imagenet_scale.json` and prints the table that it writes to `imagenet_scale.md`.
+Writes `imagenet_scale.json`, and prints the table that it writes to `imagenet_scale.md`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from typing import Any
 
 import torch
 
-from benchmarks.cost_model import CostModel, Measurement, sample_rows
-from benchmarks.scale_peers import inception, torch_lbfgs
-from benchmarks.scale_run import Run, ceilings, cold_and_warm
-from benchmarks.spectrum import Features
-from benchmarks.table import machine, versions
+from benchmarks.harness.table import machine, versions
+from benchmarks.scale.cost_model import CostModel, Measurement, sample_rows
+from benchmarks.scale.measure import Run, ceilings, cold_and_warm
+from benchmarks.scale.peers import inception, torch_lbfgs
+from benchmarks.scale.spectrum import Features
 from convexprobe import estimate
 from convexprobe.streaming import free_memory
 
 IMAGES, FEATURES, CLASSES = 1_281_167, 2_048, 1_000
 FURTHER = 5.0
-"""Passes that the largest size is given beyond the model's, which knows of no class count: 2 048
-features and 1 000 classes need some steps more."""
+"""Passes added to the model's for the largest size: with 2 048 features and 1 000 classes a solve
+needs some more, and the model of passes knows nothing of classes."""
 
 GRIDS = {
     "cpu": [
@@ -61,67 +61,65 @@ HELD_OUT = {
 
 
 def fit_models(run: Run, grid: list[tuple[int, ...]], judges: list[tuple[int, ...]]) -> CostModel:
-    """Measure the sizes, fit cold and warm, judge both; returns the cold model."""
-    cold_and_warm(run, Features(*grid[0]))  # the first of all also sets up libraries
+    """Measure all sizes; fit a cold and a warm model to `grid`, test them on `judges`.
+
+    Returns the cold model.
+    """
+    cold_and_warm(run, Features(*grid[0]))  # not counted: the first solve also sets up libraries
     measured: list[Measurement] = []
     for size in grid:
         measured += cold_and_warm(run, Features(*size))
         run.keep("grid", [asdict(m) for m in measured])
-    others = [m for size in judges for m in cold_and_warm(run, Features(*size))]
-    run.keep("held_out", [asdict(m) for m in others])
+    held_out = [m for size in judges for m in cold_and_warm(run, Features(*size))]
+    run.keep("held_out", [asdict(m) for m in held_out])
     models = {}
     for start in ("cold", "warm"):
         here = [m for m in measured if m.start == start]
         model = CostModel.fit(here, run.results["ceilings"]["flops"])
-        judged = [m for m in others if m.start == start]
-        models[start] = model
-        run.keep(
-            f"model_{start}",
-            {**asdict(model), "held_out_predicted_over_measured": model.errors(judged)},
-        )
-        run.keep(
-            f"expected_{start}_one_probe_seconds",
-            model.expected_seconds(IMAGES, FEATURES, CLASSES),
-        )
+        judged = [m for m in held_out if m.start == start]
+        models[start], errors = model, model.errors(judged)
+        run.keep(f"model_{start}", {**asdict(model), "held_out_predicted_over_measured": errors})
+        seconds = model.expected_seconds(IMAGES, FEATURES, CLASSES)
+        run.keep(f"expected_{start}_one_probe_seconds", seconds)
     return models["cold"]
 
 
 def largest(run: Run, model: CostModel, d: int, k: int) -> None:
-    """The most rows of `d` features and `k` classes that time and memory are enough for.
+    """Solve for as many rows of `d` features and `k` classes as time and memory allow.
 
-    At least `4 sample_rows`: of fewer rows the sample may be all, which the model does not know.
+    At least `4 sample_rows`: of fewer rows all may be sampled, which the model does not cover.
     """
     free = 0.8 * free_memory(torch.device("cpu"))
     n = IMAGES
     while n > 4 * sample_rows(d):
         passes = model.expected_passes(n, d) + FURTHER
-        # cold and warm, and the rows are made twice
+        # A cold and a warm solve; 0.7 leaves time to make the rows twice.
         seconds = 2.0 * model.expected_seconds(n, d, k, passes)
         if seconds <= 0.7 * run.left and expected_bytes(n, d, k) <= free:
             break
         n = int(0.9 * n)
-    found = cold_and_warm(run, Features(n, d, k), limit=max(20.0, 0.4 * run.left))
-    run.keep("largest", [asdict(m) for m in found])
+    solves = cold_and_warm(run, Features(n, d, k), limit=max(20.0, 0.4 * run.left))
+    run.keep("largest", [asdict(m) for m in solves])
 
 
 def whole(run: Run, probes: int, size: tuple[int, int, int]) -> None:
-    """All layers cold, and again at the next checkpoint, one layer in memory at a time."""
-    found: list[Measurement] = []
+    """Solve all layers cold, and warm at the next checkpoint; one layer is in memory at a time."""
+    solves: list[Measurement] = []
     for layer in range(probes):
-        found += cold_and_warm(run, Features(*size, seed=layer))
-        run.keep("whole", [asdict(m) for m in found])
+        solves += cold_and_warm(run, Features(*size, seed=layer))
+        run.keep("whole", [asdict(m) for m in solves])
     for start in ("cold", "warm"):
-        run.keep(f"whole_{start}_seconds", sum(m.seconds for m in found if m.start == start))
+        run.keep(f"whole_{start}_seconds", sum(m.seconds for m in solves if m.start == start))
 
 
 def expected_bytes(n: int, d: int, k: int) -> float:
-    """Host memory of the rows in float16 and of a fit to them, as `convexprobe.estimate` tells."""
+    """Return the host bytes of float16 rows and of a fit to them, by `convexprobe.estimate`."""
     x = torch.empty((n, d), dtype=torch.float16, device="meta")
     return 2.0 * n * d + estimate(x, torch.arange(n) % k, l2=1.0).total.host
 
 
 def table(results: dict[str, Any]) -> str:
-    """The measurements in Markdown, and under them what follows from them."""
+    """Write the measurements as a Markdown table, and all other results as a list below it."""
     lines = [
         "| rows | features | classes | start | passes | seconds | gap / H(Y) | status "
         "| GB/s of rows | GFLOP/s | of product |",
@@ -147,9 +145,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--seconds", type=float, default=600, help="for all of it")
+    parser.add_argument("--seconds", type=float, default=600, help="time for the whole command")
     parser.add_argument("--probes", type=int, default=20, help="layers of the whole problem (GPU)")
-    parser.add_argument("--shrink", type=int, default=1, help="divide all sizes, to try it out")
+    parser.add_argument("--shrink", type=int, default=1, help="divide all sizes by this, for tests")
     settings = parser.parse_args(arguments)
     run = Run(settings.device, time.perf_counter() + settings.seconds, settings.out)
     d, k = max(16, FEATURES // settings.shrink), max(10, CLASSES // settings.shrink)
@@ -176,7 +174,3 @@ def main(arguments: list[str] | None = None) -> None:
     text = table(run.results)
     (run.out / "imagenet_scale.md").write_text(text)
     print(text)
-
-
-if __name__ == "__main__":
-    main()

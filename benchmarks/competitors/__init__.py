@@ -1,1 +1,0 @@
-"""Competitors, discovered by being here: a file with `COMPETITORS`, a `Competitor` by name."""

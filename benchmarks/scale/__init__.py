@@ -1,0 +1,1 @@
+"""The size of ImageNet: `python -m benchmarks.scale`, see `benchmarks.scale.imagenet`."""

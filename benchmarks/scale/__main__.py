@@ -1,0 +1,5 @@
+"""The command `python -m benchmarks.scale`."""
+
+from benchmarks.scale.imagenet import main
+
+main()
