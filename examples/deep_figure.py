@@ -1,11 +1,12 @@
-"""What figures 7 and 8 share: 129 probes at every checkpoint of one run, frames and movie.
+"""What figures 7 and 8 share: 129 probes at every checkpoint of one run, frames and a movie.
 
-50 000 rows, with the activations of all layers in memory, 9 GB; a movie has 5 000 rows and every
-fourth layer. A layer is probed after a shift and a scale, measured on the rows at every checkpoint:
-its mean, and the root of its mean feature variance. With its free bias the probe is the same
-problem as on the layer itself, at `l2` in units of that variance. That matters twice: from 1e-14
-(untrained, layer 128) to 1 (trained) no fixed `l2` means the same, and a layer whose mean is 1e7
-times its deviation loses the latter to float32 unless the mean goes first.
+The figures use 50 000 rows, with the activations of all layers in memory, 9 GB; a movie uses 5 000
+rows and every fourth layer. At every checkpoint a layer is centred by its mean over the rows and
+divided by the root of its mean feature variance, then probed. The probe has a free bias, so it
+solves the same problem as on the layer itself, with `l2` in units of that variance. This matters
+for two reasons. The scale runs from 1e-14 (untrained, layer 128) to 1 (trained), so that no fixed
+`l2` means the same everywhere. And where a mean is 1e7 times the deviation, float32 products lose
+the deviation unless the mean is subtracted first.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from torch.nn.functional import cross_entropy
 import convexprobe as cxp
 
 # l2 in units of a layer's mean feature variance, and the step between the layers that are probed.
-# A movie has over 60 frames, and 5 000 rows want, and are solved faster with, a larger penalty.
+# A movie takes a larger l2: fewer rows need it, and over 60 frames are solved faster with it.
 STILL, MOVIE = (1e-5, 1), (1e-3, 4)
 
 
 class Standard(nn.Module):
-    """Rows `(n, d)` less a mean `(d,)`, over one scale for all features: both buffers."""
+    """Subtracts a mean `(d,)` from rows `(n, d)`, and divides by one scale for all features."""
 
     mean: Tensor
     scale: Tensor
@@ -47,7 +48,7 @@ class Standard(nn.Module):
         self.register_buffer("scale", torch.ones(()))
 
     def measure(self, x: Tensor) -> None:
-        """Take the mean, and the root of the mean variance of these rows."""
+        """Set the mean, and the scale to the root of the mean feature variance of the rows."""
         self.mean.copy_(x.mean(0, dtype=torch.float64))
         scale = (x - self.mean).square().mean(dtype=torch.float64).sqrt()
         self.scale.copy_(torch.where(scale > 0, scale, 1.0))
@@ -58,7 +59,10 @@ class Standard(nn.Module):
 
 
 class Probed(nn.Module):
-    """A network with a `Standard`, off the path, at layers 0 (the input), `every`, `2 every`..."""
+    """A network and a `Standard` for layers 0 (the input), `every`, `2 every`, ... to probe.
+
+    The `Standard`s read the layers and do not change what the network computes.
+    """
 
     def __init__(self, model: DeepMLP, every: int = 1) -> None:
         super().__init__()
@@ -67,8 +71,8 @@ class Probed(nn.Module):
         for point in self.points:
             self.add_module(point, Standard(784 if point == "0" else UNITS))
 
-    def shown(self, x: Tensor) -> Iterator[tuple[Standard, Tensor]]:
-        """Every point with the rows that it sees."""
+    def layers_of(self, x: Tensor) -> Iterator[tuple[Standard, Tensor]]:
+        """Yield each `Standard` with its layer's activations `(n, d)`."""
         for at, h in enumerate(self.model.hidden(x)):
             if str(at) in self.points:
                 standard = self.get_submodule(str(at))
@@ -76,34 +80,34 @@ class Probed(nn.Module):
                 yield standard, h
 
     def forward(self, x: Tensor) -> None:
-        """Show the layers to their points."""
-        for standard, h in self.shown(x):
+        """Run each `Standard` on its layer, for `extract` to read its output."""
+        for standard, h in self.layers_of(x):
             standard(h)
 
     @torch.no_grad()
     def at_checkpoints(
         self, paths: Mapping[int, Path], x: Tensor
     ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Of every checkpoint the step and a state, its points measured on `x`."""
+        """Yield the step and the state of each checkpoint, its `Standard`s measured on `x`."""
         for step, path in paths.items():
             self.model.load_state_dict(load_file(path))
-            for standard, h in self.shown(x):
+            for standard, h in self.layers_of(x):
                 standard.measure(h)
             yield step, self.state_dict()
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What tells figure 7 from figure 8.
+    """What differs between figure 7 and figure 8.
 
     Attributes:
-        name: of the files.
-        build: a network of so many layers.
-        frames: minibatches at which the paper shows it, from 0.
-        marks: layers to mark, of a network of so many.
-        paper: what the paper says, a line each.
-        check: what has to be seen, by its words, in the errors `(depth + 1,)` of every frame.
-        without: the same network without what the figure is about, to train beside it, or None.
+        name: prefix of the names of files.
+        build: makes the network, given its number of layers.
+        frames: numbers of minibatches after which the paper shows the errors, from 0.
+        marks: returns the layers to mark, given the number of layers.
+        paper: what the paper says, in lines.
+        check: takes the errors `(depth + 1,)` of every frame; returns claims and whether they hold.
+        without: makes the network without what the figure is about, to train for comparison.
     """
 
     name: str
@@ -116,7 +120,7 @@ class Figure:
 
 
 def rows_of(quick: bool) -> tuple[np.ndarray, np.ndarray]:
-    """50 000 images of MNIST; the quick mode takes scikit-learn's digits, enlarged: no download."""
+    """Load 50 000 images of MNIST, or, to avoid a download, scikit-learn's digits enlarged."""
     if not quick:
         images, labels = cxp.mnist("train")
         return images[:50_000], labels[:50_000]
@@ -135,28 +139,21 @@ def probe(
     out: Path,
     quality: tuple[float, int] = STILL,
 ) -> cxp.ProbeHistory:
-    """A certified probe of the input and of the layers at every checkpoint; kept in `out`."""
+    """Probe the input and the layers at every checkpoint; results are kept in `out`."""
     l2, every = quality
     probed, x = Probed(model, every), normalise(images)
-    return cxp.probe_checkpoints(
-        probed,
-        probed.at_checkpoints(paths, x),
-        x,
-        torch.from_numpy(labels.astype(np.int64)),
-        layers=probed.points,
-        l2=l2,
-        out=out,
-    )
+    y, states = torch.from_numpy(labels.astype(np.int64)), probed.at_checkpoints(paths, x)
+    return cxp.probe_checkpoints(probed, states, x, y, layers=probed.points, l2=l2, out=out)
 
 
 def errors(history: cxp.ProbeHistory, step: int) -> np.ndarray:
-    """Training errors `(depth + 1,)` of one step."""
+    """Return the probes' training errors `(depth + 1,)` at one step, as fractions."""
     return np.array([probe.train_error for probe in history[step].values()])
 
 
 @torch.no_grad()
 def own_loss(model: DeepMLP, path: Path, images: np.ndarray, labels: np.ndarray) -> str:
-    """The network's own loss and error on at most 5 000 rows, in words."""
+    """Return a text: the network's own loss and error on the first 5 000 rows."""
     model.load_state_dict(load_file(path))
     z, y = model(normalise(images[:5_000])), torch.from_numpy(labels[:5_000].astype(np.int64))
     wrong = float((z.argmax(1) != y).double().mean())
@@ -164,7 +161,7 @@ def own_loss(model: DeepMLP, path: Path, images: np.ndarray, labels: np.ndarray)
 
 
 def draw(frames: Mapping[int, np.ndarray], marks: list[int], path: Path) -> None:
-    """One panel a frame."""
+    """Draw one panel for each frame: the errors by layer."""
     figure, axes = plt.subplots(
         1, len(frames), figsize=(11, 3.3), sharey=True, layout="constrained"
     )
@@ -180,34 +177,37 @@ def draw(frames: Mapping[int, np.ndarray], marks: list[int], path: Path) -> None
 
 
 def run(figure: Figure, argv: list[str] | None) -> None:
-    """The command line of both figures."""
+    """Run the command line of a figure."""
     parser = argparse.ArgumentParser(description=f"The paper's {figure.name}")
     parser.add_argument("--quick", action="store_true", help="8 layers, scikit-learn's digits")
-    parser.add_argument("--movie", action="store_true", help="a frame for each checkpoint, over 60")
+    parser.add_argument(
+        "--movie", action="store_true", help="also make a movie of over 60 checkpoints"
+    )
     parser.add_argument("--out", type=Path, default=Path("out"))
     settings = parser.parse_args(argv)
     name = figure.name + ("_quick" if settings.quick else "")
     depth, at = (8, (0, 20, 60)) if settings.quick else (128, figure.frames)
-    dense = [round(at[-1] * (i / 64) ** 2) for i in range(65)]  # more densely early
+    dense = [round(at[-1] * (i / 64) ** 2) for i in range(65)]  # more checkpoints early
     images, labels = rows_of(settings.quick)
     model = figure.build(depth)
     started = time.process_time()
     paths = load_or_train(
         settings.out / f"{name}_checkpoints", model, images, labels, {*dense, *at}
     )
-    print(f"{depth} layers, {len(labels)} rows, Adam at {RATE:g}, minibatches of {BATCH}: "
-          f"{time.process_time() - started:.0f} CPU seconds of training or reading")  # fmt: skip
+    print(f"{depth} layers, {len(labels)} rows, Adam at {RATE:g}, minibatches of {BATCH}: trained "
+          f"or read in {time.process_time() - started:.0f} CPU seconds")  # fmt: skip
     started = time.process_time()
     kept = settings.out / f"{name}_probes"
     history = probe(figure.build(depth), {s: paths[s] for s in at}, images, labels, kept)
-    print(f"{history}\n{time.process_time() - started:.0f} CPU seconds, extraction included")
+    spent = time.process_time() - started
+    print(f"{history}\nextracted and probed in {spent:.0f} CPU seconds")
     frames = {step: errors(history, step) for step in at}
     shown = sorted({0, 1, *range(depth // 8, depth + 1, depth // 8)})
     print("training error, %, at layer\n  step  " + "".join(f"{layer:6d}" for layer in shown))
     for step, error in frames.items():
         print(f"  {step:6d}" + "".join(f"{100 * error[layer]:6.1f}" for layer in shown))
     print("the paper:", *figure.paper, sep="\n  ")
-    if not settings.quick:  # 8 layers are no pathology
+    if not settings.quick:  # 8 layers train too easily to show what the paper describes
         for words, seen in figure.check(list(frames.values())).items():
             print(f"  {'seen' if seen else 'NOT SEEN'}: {words}")
     end = at[-1]

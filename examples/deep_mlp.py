@@ -1,9 +1,9 @@
 """The paper's pathologically deep network: 128 fully connected layers of 128 units on MNIST.
 
-The network of figures 7 and 8, its training and the checkpoints that their frames and movies come
-from. Stated by the paper: depth, units, Glorot initialisation, leaky ReLU, an auxiliary classifier
-at every 16 layers (figure 7), the input joined to that of layer 64 (figure 8). Chosen here: slope
-0.5 as in its section 3.2, zero biases, Adam at 5e-5 on shuffled minibatches of 128.
+Figures 7 and 8 use this network, its training and the checkpoints. The paper states the depth, the
+units, Glorot initialisation, leaky ReLU, an auxiliary classifier at every 16 layers (figure 7), and
+that layer 64 has the network's input as a second input (figure 8). Chosen here are a slope of 0.5,
+as in its section 3.2, zero biases, and Adam at 5e-5 on shuffled minibatches of 128.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class DeepMLP(nn.Module):
     """`depth` layers of 128 leaky ReLUs: images `(n, 1, 28, 28)` in, logits `(n, 10)` out.
 
     Args:
-        depth: layers, the classifier not counted.
-        guide_every: an auxiliary classifier at every so many layers; None for none.
-        bridge_to: the layer, counted from 1, whose input is joined by the network's; None for none.
-        seed: of the weights; the global random state stays as it is.
+        depth: number of layers without the classifier.
+        guide_every: number of layers between auxiliary classifiers; None for no classifiers.
+        bridge_to: the layer, counted from 1, that also takes the network's input; None for none.
+        seed: of the weights. The global random state is not changed.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class DeepMLP(nn.Module):
         generator = torch.Generator().manual_seed(seed)
 
         def linear(width: int, out: int) -> nn.Linear:
-            # skip_init: torch's own initialisation would draw from the global generator
+            # skip_init, because torch's own initialisation draws from the global generator
             layer = skip_init(nn.Linear, width, out)
             nn.init.xavier_normal_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
@@ -68,7 +68,7 @@ class DeepMLP(nn.Module):
         self.logits = linear(UNITS, 10)
 
     def hidden(self, x: Tensor) -> Iterator[Tensor]:
-        """The flat input `(n, 784)`, then the output of every layer `(n, 128)`."""
+        """Yield the flat input `(n, 784)`, then the output of every layer `(n, 128)`."""
         x = h = x.flatten(1)
         yield x
         for at, layer in enumerate(self.layers, start=1):
@@ -76,15 +76,15 @@ class DeepMLP(nn.Module):
             yield h
 
     def classifiers(self, x: Tensor) -> list[Tensor]:
-        """Logits `(n, 10)` of every auxiliary classifier and, last, of the network."""
-        found = []
+        """Return the logits `(n, 10)` of every auxiliary classifier and, last, of the network."""
+        guides = []
         for at, h in enumerate(self.hidden(x)):
             if str(at) in self.guides:
-                found.append(self.guides[str(at)](h))
-        return [*found, self.logits(h)]
+                guides.append(self.guides[str(at)](h))
+        return [*guides, self.logits(h)]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits `(n, 10)`."""
+        """Return the network's logits `(n, 10)`."""
         return self.classifiers(x)[-1]
 
 
@@ -97,14 +97,14 @@ def train(
     seed: int = 0,
     callback: Callable[[int], None] | None = None,
 ) -> None:
-    """Minimises the sum of all classifiers' cross-entropies, in place.
+    """Train the model in place on the sum of all classifiers' cross-entropies.
 
     Args:
         images: uint8, `(n, 28, 28)`.
         labels: integers 0 to 9, `(n,)`.
-        steps: minibatches.
-        seed: of the shuffles, one an epoch; the global random state stays as it is.
-        callback: called with the number of steps taken, 0 first.
+        steps: number of minibatches.
+        seed: of the shuffles, one for each epoch. The global random state is not changed.
+        callback: called with the number of steps taken, first with 0.
     """
     x, y = normalise(images), torch.from_numpy(labels.astype(np.int64))
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
@@ -112,7 +112,7 @@ def train(
     rows: list[Tensor] = []
     if callback is not None:
         callback(0)
-    for step in tqdm(range(steps), disable=None):  # None: on a terminal only
+    for step in tqdm(range(steps), disable=None):  # None shows the bar on a terminal only
         if not rows:
             rows = list(torch.randperm(len(y), generator=shuffle).split(BATCH))
         batch = rows.pop()
@@ -132,13 +132,13 @@ def load_or_train(
     at: Sequence[int],
     seed: int = 0,
 ) -> dict[int, Path]:
-    """The checkpoints of one run by step: read from a directory, or made and kept there.
+    """Return the checkpoint files of one run by step; train and write them if any is missing.
 
-    Each is a safetensors file `step-000500.safetensors` that appears complete or not at all, with
-    the settings of its run in it. One that is missing starts the run again from `model` as it is.
+    Each is a safetensors file `step-000500.safetensors` with the settings of its run in it. It is
+    written completely or not at all. Training starts from `model` as it is.
 
     Raises:
-        ValueError: a file there is of another run; it is left alone.
+        ValueError: a file in the directory is of another run. The file is not touched.
     """
     start = b"".join(v.numpy().tobytes() for v in model.state_dict().values())
     data = zlib.crc32(labels.astype(np.int64).tobytes(), zlib.crc32(images.tobytes()))
@@ -148,9 +148,9 @@ def load_or_train(
     paths = {step: directory / f"step-{step:06d}.safetensors" for step in sorted(at)}
     for path in filter(Path.exists, paths.values()):
         with safe_open(path, framework="pt") as file:
-            found = (file.metadata() or {}).get("run")
-        if found != run:
-            raise ValueError(f"{path}: expected run {run}, found {found}; delete it to retrain")
+            saved = (file.metadata() or {}).get("run")
+        if saved != run:
+            raise ValueError(f"{path}: expected run {run}, found {saved}; delete it to retrain")
 
     def save(step: int) -> None:
         if step in paths:

@@ -1,20 +1,20 @@
-"""A probe at every block of Inception v3, at every checkpoint of its training on ImageNet.
+"""Probe every block of Inception v3 at every checkpoint of its training on ImageNet.
 
     python examples/inception_imagenet.py IMAGENET CHECKPOINTS --out out
     torchrun --nproc-per-node 8 examples/inception_imagenet.py IMAGENET CHECKPOINTS --out out
 
-IMAGENET holds `train/<class>/<image>` and `val/<class>/<image>`; CHECKPOINTS the state dicts of
-torchvision's `inception_v3`, as files that `convexprobe.checkpoints` describes. Every block is
-averaged over its positions, or, with `--features 1000`, a fixed random choice of that many of its
-activations is kept, as in the later version of the paper. Under torchrun every rank decodes, runs
-and holds its share of the images.
+IMAGENET holds `train/<class>/<image>` and `val/<class>/<image>`. CHECKPOINTS holds state dicts of
+torchvision's `inception_v3`, in files that `convexprobe.checkpoints` describes. Every block is
+averaged over its positions. With `--features 1000` that many of its activations, a fixed random
+choice, are kept instead, as in the later version of the paper. Under torchrun every rank decodes,
+runs and holds its share of the images.
 
-Needs torchvision, the version and build (CPU or CUDA) that belong to the torch at hand: 0.28 for
-torch 2.13. Memory: the rows of all blocks, 13 752 features in float32, 70 GB for all of ImageNet
-divided by the ranks; `--per-class` takes fewer images.
+Needs the version and build (CPU or CUDA) of torchvision that belong to the installed torch: 0.28
+for torch 2.13. All blocks together have 13 752 float32 features a row: 70 GB for all of ImageNet,
+divided among the ranks. `--per-class` takes fewer images.
 
-Writes what `probe_checkpoints` records (the same command goes on after a kill), `layers.png`,
-`heatmap.png` and `movie.gif`.
+Writes the records of `probe_checkpoints`, `layers.png`, `heatmap.png` and `movie.gif`. After a kill
+the same command continues where it was.
 """
 
 from __future__ import annotations
@@ -46,16 +46,17 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Folder(Dataset[tuple[Tensor, int]]):
-    """Images by class: float32 `(3, size, size)`, normalised, and the class's number.
+    """Normalised float32 images `(3, size, size)` and the numbers of their classes.
 
     Args:
-        root: `root/<class>/<image>`; classes are numbered in the order of their names.
-        size: of the central square, of an image whose shorter side is scaled to 8/7 of it.
-        per_class: images of each class at most, the first by name; None takes all.
-        part: which of them, "i/n".
+        root: folder of `<class>/<image>`; classes are numbered in the order of their names.
+        size: side in pixels of the central square that is cut out; the image is first scaled so
+            that its shorter side is 8/7 of this.
+        per_class: how many images of a class to take, the first by name; None takes all.
+        part: share of the images, "i/n" counted from 0.
 
     Raises:
-        ValueError: no such folder, or fewer than two classes with images.
+        ValueError: there is no such folder, or fewer than two classes have images.
     """
 
     def __init__(self, root: Path, size: int, per_class: int | None, part: str = "0/1") -> None:
@@ -63,13 +64,13 @@ class Folder(Dataset[tuple[Tensor, int]]):
             raise ValueError(f"expected a folder of classes, found no {str(root)!r}")
         self.size = size
         self.classes = sorted(path.name for path in root.iterdir() if path.is_dir())
-        found = []
+        labelled = []
         for number, name in enumerate(self.classes):
             images = (p for p in (root / name).iterdir() if p.suffix.lower() in SUFFIXES)
-            found += [(path, number) for path in sorted(images)[:per_class]]
-        if len({number for _, number in found}) < 2:
-            raise ValueError(f"{str(root)!r}: expected two folders with images at least")
-        self.images = cxp.shard(found, part)
+            labelled += [(path, number) for path in sorted(images)[:per_class]]
+        if len({number for _, number in labelled}) < 2:
+            raise ValueError(f"{str(root)!r}: expected two folders with images or more")
+        self.images = cxp.shard(labelled, part)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,10 +90,10 @@ class Folder(Dataset[tuple[Tensor, int]]):
 
 
 def inception(classes: int) -> nn.Module:
-    """torchvision's Inception v3, without weights."""
+    """Make torchvision's Inception v3 without trained weights."""
     try:
         from torchvision.models import inception_v3
-    except (ImportError, RuntimeError) as error:  # one built for another torch: RuntimeError
+    except (ImportError, RuntimeError) as error:  # RuntimeError if it is built for another torch
         raise SystemExit(
             f"torchvision is needed and could not be imported ({error}); install the version and "
             f"build that belong to torch {torch.__version__} (0.28 for torch 2.13, CPU or CUDA)"
@@ -103,17 +104,17 @@ def inception(classes: int) -> nn.Module:
 def main(
     arguments: list[str] | None = None, network: Callable[[int], nn.Module] = inception
 ) -> cxp.ProbeHistory:
-    """The whole sweep; `network` makes the model for a number of classes."""
+    """Run the whole sweep; `network` makes the model, given the number of classes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("imagenet", type=Path)
     parser.add_argument("checkpoints", type=Path)
     parser.add_argument("--out", type=Path, default=Path("out"))
     parser.add_argument("--features", type=int, help="random activations of a block; else its mean")
-    parser.add_argument("--per-class", type=int, help="images of a class")
+    parser.add_argument("--per-class", type=int, help="most images of a class")
     parser.add_argument("--size", type=int, default=299, help="side of an image, pixels")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=0, help="processes that decode images")
-    parser.add_argument("--l2", type=float, help="the penalty; chosen for each block by default")
+    parser.add_argument("--l2", type=float, help="the penalty; by default chosen for each block")
     parser.add_argument("--tol", type=float, default=1e-3)
     settings = parser.parse_args(arguments)
 
@@ -136,17 +137,11 @@ def main(
     model = network(len(train.dataset.classes)).to(device)
     reduced = cxp.random_features(settings.features) if settings.features else "spatial_mean"
     history = cxp.probe_checkpoints(
-        model,
-        settings.checkpoints,
-        train,
-        layers=list(BLOCKS),
+        model, settings.checkpoints, train, layers=list(BLOCKS), test=loader("val"),
         pool={"avgpool": "flatten", "fc": "flatten", "*": reduced},
-        test=loader("val"),
-        out=settings.out / "records",
-        l2="auto" if settings.l2 is None else settings.l2,
-        tol=settings.tol,
-        group=group,
-    )
+        out=settings.out / "records", l2="auto" if settings.l2 is None else settings.l2,
+        tol=settings.tol, group=group,
+    )  # fmt: skip
     if rank == 0:
         print(history)
         history.plot_layers().figure.savefig(settings.out / "layers.png", dpi=150)

@@ -2,21 +2,21 @@
 
     python examples/information.py [--quick] [--out out]
 
-Proposition 1: H(Y | A1) <= H(Y | A2) <= ... for the layers A1, A2, ... of a network, so that none
-knows more of Y than its input does. Here both sides are exact. X is uniform on the 4 096
-vectors of 12 signs. Y is one of four classes, two parities of three signs each; with probability
-1/16 it is noise instead, or 1/2 where three other signs are positive; the last three have no part
-in it. The network rounds its activations to multiples of 1/4 and its weights to multiples of 1/64:
-every layer is a discrete variable, and float64 sums of such numbers are exact, so that equal values
-are equal bits.
+Proposition 1: H(Y | A1) <= H(Y | A2) <= ... for the layers A1, A2, ... of a network, so that no
+layer knows more of Y than its input does. Here all these are computed exactly. X is uniform on the
+4 096 vectors of 12 signs. Y is one of four classes: two parities, of three signs each. With
+probability 1/16 it is noise instead, or 1/2 where three other signs are all positive; the last
+three signs do not matter. The network rounds its activations to multiples of 1/4 and its weights to
+multiples of 1/64. So every layer is a discrete variable, and float64 sums are exact: activations
+are equal if and only if their bits are.
 
 Usable information (Xu et al. 2020) is H(Y) less the lowest cross-entropy of a family of predictors,
-in bits. Here the family is softmax(W h + b) with ||W|| at most that of the probe found. Its optimum
-is bracketed, because `l2/2 ||W||^2` of any member is at most the probe's own:
+in bits. Here the family is softmax(W h + b) with ||W|| at most that of the fitted probe. No member
+has a larger `l2/2 ||W||^2` than the probe, so the probe's gap bounds how much better one can be:
 
     H(Y) - loss  <=  usable information  <=  H(Y) - loss + gap.
 
-The probe is fitted to the distribution itself, a row of weight P(x, y) for each x and y.
+The probe is fitted to the distribution itself: one row of weight P(x, y) for each x and y.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WIDTHS = (24, 24, 16, 12, 8, 4)
 
 
 class Rounded(nn.Module):
-    """A linear layer, then ReLU cut at 4, both rounded; gradients pass as if they were not."""
+    """A linear layer and a ReLU clipped at 4, both rounded; gradients ignore the rounding."""
 
     def __init__(self, width: int, out: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class Rounded(nn.Module):
 
 
 def rounded(x: Tensor, unit: int) -> Tensor:
-    """The nearest multiple of `1/unit`; the gradient is the identity's."""
+    """Round to the nearest multiple of `1/unit`; the gradient is that of the identity."""
     return x + (torch.round(x * unit) / unit - x).detach()
 
 
 def network(seed: int = 0) -> nn.Sequential:
-    """Six rounded layers and a classifier of four classes, float64."""
+    """Make a float64 network of six rounded layers and a classifier of four classes."""
     generator = torch.Generator().manual_seed(seed)
     model = nn.Sequential()
     model.add_module("input", nn.Identity())
@@ -74,7 +74,7 @@ def network(seed: int = 0) -> nn.Sequential:
 
 
 def distribution() -> tuple[Tensor, Tensor]:
-    """Every input `(4096, 12)`, each as likely as the others, and `P(y | x)` `(4096, 4)`."""
+    """Return all inputs `(4096, 12)`, equally likely, and `P(y | x)` `(4096, 4)`."""
     x = (torch.arange(2**BITS)[:, None] >> torch.arange(BITS)) & 1
     truth = 2 * (x[:, 0:3].sum(1) % 2) + x[:, 3:6].sum(1) % 2
     noise = torch.where(x[:, 6:9].all(1), 1 / 2, 1 / 16).double()
@@ -83,7 +83,7 @@ def distribution() -> tuple[Tensor, Tensor]:
 
 
 def train(model: nn.Module, x: Tensor, p: Tensor, steps: int) -> None:
-    """Adam on the expected cross-entropy over all inputs."""
+    """Train with Adam on the expected cross-entropy over all inputs."""
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
@@ -95,12 +95,15 @@ def train(model: nn.Module, x: Tensor, p: Tensor, steps: int) -> None:
 
 
 def entropy(p: np.ndarray) -> np.ndarray:
-    """Bits of distributions along the last axis."""
+    """Return the entropies, in bits, of the distributions along the last axis."""
     return -np.sum(p * np.log2(np.where(p > 0, p, 1.0)), axis=-1)
 
 
 def conditional_entropy(layer: np.ndarray, p: np.ndarray) -> tuple[float, int]:
-    """`H(Y | A)` in bits and the number of values that A has, from those at every input."""
+    """Return `H(Y | A)` in bits and how many different values A has.
+
+    `layer` holds A at every input, `p` holds `P(y | x)`.
+    """
     _, group = np.unique(layer, axis=0, return_inverse=True)
     counts = np.bincount(group)
     joint = np.stack([np.bincount(group, weights=column) for column in p.T], axis=1)
@@ -109,13 +112,13 @@ def conditional_entropy(layer: np.ndarray, p: np.ndarray) -> tuple[float, int]:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of the picture; all but `values` in bits.
+    """What is known about one layer A.
 
     Attributes:
-        conditional: `H(Y | A)`.
-        usable: `H(Y) - loss` of the probe.
-        gap: how much more it may be.
-        values: different values that the layer has over all inputs.
+        conditional: `H(Y | A)`, bits.
+        usable: `H(Y) - loss` of the probe, bits.
+        gap: how much more the usable information may be, bits.
+        values: how many different values the layer has over all inputs.
     """
 
     conditional: float
@@ -125,29 +128,26 @@ class Layer:
 
 
 def measure(model: nn.Module, x: Tensor, p: Tensor) -> dict[str, Layer]:
-    """Both kinds of information in every layer."""
+    """Measure both kinds of information in every layer."""
     points = ["input", *(f"layer {at}" for at in range(1, 1 + len(WIDTHS)))]
     activations, _ = cxp.extract(model, [x], points, progress=False)
     label_entropy = float(entropy(p.mean(0).numpy()))
     truth = np.tile(np.arange(CLASSES), len(x))
-    found = {}
+    layers = {}
     for name, h in activations.items():
         unit = float(h.var(0).mean())
-        probe = cxp.fit_probes(
-            h.repeat_interleave(CLASSES, 0),
-            truth,
-            sample_weight=p.flatten().numpy(),
-            l2=1e-6 * (unit if unit > 0 else 1.0),
-            progress=False,
-        )["activations"]
+        rows, weights = h.repeat_interleave(CLASSES, 0), p.flatten().numpy()
+        l2 = 1e-6 * (unit if unit > 0 else 1.0)
+        probes = cxp.fit_probes(rows, truth, sample_weight=weights, l2=l2, progress=False)
+        probe = probes["activations"]
         conditional, values = conditional_entropy(h.numpy(), p.numpy())
         usable, gap = label_entropy - probe.loss / np.log(2), probe.gap / np.log(2)
-        found[name] = Layer(conditional, usable, gap, values)
-    return found
+        layers[name] = Layer(conditional, usable, gap, values)
+    return layers
 
 
 def draw(panels: dict[str, dict[str, Layer]], label_entropy: float, path: Path) -> None:
-    """Shannon's information above, usable information with its gap below, one panel a network."""
+    """Draw a panel for each network: information above, usable information and its gap below."""
     figure, axes = plt.subplots(1, 2, figsize=(9.2, 3.7), sharey=True, layout="constrained")
     for ax, (title, layers) in zip(axes, panels.items(), strict=True):
         shannon = [label_entropy - layer.conditional for layer in layers.values()]
@@ -181,14 +181,14 @@ def main(argv: list[str] | None = None) -> None:
             train(model, x, p, steps)
         layers = panels[title] = measure(model, x, p)
         print(f"\n{title}: H(Y) = {label_entropy:.4f} bits")
-        print("  layer    values   H(Y|layer)   information   usable, to within the gap")
+        print("  layer    values   H(Y|layer)   information   usable + gap, in bits")
         for name, layer in layers.items():
             shannon = label_entropy - layer.conditional
             print(f"  {name:8s} {layer.values:6d} {layer.conditional:12.4f} {shannon:13.4f} "
                   f"{layer.usable:10.4f} + {layer.gap:.4f}")  # fmt: skip
             below &= layer.usable <= shannon + 1e-9
-        found = [layer.conditional for layer in layers.values()]
-        ordered &= all(a <= b + 1e-12 for a, b in pairwise(found))
+        conditional = [layer.conditional for layer in layers.values()]
+        ordered &= all(a <= b + 1e-12 for a, b in pairwise(conditional))
         usable = [layer.usable for layer in layers.values()]
         rises = sum(b > a for a, b in pairwise(usable))
         print(f"  usable information rises at {rises} of {len(usable) - 1} layers, "

@@ -1,7 +1,7 @@
 """TensorFlow's 2015-16 MNIST tutorial network (`models/image/mnist/convolutional.py`), in torch.
 
-The network of the paper's figure 5, with the tutorial's own initialisation, loss, optimiser and
-order of examples; its docstring announces a test error of 0.8 %.
+This is the network of the paper's figure 5, with the tutorial's initialisation, loss, optimiser and
+order of examples. The tutorial's docstring announces a test error of 0.8 %.
 
     python examples/mnist_convnet.py --epochs 10 --cache mnist_convnet.pt
 """
@@ -42,13 +42,13 @@ class ConvNet(nn.Module):
     """Two convolutions and two fully connected layers: `(n, 1, 28, 28)` in, logits `(n, 10)` out.
 
     Every probe point is a module of that name, `input` included, for hooks to read. The tutorial
-    flattens height, width, channel and torch channel, height, width: a permutation of the 3 136
-    features, to which no probe is sensitive. `seed` is that of the weights.
+    flattens in the order height, width, channel, and torch in the order channel, height, width.
+    This only permutes the 3 136 features, which no probe is sensitive to. `seed` sets the weights.
     """
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        # skip_init: torch's own initialisation would draw from the global generator
+        # skip_init, because torch's own initialisation draws from the global generator
         self.input = nn.Identity()
         self.conv1_preact = skip_init(nn.Conv2d, 1, 32, 5, padding=2)
         self.conv1_postact = nn.ReLU()
@@ -74,14 +74,14 @@ class ConvNet(nn.Module):
 
 
 def normalise(images: np.ndarray) -> Tensor:
-    """`(x - 127.5) / 255`: uint8 `(n, 28, 28)` in, float32 `(n, 1, 28, 28)` in [-0.5, 0.5] out."""
+    """Map uint8 `(n, 28, 28)` to `(x - 127.5) / 255`, float32 `(n, 1, 28, 28)` in [-0.5, 0.5]."""
     if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
         raise ValueError(f"images: expected uint8 (n, 28, 28), found {images.dtype} {images.shape}")
     return torch.from_numpy((images.astype(np.float32) - 127.5) / 255)[:, None]
 
 
 def schedule(step: int, rows: int) -> tuple[float, int]:
-    """Of a step, counted from 0: the learning rate and the first row (file order, no shuffling)."""
+    """Return the learning rate and the first row of a step, counted from 0; nothing is shuffled."""
     return 0.01 * 0.95 ** (step * BATCH // rows), step * BATCH % (rows - BATCH)
 
 
@@ -94,13 +94,13 @@ def train(
     seed: int = 0,
     callback: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Trains `model` in place as the tutorial does and leaves it in evaluation mode.
+    """Train `model` in place as the tutorial does, and leave it in evaluation mode.
 
     Args:
-        images: uint8, shape `(n, 28, 28)`, n > 64; the tutorial's are all but the first 5 000.
-        labels: integers 0 to 9, shape `(n,)`.
-        epochs: passes over the rows, perhaps a fraction: 10 over 55 000 rows are 8 593 steps.
-        seed: of the dropout. The global random states stay as they are.
+        images: uint8, `(n, 28, 28)`, n > 64; the tutorial takes all but the first 5 000.
+        labels: integers 0 to 9, `(n,)`.
+        epochs: passes over the rows, not always a whole number; 10 over 55 000 are 8 593 steps.
+        seed: of the dropout. The global random states are not changed.
         callback: called after every step with the number of steps taken and the penalised loss
             (nats) before the last one. It may use the model, in any mode.
 
@@ -118,16 +118,16 @@ def train(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     device = model.logits.weight.device
     gpus = [device] if device.type == "cuda" else []
-    # of this device alone: torch.manual_seed would reseed every other one
+    # only this device's generator, because torch.manual_seed would reseed all devices
     default = torch.cuda.default_generators[device.index] if gpus else torch.default_generator
     dropout_seeds = torch.Generator().manual_seed(seed)
-    for step in tqdm(range(int(epochs * rows) // BATCH), disable=None):  # None: on a terminal only
+    for step in tqdm(range(int(epochs * rows) // BATCH), disable=None):  # None: terminal only
         optimizer.param_groups[0]["lr"], start = schedule(step, rows)
         x = normalise(images[start : start + BATCH]).to(device)
         y = torch.from_numpy(labels[start : start + BATCH].astype(np.int64)).to(device)
         model.train()
-        # nn.Dropout draws from the global generator only. One fork per step, not one around the
-        # loop, so that what a callback draws changes neither the training nor its own caller.
+        # nn.Dropout can only draw from the global generator. Forking at every step, not once
+        # around the loop, keeps the training and a callback's draws independent of each other.
         with torch.random.fork_rng(devices=gpus):
             default.manual_seed(int(torch.randint(2**62, (), generator=dropout_seeds)))
             loss = nn.functional.cross_entropy(model(x), y)
@@ -142,7 +142,7 @@ def train(
 
 @torch.no_grad()
 def test_error(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> float:
-    """The fraction, 0 to 1, of the uint8 images `(n, 28, 28)` that the model misclassifies."""
+    """Return the fraction, 0 to 1, of the uint8 images `(n, 28, 28)` that are misclassified."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     blocks = (normalise(images[i : i + 1_000]).to(device) for i in range(0, len(images), 1_000))
@@ -154,13 +154,14 @@ def test_error(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> floa
 def load_or_train(
     path: Path, images: np.ndarray, labels: np.ndarray, epochs: float = 10, seed: int = 0
 ) -> ConvNet:
-    """The trained network, in evaluation mode: read from the file `path`, or made and kept there.
+    """Read the trained network from the file `path`, or train it and write it there.
 
-    `seed` is that of the weights and of the dropout; the rest is as in `train`.
+    It is returned in evaluation mode. `seed` sets the weights and the dropout; the rest is as in
+    `train`.
 
     Raises:
-        ValueError: the file holds a network trained otherwise or on other rows, or is no such
-            file. It is left alone, because it may have taken long to make.
+        ValueError: the file holds a network of other settings or rows, or something else. It is
+            not overwritten, because it may have taken long to make.
     """
     path = Path(path)
     crc32 = zlib.crc32(labels.astype(np.int64).tobytes(), zlib.crc32(images.tobytes()))
@@ -169,16 +170,17 @@ def load_or_train(
     if path.exists():
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            found, parameters = saved["settings"], saved["parameters"]
-        except Exception as error:  # torch.load has no error of its own for a foreign file
+            saved_settings, parameters = saved["settings"], saved["parameters"]
+        except Exception as error:  # torch.load may raise anything for a foreign file
             raise ValueError(f"{path}: expected a file of load_or_train: {error}") from error
-        if found != settings:
-            raise ValueError(f"{path}: expected {settings}, found {found}; delete it to retrain")
+        if saved_settings != settings:
+            expected = f"expected {settings}, found {saved_settings}"
+            raise ValueError(f"{path}: {expected}; delete it to retrain")
         model.load_state_dict(parameters)
         return model.eval()
     train(model, images, labels, epochs=epochs, seed=seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a kill while writing must not leave half a file under the name that is read
+    # Written under another name first, so that a kill cannot leave half a file under `path`.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     torch.save({"settings": settings, "parameters": model.state_dict()}, temporary)
     os.replace(temporary, path)

@@ -2,14 +2,15 @@
 
     python examples/reproduce_figure3.py [--quick] [--large] [--out out]
 
-100 data sets, X ~ N(0, I_128) and y = sign(x.w), each with an untrained network of its own: 32
-layers of 128 units, LeakyReLU(0.5), glorot_normal, biases zero. A probe at the input and at every
-layer, its error on 10 000 new rows. The paper states neither the rows, the learning rate nor the
-steps: here 1 000 and 10 000 rows (`--large`: 100 000 too, on 20 of the data sets), and RMSProp from
-zero at rate 1e-3, 2 000 minibatches of 100, on the first 25 data sets: it takes far longer.
+There are 100 data sets, X ~ N(0, I_128) and y = sign(x.w), each with an untrained network of its
+own: 32 layers of 128 units, LeakyReLU(0.5), glorot_normal, zero biases. The input and every layer
+are probed, and the error is measured on 10 000 new rows. The paper does not state the number of
+rows, the learning rate or the steps. Here there are 1 000 and 10 000 rows (with `--large` also
+100 000, on 20 data sets). RMSProp starts from zero and takes 2 000 minibatches of 100 at rate 1e-3,
+on the first 25 data sets only, because it takes far longer.
 
-What the optimum is of: `l2` is 1e-8 of the layer's feature variance, which stands for none. What
-that changes is measured: the penalty at the optimum, and the error at a hundred times as much.
+The optimum should be that without a penalty, so `l2` is only 1e-8 of the layer's feature variance.
+Its effect is printed: the penalty at the optimum, and the change of error at a hundred times `l2`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SHOWN = (0, 1, 2, 4, 8, 16, 24, 32)
 
 
 def toy(seed: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Activations `(33, rows, 128)` of an untrained network and labels `(rows,)`, 0 or 1."""
+    """Make an untrained network's activations `(33, rows, 128)` and labels `(rows,)`, 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -52,7 +53,7 @@ def toy(seed: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def optimum(x: torch.Tensor, y: torch.Tensor, relative_l2: float) -> list[cxp.Probe]:
-    """The certified probe of every layer of `x` `(33, n, 128)`."""
+    """Fit a certified probe to every layer of `x` `(33, n, 128)`."""
     return [
         cxp.fit_probes(
             h, y.numpy(), l2=relative_l2 * float(np.var(h, axis=0).mean()), progress=False
@@ -62,9 +63,9 @@ def optimum(x: torch.Tensor, y: torch.Tensor, relative_l2: float) -> list[cxp.Pr
 
 
 def rmsprop(x: torch.Tensor, y: torch.Tensor, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights `(33, 2, 128)` and biases `(33, 1, 2)` of every probe, by RMSProp on minibatches.
+    """Fit every layer's probe by RMSProp; return weights `(33, 2, 128)` and biases `(33, 1, 2)`.
 
-    RMSProp treats each number by itself: one optimiser for all layers is one for each.
+    RMSProp treats each parameter by itself, so one optimiser for all layers equals one for each.
     """
     w = torch.zeros(len(x), 2, UNITS, requires_grad=True)
     b = torch.zeros(len(x), 1, 2, requires_grad=True)
@@ -86,7 +87,7 @@ def rmsprop(x: torch.Tensor, y: torch.Tensor, steps: int) -> tuple[torch.Tensor,
 def scores(
     x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, b: torch.Tensor
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Error and loss (nats) of every layer's probe, `(33,)` each."""
+    """Return the error (a fraction) and the loss (nats) of every layer's probe, `(33,)` each."""
     z = torch.bmm(x, w.mT) + b
     loss = cross_entropy(z.mT, y.expand(len(x), -1), reduction="none").mean(1)
     return (z.argmax(2) != y).float().mean(1).numpy(), loss.numpy()
@@ -94,9 +95,9 @@ def scores(
 
 @dataclass
 class Curves:
-    """What one number of rows gave, each a list with an array `(33,)` per data set.
+    """Results at one number of rows: lists with an array `(33,)` for each data set.
 
-    `rmsprop` and `excess` have the first `RMSPROP_SETS` only.
+    `rmsprop` and `excess` only have the first `RMSPROP_SETS` data sets.
     """
 
     optimum: list[np.ndarray] = field(default_factory=list)  # test error
@@ -110,7 +111,7 @@ class Curves:
     seconds: dict[str, float] = field(default_factory=lambda: {"optimum": 0.0, "rmsprop": 0.0})
 
     def add(self, seed: int, rows: int, steps: int) -> None:
-        """One data set: the network, both kinds of probes, their errors on new rows."""
+        """Add one data set: make its network, fit both kinds of probes, test them on new rows."""
         started = time.process_time()
         x, y = toy(seed, rows + TEST_ROWS)
         (fit, test), (truth, held) = x.split([rows, TEST_ROWS], 1), y.split([rows, TEST_ROWS])
@@ -135,7 +136,7 @@ class Curves:
 
 
 def report(rows: int, curves: Curves) -> None:
-    """The numbers of one panel, beside what the paper states."""
+    """Print the numbers of one panel, and what the paper states."""
     few = len(curves.rmsprop)
     fitted = f"{len(curves.optimum)} data sets x {1 + LAYERS} probes, {curves.certified} certified"
     print(f"\n{rows} rows, {fitted}; RMSProp on {few} of the data sets")
@@ -154,27 +155,18 @@ def report(rows: int, curves: Curves) -> None:
     passes, rms = np.concatenate(curves.passes), np.mean(curves.deepest)
     optimum, rmsprop = (f"{curves.seconds[name]:.0f}" for name in ("optimum", "rmsprop"))
     best, usual = np.mean(curves.optimum, 0)[-1], np.mean(curves.rmsprop, 0)[-1]
-    spent = (
-        f"{passes.min():.0f} to {passes.max():.0f} passes a probe, {passes.mean():.0f} on average"
-    )
-    print(f"  {spent}")
-    print(f"  CPU seconds: optimum {optimum}, network and test included; RMSProp {rmsprop}")
-    print(
-        f"  the paper: zero at the input, a climb towards 0.50, no underflow (here rms {rms:.0e})"
-    )
-    print(f"  layer 32, below a coin flip: optimum {0.5 - best:.3f}, RMSProp {0.5 - usual:.3f}")
+    print(f"  {passes.min():.0f} to {passes.max():.0f} passes a probe, mean {passes.mean():.0f}")
+    print(f"  CPU seconds: optimum {optimum}, with network and test; RMSProp {rmsprop}")
+    print("  the paper: zero error at the input, a climb towards 0.50, no underflow "
+          f"(here the root mean square of layer 32 is {rms:.0e})")  # fmt: skip
+    print(f"  layer 32, error below 0.5: optimum by {0.5 - best:.3f}, RMSProp by {0.5 - usual:.3f}")
 
 
 def draw(panels: dict[int, Curves], path: Path) -> None:
-    """One panel a number of rows: means, and the standard deviation over data sets as bands."""
-    figure, axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(4.6 * len(panels), 3.8),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    """Draw a panel for each number of rows: means, and standard deviations over data sets."""
+    size = (4.6 * len(panels), 3.8)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False,
+                                layout="constrained")  # fmt: skip
     depth = np.arange(1 + LAYERS)
     for ax, (rows, curves) in zip(axes[0], panels.items(), strict=True):
         for name, errors, colour in (
@@ -218,14 +210,12 @@ def main(argv: list[str] | None = None) -> None:
     moved = max(
         abs(b.train_error - a.train_error) for a, b in zip(light[1:], heavy[1:], strict=True)
     )
-    print(f"\na hundred times the penalty, one data set of {few} rows, layers 1 to {LAYERS}: the")
-    print(f"training error moves by {moved:.4f} at most")
+    print(f"\na hundred times the penalty, on one data set of {few} rows: the training error of"
+          f"\nlayers 1 to {LAYERS} changes by at most {moved:.4f}")  # fmt: skip
     path = settings.out / ("figure3_quick.png" if settings.quick else "figure3.png")
     draw(panels, path)
-    print(
-        f"every probe certified: {all(c.certified == np.size(c.optimum) for c in panels.values())}"
-    )
-    print(f"wrote {path}")
+    certified = all(curves.certified == np.size(curves.optimum) for curves in panels.values())
+    print(f"every probe certified: {certified}\nwrote {path}")
 
 
 if __name__ == "__main__":

@@ -2,20 +2,20 @@
 
     python examples/reproduce_figure5.py [--quick] [--movie] [--out out]
 
-Full feature maps, 50 000 rows for fitting, 10 000 for choosing l2, the 10 000 test images for the
-error. One layer is held at a time: at most 12 GB at 25 088 columns. l2 is chosen on the validation
-rows from a family of four fitted to a tenth of the rows; a third of it is used on all of them.
+Full feature maps are probed: 50 000 rows to fit, 10 000 to choose l2, and the 10 000 test images
+for the error. Only one layer is in memory, at most 12 GB for 25 088 columns. l2 is chosen on the
+validation rows from four values fitted to a tenth of the rows; a third of it is used on all rows.
 
-What has to hold exactly is checked: an affine map `h' = A h + c` cannot enlarge the class of affine
-probes. Pulled back through it, the probe `W'` of h' is a probe of h with the same loss, so
+Inequalities that must hold exactly are checked. An affine layer `h' = A h + c` cannot enlarge the
+class of affine probes: a probe `W'` of h' is also a probe `W' A` of h with the same loss, so
 
     objective(h) - gap(h)  <=  F*(h)  <=  loss(h') + l2/2 ||W' A||^2.
 
-Both sides are printed. The same holds from input to conv1_preact with the pseudo-inverse of A,
-which is injective; a difference between these two is regularisation, never the network.
+Both sides are printed. From input to conv1_preact A is injective, so the same holds backwards with
+its pseudo-inverse: a difference between these two layers comes from regularisation only.
 
-`--movie` trains two epochs instead and probes the network 64 times on the way, more often early:
-3 000 rows, as many test images, 1 000 fixed random features of every map, l2 chosen once.
+`--movie` instead trains two epochs and probes the network 64 times meanwhile, more often early. It
+takes 3 000 rows, 3 000 test images and 1 000 fixed random features of every map; l2 is chosen once.
 """
 
 from __future__ import annotations
@@ -51,32 +51,26 @@ SEARCH = (1e-4, 1e-3, 1e-2, 1e-1)  # in units of the mean feature variance
 
 
 def batches(images: np.ndarray, labels: np.ndarray) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of 500 normalised images with their labels."""
+    """Split into batches of 500 normalised images with their labels."""
     x, y = normalise(images), torch.from_numpy(labels)
     return list(zip(x.split(500), y.split(500), strict=True))
 
 
 def probe_layer(model: ConvNet, layer: str, fit: list, choose: list) -> cxp.ProbeSet:
-    """The certified probe of one layer, l2 chosen on the validation rows."""
+    """Fit the certified probe of one layer, with l2 chosen on the validation rows."""
     x, y = cxp.extract(model, fit, layer, progress=False)
     validation = cxp.extract(model, choose, layer, progress=False)
     some = np.random.default_rng(0).permutation(len(y))[: max(500, len(y) // 10)]
     part = x[layer][some]
     unit = float(part.var(dim=0).mean())
-    # A choice needs no certificate: a loose tolerance, and the solver without inner iterations,
-    # which is ahead where there are more features than rows.
+    # To choose l2 a loose tolerance is enough, and lbfgs is the fastest solver where there are more
+    # features than rows.
     first = cxp.fit_probes(
-        {layer: part},
-        y[some],
-        solver="lbfgs",
-        l2=[s * unit for s in SEARCH],
-        validation=validation,
-        tol=1e-2,
-        max_passes=100,
-        progress=False,
-    )
+        {layer: part}, y[some], solver="lbfgs", l2=[s * unit for s in SEARCH],
+        validation=validation, tol=1e-2, max_passes=100, progress=False,
+    )  # fmt: skip
     del part
-    # Ten times the rows want a smaller penalty: between the same one and a tenth of it.
+    # Ten times the rows need a smaller penalty: a third lies between the same and a tenth of it.
     return cxp.fit_probes(
         x, y, l2=first[layer].l2 / 3, validation=validation, warm_start=first, progress=False
     )
@@ -85,15 +79,13 @@ def probe_layer(model: ConvNet, layer: str, fit: list, choose: list) -> cxp.Prob
 def probe_network(
     model: ConvNet, fit: list, choose: list, test: list
 ) -> tuple[cxp.ProbeSet, dict[str, float]]:
-    """Probes of all ten points and their test errors."""
+    """Fit and print the probes of all ten points; return them and their test errors."""
     probes, errors = cxp.ProbeSet({}), {}
     for layer in PROBE_POINTS:
         started = time.perf_counter()
         probes |= probe_layer(model, layer, fit, choose)
-        errors[layer] = probes.evaluate(*cxp.extract(model, test, layer, progress=False))[
-            layer
-        ].error
-        probe = probes[layer]
+        scores = probes.evaluate(*cxp.extract(model, test, layer, progress=False))
+        errors[layer], probe = scores[layer].error, probes[layer]
         print(
             f"  {layer:15s} test error {100 * errors[layer]:5.2f} %   l2 {probe.l2:.1e}   loss "
             f"{probe.loss:.4f}   gap {probe.gap:.1e}   {probe.passes:3.0f} passes   "
@@ -104,7 +96,7 @@ def probe_network(
 
 
 def oracles(model: ConvNet, probes: cxp.ProbeSet, fit: list) -> list[tuple[str, float, float]]:
-    """Of each inequality its name, the certified lower bound and what that may not exceed."""
+    """Return each inequality's name, its certified lower bound, and the upper bound, in nats."""
 
     def weights(layer: str, *shape: int) -> torch.Tensor:
         return probes[layer].weights.reshape(10, *shape)
@@ -120,7 +112,7 @@ def oracles(model: ConvNet, probes: cxp.ProbeSet, fit: list) -> list[tuple[str, 
     conv1, conv2, fc1, logits = (
         getattr(model, n) for n in ("conv1_preact", "conv2_preact", "fc1_preact", "logits")
     )
-    # A as a matrix, (25088, 784): its pseudo-inverse carries a probe of the input forward
+    # A as a matrix (25088, 784). Its pseudo-inverse turns a probe of the input into one of conv1.
     a = torch.nn.functional.conv2d(
         torch.eye(784).reshape(784, 1, 28, 28), conv1.weight.detach(), padding=2
     ).reshape(784, -1)
@@ -143,7 +135,7 @@ def oracles(model: ConvNet, probes: cxp.ProbeSet, fit: list) -> list[tuple[str, 
 
 
 def draw(panels: dict[str, dict[str, float]], path: Path) -> None:
-    """The two panels on one scale, up to twice the error at the input; what is above is written."""
+    """Draw both panels up to twice the error at the input; higher errors are written as text."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     top = 2.0 * next(iter(panels.values()))["input"]
     for ax, (title, errors) in zip(axes, panels.items(), strict=True):
@@ -151,20 +143,14 @@ def draw(panels: dict[str, dict[str, float]], path: Path) -> None:
         ax.set(title=title, ylabel="test error (%)", ylim=(0, 100 * top))
         for at, (layer, error) in enumerate(errors.items()):
             if error > top:
-                ax.annotate(
-                    f"{layer}: {100 * error:.1f} %",
-                    (at, 96 * top),
-                    xytext=(-28, 0),
-                    textcoords="offset points",
-                    ha="right",
-                    va="center",
-                    fontsize=8,
-                )
+                ax.annotate(f"{layer}: {100 * error:.1f} %", (at, 96 * top), xytext=(-28, 0),
+                            textcoords="offset points", ha="right", va="center",
+                            fontsize=8)  # fmt: skip
     figure.savefig(path, dpi=110)
 
 
 def movie(images: np.ndarray, labels: np.ndarray, held: list, out: Path, *, quick: bool) -> None:
-    """Probes while the network trains; `held`: images and labels for the test error."""
+    """Train and probe the network; `held` has the images and labels for the test error."""
     epochs, rows, frames = (1.0, 500, 4) if quick else (2.0, 3_000, 64)
     training = slice(VALIDATION_ROWS, VALIDATION_ROWS + 2_000 if quick else None)
     model, name = ConvNet(0), "figure5_quick" if quick else "figure5"
@@ -189,13 +175,13 @@ def movie(images: np.ndarray, labels: np.ndarray, held: list, out: Path, *, quic
     path = out / f"{name}.gif"
     monitor.history.animate(path)
     spent = time.process_time() - started
-    print(f"{monitor.history}\nwrote {path}: {len(steps)} frames, {spent:.0f} CPU s with training")
+    print(f"{monitor.history}\nwrote {path}: {len(steps)} frames, {spent:.0f} CPU seconds in all")
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="2 000 rows and one epoch")
-    parser.add_argument("--movie", action="store_true", help="the movie, in place of the figure")
+    parser.add_argument("--movie", action="store_true", help="make the movie, not the figure")
     parser.add_argument("--out", type=Path, default=Path("out"))
     settings = parser.parse_args(argv)
     settings.out.mkdir(parents=True, exist_ok=True)
@@ -229,7 +215,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{stage} network, test error {100 * error:.2f} %; the paper: {PAPER[stage]}")
         started = time.perf_counter()
         probes, errors = probe_network(model, fit, choose, test)
-        print(f"  ten probes in {time.perf_counter() - started:.0f} s, extraction included")
+        print(f"  ten probes extracted and fitted in {time.perf_counter() - started:.0f} s")
         certified &= all(p.status is cxp.Status.CERTIFIED for p in probes.values())
         for name, lower, upper in oracles(model, probes, fit):
             verdict = "holds" if lower <= upper else "VIOLATED"

@@ -2,9 +2,9 @@
 
     python examples/reproduce_figure8.py [--quick] [--movie] [--out out]
 
-MNIST, 50 000 rows, training error of one probe at the input and at each layer, after 0, 500 and
-2 000 minibatches; the input is joined to that of layer 64. `deep_mlp.py` says what the paper leaves
-open.
+Draws the training error, on 50 000 rows of MNIST, of a probe at the input and at each layer after
+0, 500 and 2 000 minibatches. The bridge gives layer 64 the network's input as a second input.
+`deep_mlp.py` lists what the paper leaves open.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from deep_mlp import DeepMLP
 
 
 def check(frames: list[np.ndarray]) -> dict[str, bool]:
-    """The shapes that the paper describes."""
+    """Return what the paper describes, and whether the frames show it."""
     first, last = frames[0], frames[-1]
     bridge = len(first) // 2
     return {
-        "step 0: two bumps, the bridge starts a second one": bool(
+        "step 0: two bumps, the second one behind the bridge": bool(
             first[1] < first[bridge - 1] > 2 * first[bridge] and first[bridge] < first[-1] / 2
         ),
-        "last frame: no layer before the bridge has gained a tenth": bool(
+        "last frame: no layer before the bridge has improved by a tenth": bool(
             (last[1:bridge] > 0.9 * first[1:bridge]).all()
         ),
-        "last frame: behind it the error is less than half": bool(
+        "last frame: behind the bridge the mean error is less than half of that at step 0": bool(
             last[bridge:].mean() < first[bridge:].mean() / 2
         ),
     }
