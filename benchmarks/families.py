@@ -32,10 +32,10 @@ from benchmarks.harness.cases import Judge, Settings
 from benchmarks.harness.sklearn_loop import Fit, coefficients, loosest_fit, timed_fit
 from benchmarks.harness.targets import verdict
 from benchmarks.problems.convnet import activations
-from convexprobe.objective import Problem
-from convexprobe.path import Fitted, solve_path
+from convexprobe.activations.source import Rows
+from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
-from convexprobe.sources import Rows
+from convexprobe.solvers.path import Fitted, solve_path
 
 TARGET = 1e-3
 PATH = 10.0 ** np.linspace(-6, 5, 45)

@@ -32,11 +32,11 @@ from torch import Tensor
 
 import convexprobe as cxp
 from benchmarks.harness.targets import verdict
-from convexprobe.manifest import Manifest
-from convexprobe.objective import Problem
-from convexprobe.shards import Shards
-from convexprobe.sources import Rows, Source
-from convexprobe.streaming import Stream
+from convexprobe.activations.directory import DirectoryRows
+from convexprobe.activations.manifest import Manifest
+from convexprobe.activations.source import Rows, Source
+from convexprobe.activations.stream import Stream
+from convexprobe.problem.objective import Problem
 
 CLASSES = 10
 BATCH = 4096
@@ -93,7 +93,7 @@ def read(directory: Path) -> None:
 def a_pass(source: Source, labels: Tensor) -> Callable[[], None]:
     """Return a function that evaluates value and gradient once, in one pass over the rows."""
     problem = Problem(source, labels, [1e-3], classes=CLASSES)
-    w = problem.origin() + 1e-3  # not the origin itself, where no pass is needed
+    w = problem.constant_classifier() + 1e-3  # not the origin itself, where no pass is needed
     return lambda: (problem.evaluate(w), None)[1]
 
 
@@ -140,7 +140,7 @@ def run(directory: Path, gigabytes: float, features: int) -> None:
 
     blocks = Manifest.read(directory).blocks
     blocks = blocks[: max(1, int(len(blocks) * min(1.0, CACHED / size)))]
-    part = Shards(directory, blocks, shards.layer)
+    part = DirectoryRows(directory, blocks, shards.layer)
     part_labels = labels[: part.shape[0]]
     stream = a_pass(Stream(part, "cpu", 1e9), part_labels)
     memory = a_pass(Rows(part.load()), part_labels)

@@ -33,10 +33,10 @@ import convexprobe as cxp
 from benchmarks.harness.cases import Judge, multiclass
 from benchmarks.harness.sklearn_loop import Fit, loosest_fit
 from benchmarks.harness.targets import verdict
-from convexprobe.certificate import lower_bound
-from convexprobe.objective import Problem
-from convexprobe.sample import Sample
-from convexprobe.sources import Rows
+from convexprobe.activations.source import Rows
+from convexprobe.problem.certificate import lower_bound
+from convexprobe.problem.objective import Problem
+from convexprobe.problem.row_sample import Sample
 from examples.mnist_convnet import BATCH, PROBE_POINTS, VALIDATION_ROWS, ConvNet, normalise, train
 
 TOL = 1e-3
@@ -112,7 +112,7 @@ def faster(
     """Return seconds and name of the faster solver at its loosest tol, or `most` and "none"."""
     best, name = most, "none"
     for solver in SOLVERS:
-        seconds, *_ = loosest_fit(x, task, solver, start, divide=4, least=1e-9, most=4 * best)
+        seconds, *_ = loosest_fit(x, task, solver, start, divide=4, min_rows=1e-9, most=4 * best)
         if seconds < best:
             best, name = seconds, solver
     return best, name

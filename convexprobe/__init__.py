@@ -5,21 +5,18 @@ The words used everywhere: a *layer* is a named point of the network, its activa
 once; the *gap* a rigorous bound on `F - F*` in nats; *tol* the stopping rule `gap <= tol * H(Y)`.
 """
 
-from convexprobe.communicator import shard
-from convexprobe.datasets import mnist
-from convexprobe.estimate import Estimate, estimate
-from convexprobe.extract import extract
-from convexprobe.fit import fit_probes
-from convexprobe.history import ProbeHistory, load_history
-from convexprobe.integrations import hugging_face_callback, lightning_callback
-from convexprobe.measures import Score
-from convexprobe.monitor import ProbeMonitor
-from convexprobe.plots import plot_errors
-from convexprobe.pooling import random_features, random_projection
-from convexprobe.probes import PathPoint, Probe, ProbeSet, load_probes
-from convexprobe.remembered import Remembered, remember
-from convexprobe.shards import Shards, open_activations
-from convexprobe.solve import Solution, Status
+from convexprobe.activations.directory import DirectoryRows, open_activations
+from convexprobe.arrays.ranks import shard
+from convexprobe.datasets.mnist import mnist
+from convexprobe.extraction.extract import extract
+from convexprobe.extraction.pooling import random_features, random_projection
+from convexprobe.metrics.score import Score
+from convexprobe.plotting.figures import plot_errors
+from convexprobe.probes.cost import Estimate, estimate
+from convexprobe.probes.fit import fit_probes
+from convexprobe.probes.probe import PathPoint, Probe
+from convexprobe.probes.probe_set import ProbeSet, load_probes
+from convexprobe.probes.warm_start import Remembered, remember
 from convexprobe.solvers import (
     LBFGS,
     SAG,
@@ -31,7 +28,11 @@ from convexprobe.solvers import (
     NewtonCG,
     RMSprop,
 )
-from convexprobe.sweep import probe_checkpoints
+from convexprobe.solvers.solution import Solution, Status
+from convexprobe.training.callbacks import hugging_face_callback, lightning_callback
+from convexprobe.training.history import ProbeHistory, load_history
+from convexprobe.training.monitor import ProbeMonitor
+from convexprobe.training.sweep import probe_checkpoints
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "SOLVERS",
     "SVRG",
     "Adam",
+    "DirectoryRows",
     "Estimate",
     "Katyusha",
     "NewtonCG",
@@ -53,7 +55,6 @@ __all__ = [
     "RMSprop",
     "Remembered",
     "Score",
-    "Shards",
     "Solution",
     "Status",
     "estimate",

@@ -4,10 +4,10 @@
     torchrun --nproc-per-node 8 examples/inception_imagenet.py IMAGENET CHECKPOINTS --out out
 
 IMAGENET holds `train/<class>/<image>` and `val/<class>/<image>`. CHECKPOINTS holds state dicts of
-torchvision's `inception_v3`, in files that `convexprobe.checkpoints` describes. Every block is
-averaged over its positions. With `--features 1000` that many of its activations, a fixed random
-choice, are kept instead, as in the later version of the paper. Under torchrun every rank decodes,
-runs and holds its share of the images.
+torchvision's `inception_v3`, in files that `convexprobe/training/checkpoints.py` describes. Every
+block is averaged over its positions. With `--features 1000` that many of its activations, a fixed
+random choice, are kept instead, as in the later version of the paper. Under torchrun every rank
+decodes, runs and holds its share of the images.
 
 Needs the version and build (CPU or CUDA) of torchvision that belong to the installed torch: 0.28
 for torch 2.13. All blocks together have 13 752 float32 features a row: 70 GB for all of ImageNet,
@@ -140,7 +140,7 @@ def main(
         model, settings.checkpoints, train, layers=list(BLOCKS), test=loader("val"),
         pool={"avgpool": "flatten", "fc": "flatten", "*": reduced},
         out=settings.out / "records", l2="auto" if settings.l2 is None else settings.l2,
-        tol=settings.tol, group=group,
+        tol=settings.tol, process_group=group,
     )  # fmt: skip
     if rank == 0:
         print(history)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from tqdm import tqdm
 
-from convexprobe.datasets import mnist
+from convexprobe.datasets.mnist import mnist
 
 PROBE_POINTS: tuple[str, ...] = (
     "input",

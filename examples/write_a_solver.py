@@ -19,17 +19,18 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 import convexprobe as cxp
-from convexprobe.objective import Problem
-from convexprobe.preconditioner import Curvature, Preconditioner
-from convexprobe.sample import Sample
-from convexprobe.solvers import SOLVERS, State
-from convexprobe.solvers.base import inner, line_search
+from convexprobe.problem.objective import Problem
+from convexprobe.problem.preconditioners import Curvature, Preconditioner
+from convexprobe.problem.row_sample import Sample
+from convexprobe.solvers import SOLVERS, SolverState
+from convexprobe.solvers.base import inner
+from convexprobe.solvers.line_search import line_search
 
 Array = Any  # of whatever library the activations are in
 
 
 @dataclass
-class ConjugateState(State):
+class ConjugateState(SolverState):
     """A solver's state, and in addition `last`, the direction of the last step `(m, p)`."""
 
     last: Array = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from convexprobe import Probe, Status
-from convexprobe._array import to_numpy
+from convexprobe.arrays.backend import to_numpy
 from tests.oracle import Data, minimum, reference
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from convexprobe.objective import Problem
-from convexprobe.sources import Rows
+from convexprobe.activations.source import Rows
+from convexprobe.problem.objective import Problem
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from convexprobe._files import write_whole
-from convexprobe.manifest import Block, Layer, Manifest
-from convexprobe.store import raw_bytes
+from convexprobe._hashing import raw_bytes
+from convexprobe.activations.manifest import Block, Layer, Manifest
 
 
 class Exhausted:

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 import convexprobe as cxp
-from convexprobe._array import to_numpy
-from convexprobe.objective import Problem
-from convexprobe.solve import Status, solve
+from convexprobe.activations.placement import place
+from convexprobe.activations.source import Rows
+from convexprobe.activations.stored import HostRows
+from convexprobe.activations.stream import Stream
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS, Solver
-from convexprobe.sources import Rows
-from convexprobe.store import HostStore
-from convexprobe.streaming import Stream, place
+from convexprobe.solvers.loop import solve
+from convexprobe.solvers.solution import Status
 from tests.oracle import Data, minimum, random_data
 from tests.storage import write_activations
 
@@ -74,7 +76,7 @@ def test_the_first_steps_are_those_of_the_cpu(
     host = problem_on(as_it_comes, data, path)
     device = problem_on(on_device, data, path)
     chosen: Solver = SOLVERS[solver]()
-    w_host, w_device = host.origin(), device.origin()
+    w_host, w_device = host.constant_classifier(), device.constant_classifier()
     state_host, state_device = chosen.init(host, w_host), chosen.init(device, w_device)
     for _ in range(2):
         w_host, state_host = chosen.step(host, w_host, state_host)
@@ -158,7 +160,7 @@ def test_every_tier_gives_the_same_answer(dtype: torch.dtype, tmp_path: Path) ->
 
 def test_blocks_arrive_whole_while_others_are_multiplied() -> None:
     x = torch.randn(300_000, 64).pin_memory()
-    stream = Stream(HostStore(x), "cuda", 1e9)
+    stream = Stream(HostRows(x), "cuda", 1e9)
     busy = torch.randn(4000, 4000, device="cuda")
     for span, block in stream.blocks():
         for _ in range(20):  # the next copy runs beside this

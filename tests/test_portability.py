@@ -3,7 +3,7 @@
 CuPy refuses implicit host copies (`np.asarray` of its arrays raises) and its operations refuse
 NumPy arrays. array-api-strict enforces the same between its devices: an array on "device1" becomes
 a NumPy array only on request, and meets only arrays of its own library and device. What passes here
-asks for every transfer by name, in `convexprobe._array`.
+asks for every transfer by name, in `convexprobe.arrays.backend`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 import convexprobe as cxp
-from convexprobe._array import to_numpy
-from convexprobe.objective import Problem
-from convexprobe.solve import Status, solve
+from convexprobe.activations.source import Rows
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
-from convexprobe.sources import Rows
+from convexprobe.solvers.loop import solve
+from convexprobe.solvers.solution import Status
 from tests.oracle import minimum, random_data
 
 DEVICE = strict.Device("device1")
@@ -81,5 +82,5 @@ def test_fit_probes_keeps_the_rules_from_end_to_end() -> None:
     assert again.evaluate({"a": x_held}, held.y)["a"].loss == pytest.approx(
         host.evaluate(held.x, held.y).loss, abs=0.05
     )
-    log_proba = probe.log_proba(x_held)
-    assert log_proba.device == DEVICE and to_numpy(log_proba).shape == (80, 3)
+    predict_log_proba = probe.predict_log_proba(x_held)
+    assert predict_log_proba.device == DEVICE and to_numpy(predict_log_proba).shape == (80, 3)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import convexprobe as cxp
-from convexprobe.objective import Problem
-from convexprobe.solve import Status
-from convexprobe.sources import Rows, Source
-from convexprobe.streaming import place
+from convexprobe.activations.placement import place
+from convexprobe.activations.source import Rows, Source
+from convexprobe.problem.objective import Problem
+from convexprobe.solvers.solution import Status
 from tests.oracle import Data, minimum, random_data, reference
 from tests.storage import write_activations
 
@@ -41,7 +41,7 @@ def test_types_at_rest_in_products_and_in_sums(
     assert rows.reference.dtype == dtype
     assert {x.dtype for _, x in rows.blocks()} == {products} == {rows.take(np.arange(9)).dtype}
     problem = Problem(rows, torch.tensor(data.y), [0.1], classes=3)
-    at = problem.evaluate(problem.origin() + 0.1, keep=True)
+    at = problem.evaluate(problem.constant_classifier() + 0.1, keep=True)
     assert at.logits.dtype == products
     sums = (at.value, at.loss, at.gradient, at.entropy, at.prior, at.rounding, problem.moment)
     assert {part.dtype for part in sums} == {torch.float64}

@@ -20,12 +20,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convexprobe._array import to_numpy
-from convexprobe.fit import fit_probes
-from convexprobe.objective import Problem
-from convexprobe.solve import Solution, Status, solve
+from convexprobe.activations.source import Rows
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.probes.fit import fit_probes
+from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
-from convexprobe.sources import Rows
+from convexprobe.solvers.loop import solve
+from convexprobe.solvers.solution import Solution, Status
 from tests.oracle import Data, dense_hessian, random_data, reference
 
 TOL = 1e-6

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from convexprobe.objective import Problem
-from convexprobe.solve import solve
+from convexprobe.activations.source import Rows
+from convexprobe.problem.objective import Problem
 from convexprobe.solvers import NewtonCG
-from convexprobe.sources import Rows
+from convexprobe.solvers.loop import solve
 
 JUDGE_BYTES = 1 << 26
 """Size of a float64 block of rows: a float64 copy of all rows may not fit in memory."""

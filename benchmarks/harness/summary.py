@@ -41,7 +41,7 @@ class Reached:
 
 
 def by_run(rows: list[Row]) -> Runs:
-    """Group the rows by case and peer, in the order of the table."""
+    """Split the rows by case and peer, in the order of the table."""
     runs: Runs = defaultdict(list)
     for row in rows:
         runs[row.case, row.peer].append(row)

@@ -16,12 +16,12 @@ import torch
 from benchmarks.harness.cases import Task
 from benchmarks.harness.recorder import Recorder
 from benchmarks.peers import Peer
-from convexprobe.objective import Problem
-from convexprobe.path import solve_path
-from convexprobe.preconditioner import Identity
-from convexprobe.solve import Record
+from convexprobe.activations.source import Rows
+from convexprobe.problem.objective import Problem
+from convexprobe.problem.preconditioners import Identity
 from convexprobe.solvers import SOLVERS, Solver
-from convexprobe.sources import Rows
+from convexprobe.solvers.path import solve_path
+from convexprobe.solvers.solution import Record
 
 MAX_PASSES = 200.0
 TOL = 1e-5

@@ -11,7 +11,8 @@ from functools import lru_cache, partial
 import torch
 
 from benchmarks.harness.cases import Case, Settings
-from convexprobe import extract, mnist
+from convexprobe import mnist
+from convexprobe.extraction import extract
 from examples.mnist_convnet import PROBE_POINTS, VALIDATION_ROWS, ConvNet, load_or_train, normalise
 
 WEAK = ("fc1_preact", "fc1_postact", "logits")

@@ -33,8 +33,8 @@ from benchmarks.scale.cost_model import CostModel, Measurement, sample_rows
 from benchmarks.scale.measure import Run, ceilings, cold_and_warm
 from benchmarks.scale.peers import inception, torch_lbfgs
 from benchmarks.scale.spectrum import Features
-from convexprobe import estimate
-from convexprobe.streaming import free_memory
+from convexprobe.activations.placement import free_memory
+from convexprobe.probes import cost as estimate
 
 IMAGES, FEATURES, CLASSES = 1_281_167, 2_048, 1_000
 FURTHER = 5.0
@@ -113,7 +113,7 @@ def whole(run: Run, probes: int, size: tuple[int, int, int]) -> None:
 
 
 def expected_bytes(n: int, d: int, k: int) -> float:
-    """Return the host bytes of float16 rows and of a fit to them, by `convexprobe.estimate`."""
+    """Return the host bytes of float16 rows and of a fit to them, by `convexprobe.probes.cost`."""
     x = torch.empty((n, d), dtype=torch.float16, device="meta")
     return 2.0 * n * d + estimate(x, torch.arange(n) % k, l2=1.0).total.host
 

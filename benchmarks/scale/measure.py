@@ -17,7 +17,7 @@ from benchmarks.harness.cases import label_entropy
 from benchmarks.scale.cost_model import Measurement
 from benchmarks.scale.spectrum import Features
 from convexprobe import ProbeSet, fit_probes, remember
-from convexprobe.remembered import Remembered
+from convexprobe.probes.warm_start import Remembered
 
 DRIFT = 0.1
 TOL = 1e-3

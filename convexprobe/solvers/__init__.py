@@ -10,8 +10,10 @@ an untrained layer 1.8 / 2.3 and 2.0 / 2.9, of a trained one 2.8 / 4.2 and 3.1 /
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from convexprobe.solvers.adam import Adam
-from convexprobe.solvers.base import Solver, State
+from convexprobe.solvers.base import Solver, SolverState
 from convexprobe.solvers.katyusha import Katyusha
 from convexprobe.solvers.lbfgs import LBFGS
 from convexprobe.solvers.newton_cg import NewtonCG
@@ -32,7 +34,23 @@ SOLVERS: dict[str, type] = {
     "rmsprop": RMSprop,
 }
 
+
+def by_name(solver: str | Solver) -> Solver:
+    """A solver from its name, with its default settings; a configured solver as it is.
+
+    Raises:
+        ValueError: no solver has this name; the message has the nearest name and all of them.
+    """
+    if not isinstance(solver, str):
+        return solver
+    if solver not in SOLVERS:
+        near = get_close_matches(solver, SOLVERS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"solver: unknown name {solver!r}{hint} (known: {', '.join(SOLVERS)})")
+    return SOLVERS[solver]()
+
+
 __all__ = [
     "LBFGS", "SAG", "SAGA", "SOLVERS", "SVRG", "Adam", "Katyusha", "NewtonCG", "RMSprop",
-    "Solver", "State",
+    "Solver", "SolverState",
 ]  # fmt: skip

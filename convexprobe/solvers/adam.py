@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from convexprobe._array import Array, namespace
+from convexprobe.arrays.backend import Array, namespace
 from convexprobe.solvers.adaptive import Adaptive
 
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from convexprobe._array import Array, generator
-from convexprobe.objective import Problem
-from convexprobe.sample import Sample
-from convexprobe.solvers.base import State
+from convexprobe.arrays.backend import Array, generator
+from convexprobe.problem.objective import Problem
+from convexprobe.problem.row_sample import Sample
+from convexprobe.solvers.base import SolverState
 
 
 @dataclass
-class AdaptiveState(State):
+class AdaptiveState(SolverState):
     """Attributes: `rate` of each task, `(m,)`; running means `first` and `second` of gradients and
     their squares, `(m, p)`; `updates` made; `scale`, each parameter's unit of length, `(m, p)`."""
 
@@ -56,7 +56,7 @@ class Adaptive(ABC):
         """Evaluate at `w` and measure the columns on a sample of rows."""
         xp, at = problem.xp, problem.evaluate(w)
         sample = Sample.draw(problem, at, 2048, generator(self.seed, 0))
-        (square,) = problem.sum(xp.sum(sample.x * sample.x, axis=0))
+        (square,) = problem.all_reduce(xp.sum(sample.x * sample.x, axis=0))
         rms = xp.sqrt(square / sample.rows) * problem.d**0.5
         unit = xp.where(rms > 0, 1.0 / xp.where(rms > 0, rms, 1.0), 0.0)
         shape = (problem.m, problem.k)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from convexprobe._array import Array, generator, namespace
-from convexprobe.objective import Evaluation, Problem
-from convexprobe.preconditioner import Curvature, Inverse, Preconditioner
-from convexprobe.sample import Sample, sample_size
-from convexprobe.solvers.base import State, fresh_inverse, inner, line_search
+from convexprobe.arrays.backend import Array, generator, namespace
+from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.preconditioners import Curvature, Inverse, Preconditioner
+from convexprobe.problem.row_sample import Sample, sample_size
+from convexprobe.solvers.base import SolverState, fresh_inverse, inner
+from convexprobe.solvers.line_search import line_search
 
 
 @dataclass
-class LBFGSState(State):
+class LBFGSState(SolverState):
     """Attributes: `steps_taken` and `changes`, the last pairs `(m, p)`, newest last."""
 
     steps_taken: list[Array] = field(default_factory=list)

@@ -5,21 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from convexprobe._array import Array, generator
-from convexprobe.objective import Evaluation, Problem
-from convexprobe.preconditioner import Curvature, Preconditioner
-from convexprobe.sample import Sample, sample_size
-from convexprobe.solvers.base import (
-    State,
-    conjugate_gradient,
-    fresh_inverse,
-    inner,
-    line_search,
-)
+from convexprobe.arrays.backend import Array, generator
+from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.preconditioners import Curvature, Preconditioner
+from convexprobe.problem.row_sample import Sample, sample_size
+from convexprobe.solvers.base import SolverState, fresh_inverse, inner
+from convexprobe.solvers.conjugate_gradient import conjugate_gradient
+from convexprobe.solvers.line_search import line_search
 
 
 @dataclass
-class NewtonState(State):
+class NewtonState(SolverState):
     """Attributes: `growth`, how many times the first sample's rows the next one has."""
 
     growth: int = 1

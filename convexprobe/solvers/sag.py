@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from convexprobe._array import Array
+from convexprobe.arrays.backend import Array
 from convexprobe.solvers.stochastic import Stage, VarianceReduced
 
 
@@ -16,7 +16,7 @@ class SAG(VarianceReduced):
     from the evaluation at the snapshot, so that the paper's re-weighting by rows seen has nothing
     to correct. Gradients up to `N` updates old still act: with curvature 1 the delay is stable up
     to steps of `pi^2 / (2 N)`, and steps are at most `1.5 / N`, near the fastest.
-    A step is one pass and two over its sample; memory as in `convexprobe.solvers.stochastic`. Use
+    A step is one pass and two over its sample; memory as in `solvers.stochastic`. Use
     it as the probe paper's own proposal.
     """
 

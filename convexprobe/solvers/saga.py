@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from convexprobe._array import Array
+from convexprobe.arrays.backend import Array
 from convexprobe.solvers.stochastic import Stage, VarianceReduced
 
 

@@ -31,13 +31,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from convexprobe._array import Array, generator, like
-from convexprobe.communicator import local
-from convexprobe.objective import Evaluation, Problem
-from convexprobe.preconditioner import Curvature, Inverse, Preconditioner
-from convexprobe.sample import Sample, sample_size
-from convexprobe.softmax import curvature_product, softmax
-from convexprobe.solvers.base import State, fresh_inverse, inner, line_search
+from convexprobe.arrays.backend import Array, generator, like
+from convexprobe.arrays.ranks import local
+from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.preconditioners import Curvature, Inverse, Preconditioner
+from convexprobe.problem.row_sample import Sample, sample_size
+from convexprobe.problem.softmax import curvature_product, softmax_
+from convexprobe.solvers.base import SolverState, fresh_inverse, inner
+from convexprobe.solvers.line_search import line_search
 
 BATCH = 256
 """Rows of a batch, or a 32nd of the sample if that is fewer."""
@@ -46,7 +47,7 @@ POWER_ITERATIONS = 5
 
 
 @dataclass(frozen=True)
-class Batch:
+class MiniBatch:
     """Rows of one update.
 
     Attributes:
@@ -65,20 +66,22 @@ class Batch:
 
     def probabilities(self, w: Array) -> Array:
         """At `w`, `(m, k, b)`; half a pass over the batch."""
-        self.problem.spend(0.5 * self.rows / self.problem.n)
-        return softmax(self.problem.logits(w, self.x))
+        self.problem.count_passes(0.5 * self.rows / self.problem.n)
+        return softmax_(self.problem.logits(w, self.x))
 
     def change(self, p: Array) -> Array:
         """`change_B` for the probabilities `p`, `(m, p)`; half a pass over the batch."""
-        self.problem.spend(0.5 * self.rows / self.problem.n)
+        self.problem.count_passes(0.5 * self.rows / self.problem.n)
         change = self.problem.pullback((p - self.table) * self.weight[:, None, :], self.x)
-        return self.problem.sum(change)[0]
+        return self.problem.all_reduce(change)[0]
 
     def curvature(self, v: Array) -> Array:
         """The loss's Hessian on the batch, at the probabilities remembered, times `v`."""
-        self.problem.spend(self.rows / self.problem.n)
+        self.problem.count_passes(self.rows / self.problem.n)
         r = curvature_product(self.table, self.problem.directions(v, self.x))
-        return self.problem.sum(self.problem.pullback(r * self.weight[:, None, :], self.x))[0]
+        return self.problem.all_reduce(self.problem.pullback(r * self.weight[:, None, :], self.x))[
+            0
+        ]
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Stage:
 
     problem: Problem
     snapshot: Evaluation
-    batches: list[Batch]
+    batches: list[MiniBatch]
     order: list[int]
     inverse: Inverse
     rate: Array
@@ -108,7 +111,7 @@ class Stage:
 
 
 @dataclass
-class StageState(State):
+class StageState(SolverState):
     """Attributes: `caution`, a factor on `L`, `(m,)`."""
 
     caution: Array = None
@@ -168,7 +171,7 @@ class VarianceReduced(ABC):
         return Sample.draw(problem, at, size, generator(self.seed, step))
 
 
-def cut(sample: Sample, rng: np.random.Generator) -> list[Batch]:
+def cut(sample: Sample, rng: np.random.Generator) -> list[MiniBatch]:
     """The sample in random order, as batches."""
     xp, rows = sample.problem.xp, sample.rows
     order = rng.permutation(rows)
@@ -178,11 +181,13 @@ def cut(sample: Sample, rng: np.random.Generator) -> list[Batch]:
         index = like(local(order[a:b], sample.own), sample.x)
         x, p = xp.take(sample.x, index, axis=0), xp.take(sample.p, index, axis=2)
         weight = xp.take(sample.weight, index, axis=1)
-        batches.append(Batch(sample.problem, x, p, weight, b - a))
+        batches.append(MiniBatch(sample.problem, x, p, weight, b - a))
     return batches
 
 
-def largest_curvature(batches: list[Batch], inverse: Inverse, rng: np.random.Generator) -> Array:
+def largest_curvature(
+    batches: list[MiniBatch], inverse: Inverse, rng: np.random.Generator
+) -> Array:
     """The largest eigenvalue of `P^-1 H_B`, mean of two batches, `(m,)`."""
     total: Array = 0.0
     for batch in batches[:2]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convexprobe._array import Array, generator, like
-from convexprobe.communicator import local
-from convexprobe.objective import Problem
+from convexprobe.activations.source import Rows
+from convexprobe.arrays.backend import Array, generator, like
+from convexprobe.arrays.ranks import local
+from convexprobe.problem.objective import Problem
 from convexprobe.solvers.stochastic import Stage, StageState, VarianceReduced
-from convexprobe.sources import Rows
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class SVRG(VarianceReduced):
             communicator=problem.communicator,
         )
         w, _ = self.step(part, w, super().init(part, w))
-        problem.spend(part.passes * rows / problem.n)
+        problem.count_passes(part.passes * rows / problem.n)
         return w
 
     def order(self, batches: int, rng: np.random.Generator) -> np.ndarray:

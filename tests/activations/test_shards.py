@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import convexprobe as cxp
-import convexprobe.sinks as sinks
-from convexprobe.manifest import MANIFEST
-from convexprobe.shards import Shards
+import convexprobe.extraction.writers as sinks
+from convexprobe.activations.directory import DirectoryRows
+from convexprobe.activations.manifest import MANIFEST
 from tests.extraction.small import batches, network, same
 
 
@@ -32,7 +32,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_written_is_what_memory_would_hold(tmp_path: Path, dtype: str | None) -> None:
     expected, labels = cxp.extract(network(), batches(), dtype=dtype)
     written, again = cxp.extract(network(), batches(), dtype=dtype, out=tmp_path / "a" / "b")
-    assert isinstance(written["0"], Shards) and torch.equal(again, labels)  # type: ignore[arg-type]
+    assert isinstance(written["0"], DirectoryRows) and torch.equal(again, labels)  # type: ignore[arg-type]
     same(tmp_path / "a" / "b", expected, labels)
     if dtype == "float32":  # the manifest, blocks of 14 rows, and no other file
         assert len(list((tmp_path / "a" / "b").iterdir())) == 1 + 5
@@ -50,7 +50,7 @@ def test_any_program_can_read_a_block(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def one_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shards, Tensor]:
+def one_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[DirectoryRows, Tensor]:
     """On disk and in memory."""
     path = tmp_path_factory.mktemp("shared")
     with pytest.MonkeyPatch.context() as patch:
@@ -61,7 +61,7 @@ def one_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Shards, Tensor]
 
 @given(index=st.lists(st.integers(0, 59), min_size=1, max_size=80))
 def test_gathered_rows_are_those_of_the_matrix(
-    one_layer: tuple[Shards, Tensor], index: list[int]
+    one_layer: tuple[DirectoryRows, Tensor], index: list[int]
 ) -> None:
     shards, matrix = one_layer
     assert torch.equal(shards.gather(np.array(index)), matrix[torch.tensor(index)])
@@ -80,7 +80,7 @@ def test_a_changed_byte_is_found_and_its_block_named(tmp_path: Path, number: int
         cxp.fit_probes(cxp.open_activations(tmp_path)[0], torch.cat([y for _, y in batches()]))
 
 
-def loads(shards: Shards) -> bool:
+def loads(shards: DirectoryRows) -> bool:
     try:
         shards.load()
     except ValueError as error:

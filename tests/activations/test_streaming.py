@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 import convexprobe as cxp
-import convexprobe.streaming as streaming
-from convexprobe.objective import Problem
-from convexprobe.solve import Status
+import convexprobe.activations.stream as streaming
+from convexprobe.activations.placement import place
+from convexprobe.activations.source import Rows
+from convexprobe.activations.stored import HostRows
+from convexprobe.activations.stream import Stream
+from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
-from convexprobe.sources import Rows
-from convexprobe.store import HostStore
-from convexprobe.streaming import Stream, place
+from convexprobe.solvers.solution import Status
 from tests.oracle import random_data
 from tests.storage import Exhausted, write_activations
 
@@ -31,7 +32,7 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
     def store(x: Tensor) -> Any:
         if request.param == "host":
-            return HostStore(x)
+            return HostRows(x)
         write_activations(tmp_path, {"a": x}, torch.zeros(len(x)))
         return cxp.open_activations(tmp_path)[0]["a"]
 
@@ -42,7 +43,7 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several chunks even of a small matrix, each of several blocks."""
     monkeypatch.setattr(streaming, "CHUNK", 6000)
-    monkeypatch.setattr("convexprobe.sources.block_rows", lambda columns, reference: 64)
+    monkeypatch.setattr("convexprobe.activations.source.block_rows", lambda columns, reference: 64)
 
 
 def matrix(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -174,7 +175,7 @@ def test_samples_keep_to_the_limit(tmp_path: Path) -> None:
     assert Stream(shards, "cpu", 1e3).capacity == streaming.LEAST
     assert Stream(shards, "cpu", 1e6).capacity == 6250
     problem = Problem(Stream(shards, "cpu", 1e3), y, [1e-3], classes=3)
-    state = SOLVERS["newton-cg"](rows=5000).init(problem, problem.origin())
+    state = SOLVERS["newton-cg"](rows=5000).init(problem, problem.constant_classifier())
     assert len(state.sample.index) < 1.1 * streaming.LEAST
 
 
@@ -188,7 +189,7 @@ def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.Mo
         alive.append(weakref.ref(source := place(*args, **options)))
         return source
 
-    monkeypatch.setattr("convexprobe.fit.place", watched)
+    monkeypatch.setattr("convexprobe.probes.fit.place", watched)
     cxp.fit_probes(*cxp.open_activations(tmp_path), l2=[0.1, 1.0])
     assert len(alive) == 3
 
@@ -200,10 +201,10 @@ def test_a_device_without_room_is_given_smaller_blocks(
 ) -> None:
     x, y = matrix(3000, 6, torch.float64)
     expected = cxp.fit_probes(x, y, solver, l2=1e-2, tol=1e-2)["activations"]
-    source = Rows(x) if kind == "memory" else Stream(HostStore(x), "cpu", 1e9)
+    source = Rows(x) if kind == "memory" else Stream(HostRows(x), "cpu", 1e9)
     device = Exhausted(source.blocks, 400)
     monkeypatch.setattr(source, "blocks", device)
-    monkeypatch.setattr("convexprobe.fit.place", lambda *args, **options: source)
+    monkeypatch.setattr("convexprobe.probes.fit.place", lambda *args, **options: source)
     found = cxp.fit_probes(x, y, solver, l2=1e-2, tol=1e-2)["activations"]
     assert device.refused == 5 and source.block(6) == 256  # 8192 is halved until 400 fit
     np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-8, atol=1e-10)

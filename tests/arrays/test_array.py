@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import convexprobe._array as _array
-from convexprobe._array import combine_rows, dot_rows
+import convexprobe.arrays.backend as _array
+from convexprobe.arrays.products import combine_rows, dot_rows
 
 
 @pytest.fixture

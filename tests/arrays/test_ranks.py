@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convexprobe import fit_probes, shard
-from convexprobe.communicator import ALONE
+from convexprobe.arrays.ranks import ALONE
 
 
 def test_alone_a_sum_is_its_own() -> None:
@@ -14,7 +14,7 @@ def test_alone_a_sum_is_its_own() -> None:
     assert ALONE.sum(array)[0] is array and ALONE.stack(array) is array
     assert (ALONE.rank, ALONE.size, ALONE.span(5)) == (0, 1, (slice(0, 5), 5))
     with pytest.raises(ValueError, match="init_process_group"):
-        fit_probes(np.ones((4, 2)), np.arange(4) % 2, group="world")
+        fit_probes(np.ones((4, 2)), np.arange(4) % 2, process_group="world")
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])

@@ -17,8 +17,8 @@ import numpy as np
 import pooch
 import pytest
 
-import convexprobe.datasets as datasets
-from convexprobe.datasets import mnist
+import convexprobe.datasets.mnist as datasets
+from convexprobe.datasets.mnist import mnist
 
 Digits = dict[str, tuple[np.ndarray, np.ndarray]]
 Split = Literal["train", "test"]

@@ -12,8 +12,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from convexprobe import extract, fit_probes, remember, shard
-from convexprobe.store import HostStore
+from convexprobe import fit_probes, remember, shard
+from convexprobe.activations.stored import HostRows
+from convexprobe.extraction import extract
 from tests.distributed.world import RANKS, Ranks, agree, check, same_bits, uneven
 from tests.oracle import random_data
 
@@ -28,18 +29,18 @@ def fit_probes_returns_the_probes_of_one_process(ranks: Ranks) -> None:
     own = uneven(500, communicator)
     layers = {"one": x, "two": torch.tensor(x[:, :3])}
     mine = {name: layer[own] for name, layer in layers.items()}
-    ours = fit_probes(mine, y[own], sample_weight=s[own], group=communicator.group)
+    ours = fit_probes(mine, y[own], sample_weight=s[own], process_group=communicator.process_group)
     same_bits(ours, communicator)
     agree(ours, fit_probes(layers, y, sample_weight=s))
     again = fit_probes(
         mine, y[own], sample_weight=s[own], l2=ours["one"].l2, warm_start=ours,
-        group=communicator.group,
+        process_group=communicator.process_group,
     )  # fmt: skip
     agree(again, fit_probes(layers, y, sample_weight=s, l2=ours["one"].l2))
     moved = {name: layer + 0.1 for name, layer in mine.items()}
     later = fit_probes(
         moved, y[own], sample_weight=s[own], l2=0.01, warm_start=remember(ours, mine),
-        group=communicator.group,
+        process_group=communicator.process_group,
     )  # fmt: skip
     same_bits(later, communicator)
     agree(later, fit_probes(layers, y, sample_weight=s, l2=0.01))
@@ -55,7 +56,7 @@ def families_folds_and_validation(ranks: Ranks) -> None:
     held = random_data(90, 5, 3, seed=5)
     own, seen = uneven(400, ranks.world), uneven(90, ranks.world, (3, 0, 1, 2))
     x, y = torch.tensor(data.x), data.y
-    fit = partial(fit_probes, group="world")
+    fit = partial(fit_probes, process_group="world")
     agree(fit(x[own], y[own], cv=3), fit_probes(x, y, cv=3))
     concepts = {"zero": y == 0, "class": y}
     mine = {name: values[own] for name, values in concepts.items()}
@@ -75,7 +76,7 @@ def half_precision_rows(ranks: Ranks) -> None:
     data = random_data(700, 8, 3, seed=6)
     own = uneven(700, ranks.world)
     x = torch.tensor(data.x).half()
-    probes = fit_probes(x[own], data.y[own], l2=0.01, group="world")
+    probes = fit_probes(x[own], data.y[own], l2=0.01, process_group="world")
     same_bits(probes, ranks.world)
     agree(probes, fit_probes(x, data.y, l2=0.01))
 
@@ -86,8 +87,8 @@ def streamed_rows(ranks: Ranks) -> None:
     data = random_data(700, 8, 3, seed=11)
     own = uneven(700, ranks.world)
     x = torch.tensor(data.x[own])
-    rows, limit = (HostStore(x), 1.0) if ranks.world.rank == 1 else (x, None)
-    probes = fit_probes({"h": rows}, data.y[own], memory_limit=limit, group="world")
+    rows, limit = (HostRows(x), 1.0) if ranks.world.rank == 1 else (x, None)
+    probes = fit_probes({"h": rows}, data.y[own], memory_limit=limit, process_group="world")
     same_bits(probes, ranks.world)
     agree(probes, fit_probes({"h": data.x}, data.y))
 
@@ -101,10 +102,10 @@ def a_bad_row_is_named_on_every_rank(ranks: Ranks) -> None:
         x[7, 3] = np.nan
     for l2 in ("auto", 0.1):
         with pytest.raises(ValueError, match=r"rank 2: activations\['h'\]: .* nan in row 7, feat"):
-            fit_probes({"h": x}, data.y[own], l2=l2, group="world")
+            fit_probes({"h": x}, data.y[own], l2=l2, process_group="world")
     huge = np.full(data.x[own].shape, 1e308)
     with pytest.raises(ValueError, match=r"activations\['h'\]: values so large"):
-        fit_probes({"h": huge}, data.y[own], l2=0.1, group="world")
+        fit_probes({"h": huge}, data.y[own], l2=0.1, process_group="world")
 
 
 @check
@@ -134,9 +135,11 @@ def input_refused_on_one_rank_is_refused_on_all(ranks: Ranks) -> None:
     ]  # fmt: skip
     for error, pattern, args, options in cases:
         with pytest.raises(error, match=pattern):
-            fit_probes(*args, **options, group="world")
+            fit_probes(*args, **options, process_group="world")
     classes = [(0,), (1,), (2,)]
-    probes = fit_probes(x, [(c,) for c in y.tolist()], l2=0.1, classes=classes, group="world")
+    probes = fit_probes(
+        x, [(c,) for c in y.tolist()], l2=0.1, classes=classes, process_group="world"
+    )
     assert probes["activations"].classes == tuple(classes)
     with pytest.raises(TypeError, match="rank 0: activations"):
         probes.evaluate(None if rank == 0 else x, y, "world")
@@ -147,7 +150,7 @@ def groups_are_checked(ranks: Ranks) -> None:
     x, y = np.ones((4, 2)), np.arange(4) % 2
     for group in ("all", 3, dist.GroupMember.NON_GROUP_MEMBER):
         with pytest.raises(ValueError, match="group: expected None"):
-            fit_probes(x, y, group=group)
+            fit_probes(x, y, process_group=group)
 
 
 @check
@@ -162,4 +165,4 @@ def extraction_is_data_parallel(ranks: Ranks) -> None:
     rows = extract(model, DataLoader(mine, batch_size=16))
     assert len(rows[1]) in (32, 33)
     whole = extract(model, DataLoader(data, batch_size=16))
-    agree(fit_probes(*rows, l2=0.1, group="world"), fit_probes(*whole, l2=0.1))
+    agree(fit_probes(*rows, l2=0.1, process_group="world"), fit_probes(*whole, l2=0.1))

@@ -14,16 +14,16 @@ import torch
 
 import convexprobe
 from convexprobe import SOLVERS, Status, fit_probes
-from convexprobe._array import generator, to_numpy
-from convexprobe.certificate import lower_bound
-from convexprobe.communicator import local
-from convexprobe.objective import Problem
-from convexprobe.preconditioner import SPECTRAL, Curvature, Diagonal
-from convexprobe.sample import Sample
-from convexprobe.solve import solve
+from convexprobe.arrays.backend import generator, to_numpy
+from convexprobe.arrays.ranks import local
+from convexprobe.problem.certificate import lower_bound
+from convexprobe.problem.objective import Problem
+from convexprobe.problem.preconditioners import SPECTRAL, Curvature, Diagonal
+from convexprobe.problem.row_sample import Sample
 from convexprobe.solvers import LBFGS, SAGA, NewtonCG
-from convexprobe.validation import ValidationLoss
-from convexprobe.warm_start import Previous, best_start, transferred
+from convexprobe.solvers.early_stopping import ValidationLoss
+from convexprobe.solvers.loop import solve
+from convexprobe.solvers.starts import Previous, best_start, transferred
 from tests.distributed.world import RANKS, Ranks, check, problems, same_bits, uneven
 from tests.oracle import random_data
 from tests.storage import Exhausted
@@ -37,13 +37,13 @@ def sums_keep_library_shape_and_dtype(ranks: Ranks) -> None:
         array_api_strict.asarray([1.0, 2.0]), np.asarray(3), np.zeros((0, 2)),
     ]  # fmt: skip
     made[0].setflags(write=False)
-    for before, after in zip(made, communicator.sum(*made), strict=True):
+    for before, after in zip(made, communicator.all_reduce(*made), strict=True):
         assert type(after) is type(before) and after.dtype == before.dtype
         np.testing.assert_array_equal(to_numpy(after), RANKS * to_numpy(before))
     rank = communicator.rank
     own, rows = communicator.span(rank)
     assert (own, rows) == (slice(rank * (rank - 1) // 2, rank * (rank + 1) // 2), 6)
-    whole = communicator.stack(torch.full((rank, 2), float(rank)))
+    whole = communicator.all_gather(torch.full((rank, 2), float(rank)))
     assert whole[:, 0].tolist() == [1, 2, 2, 3, 3, 3] and whole.dtype == torch.float32
     assert communicator.texts("é" * rank) == ["", "é", "éé", "ééé"]
     assert communicator.clock(rank + 7.0) == 7.0
@@ -70,8 +70,8 @@ def an_evaluation_is_that_of_all_rows(ranks: Ranks) -> None:
                     inverses = [kind.build(s).solve(v) for s in drawn]
                     pairs.append((inverses[0], inverses[1]))
             t = to(np.asarray([0.5, 2.0]))
-            pairs += list(zip(ours.along(a, v, ours.spread(v), t),
-                              alone.along(b, v, alone.spread(v), t), strict=True))  # fmt: skip
+            rays = (p.along_ray(at, v, p.logit_change(v), t) for p, at in ((ours, a), (alone, b)))
+            pairs += list(zip(*rays, strict=True))
             index = generator(4).permutation(230)[:50]
             pairs += [(ours.batch_gradient(to(w), index), alone.batch_gradient(to(w), index))]
             first, logits = (
@@ -175,7 +175,7 @@ def a_rank_may_remember_fewer_of_its_rows(ranks: Ranks) -> None:
         few = ranks.world.rank == 1 and problem.communicator is ranks.world
         rows = np.arange(0, problem.rows.n, 2 if few else 1)
         old = logits[:, :, problem.own][:, :, rows]
-        found.append(transferred(problem, problem.origin(), old, rows)[0])
+        found.append(transferred(problem, problem.constant_classifier(), old, rows)[0])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-8)
 
 
@@ -183,7 +183,9 @@ def a_rank_may_remember_fewer_of_its_rows(ranks: Ranks) -> None:
 def budgets_are_spent_together(ranks: Ranks) -> None:
     data = random_data(300, 5, 3, seed=7)
     own = uneven(300, ranks.world)
-    call = partial(fit_probes, data.x[own], data.y[own], "lbfgs", l2=1e-4, tol=1e-9, group="world")
+    call = partial(
+        fit_probes, data.x[own], data.y[own], "lbfgs", l2=1e-4, tol=1e-9, process_group="world"
+    )
     for budget, status in (({"max_seconds": 1e-9}, Status.MAX_SECONDS),
                            ({"max_passes": 3}, Status.MAX_PASSES)):  # fmt: skip
         probes = call(**budget)
@@ -193,5 +195,5 @@ def budgets_are_spent_together(ranks: Ranks) -> None:
     ours, _ = problems(data, 1e-4, ranks.world)
     clock = SimpleNamespace(perf_counter=count().__next__ if not ranks.world.rank else lambda: 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(convexprobe.solve, "time", clock)
+        patch.setattr(convexprobe.solvers.loop, "time", clock)
         assert solve(ours, LBFGS(), tol=1e-9, max_seconds=0.5).status == (Status.MAX_SECONDS,)

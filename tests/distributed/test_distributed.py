@@ -21,9 +21,10 @@ import torch.distributed as dist
 # Importing these modules enters their checks in CHECKS.
 import tests.distributed.checks_of_fits
 import tests.distributed.checks_of_solves  # noqa: F401
-from convexprobe.communicator import Communicator
-from convexprobe.solve import Record, solve
+from convexprobe.arrays.ranks import Communicator
 from convexprobe.solvers import LBFGS
+from convexprobe.solvers.loop import solve
+from convexprobe.solvers.solution import Record
 from tests.distributed.world import CHECKS, RANKS, TIMEOUT, Ranks, problems, spawn
 from tests.oracle import random_data
 

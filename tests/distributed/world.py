@@ -11,10 +11,10 @@ import numpy as np
 import torch.multiprocessing as mp
 
 from convexprobe import ProbeSet
-from convexprobe._array import to_numpy
-from convexprobe.communicator import ALONE, Communicator
-from convexprobe.objective import Problem
-from convexprobe.sources import Rows
+from convexprobe.activations.source import Rows
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.arrays.ranks import ALONE, Communicator
+from convexprobe.problem.objective import Problem
 from tests.oracle import Data
 
 RANKS = 4
@@ -75,7 +75,7 @@ def same_bits(probes: ProbeSet, communicator: Communicator) -> None:
         for field in fields(probe):
             value = getattr(probe, field.name)
             text = to_numpy(value).tobytes().hex() if field.name in ("weights", "bias") else value
-            communicator.same(**{f"{name}.{field.name}": text})
+            communicator.check_same(**{f"{name}.{field.name}": text})
 
 
 def agree(ours: ProbeSet, theirs: ProbeSet) -> None:

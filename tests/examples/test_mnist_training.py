@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convexprobe.datasets import mnist
+from convexprobe.datasets.mnist import mnist
 from examples import mnist_convnet as convnet
 from tests.examples.images import assert_same, parameters, synthetic
 

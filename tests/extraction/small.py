@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import convexprobe as cxp
 
-Batches = list[tuple[Tensor, Tensor]]
+RepeatableData = list[tuple[Tensor, Tensor]]
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -18,7 +18,7 @@ def network(seed: int = 0) -> nn.Sequential:
         return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
 
 
-def batches(rows: int = 60, size: int = 7, seed: int = 0) -> Batches:
+def batches(rows: int = 60, size: int = 7, seed: int = 0) -> RepeatableData:
     g = torch.Generator().manual_seed(seed)
     x, y = torch.randn(rows, 6, generator=g), torch.randint(3, (rows,), generator=g)
     return list(zip(x.split(size), y.split(size), strict=True))

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
-from convexprobe.extract import extract
-from convexprobe.pooling import random_projection
+from convexprobe.extraction.extract import extract
+from convexprobe.extraction.pooling import random_projection
 from tests.extraction.networks import Failing, Text, Wrapped, normal, reused
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convexprobe.extract import extract
+from convexprobe.extraction.extract import extract
 from tests.extraction.networks import Wrapped, normal
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from convexprobe.extract import extract
+from convexprobe.extraction.extract import extract
 from tests.extraction.networks import Failing, normal
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from convexprobe.extract import extract
+from convexprobe.extraction.extract import extract
 from tests.extraction.networks import Recurrent, Text, Wrapped, normal, reused
 
 

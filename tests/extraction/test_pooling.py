@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convexprobe.pooling import (
+from convexprobe.extraction.pooling import (
     choose_pool,
     pool_rows,
     pool_rules,

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 import convexprobe as cxp
-import convexprobe.sinks as sinks
-from convexprobe.manifest import MANIFEST
-from convexprobe.pooling import random_features
+import convexprobe.extraction.writers as sinks
+from convexprobe.activations.manifest import MANIFEST
+from convexprobe.extraction.pooling import random_features
 from tests.extraction.small import Interrupted, batches, network, same
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def test_a_process_that_is_killed_resumes(tmp_path: Path) -> None:
     code = f"""
 import os, sys
 import convexprobe as cxp
-import convexprobe.sinks as sinks
+import convexprobe.extraction.writers as sinks
 from tests.extraction.small import Interrupted, batches, network
 sinks.BLOCK = 600
 model = Interrupted(network(), 99)
@@ -161,7 +161,7 @@ def test_overflow_is_refused_and_never_stored(
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     code = f"""
 import resource, torch, convexprobe as cxp
-import convexprobe.sinks as sinks
+import convexprobe.extraction.writers as sinks
 sinks.BLOCK = 8 << 20
 def data(count):
     for i in range(count):

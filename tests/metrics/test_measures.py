@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convexprobe.measures import score
+from convexprobe.metrics.score import score
 
 PROBABILITY = np.array([[0.5, 0.25, 0.25], [0.75, 0.125, 0.125], [0.25, 0.5, 0.25]])
 

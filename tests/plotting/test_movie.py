@@ -11,7 +11,7 @@ from matplotlib.animation import FFMpegWriter
 from PIL import Image
 
 from convexprobe import ProbeHistory
-from convexprobe.records import Entry, LayerResult
+from convexprobe.training.results import Entry, LayerResult
 
 matplotlib.use("Agg")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import convexprobe as cxp
-from convexprobe.store import HostStore
+from convexprobe.activations.stored import HostRows
 from tests.storage import write_activations
 
 CHILD = """
@@ -76,8 +76,8 @@ def test_a_job_that_is_still_to_be_extracted(tmp_path: Path) -> None:
 def test_tiers_and_tasks_count() -> None:
     x, y = torch.zeros(50_000, 40), np.arange(50_000) % 3
     here = cxp.estimate(x, y, l2=1.0)
-    stored = cxp.estimate(HostStore(x), y, l2=1.0)  # type: ignore[arg-type]  # a Store
-    streamed = cxp.estimate(HostStore(x), y, l2=1.0, memory_limit=1e6)  # type: ignore[arg-type]  # a Store
+    stored = cxp.estimate(HostRows(x), y, l2=1.0)  # type: ignore[arg-type]  # a StoredRows
+    streamed = cxp.estimate(HostRows(x), y, l2=1.0, memory_limit=1e6)  # type: ignore[arg-type]  # a StoredRows
     cost = {name: e.layers["activations"] for name, e in
             (("here", here), ("stored", stored), ("streamed", streamed))}  # fmt: skip
     assert [e.tiers["activations"] for e in (here, stored, streamed)] == [

@@ -14,9 +14,9 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-import convexprobe.probes
+import convexprobe.probes.probe
 from convexprobe import PathPoint, Probe, ProbeSet, Status, fit_probes, load_probes
-from convexprobe._array import to_numpy
+from convexprobe.arrays.backend import to_numpy
 from tests.probes.sets import DATA, small_set
 
 
@@ -97,7 +97,7 @@ def test_a_failing_save_leaves_the_old_file(
     if moment == "write":
         monkeypatch.setattr(Path, "write_bytes", half_written)
     else:
-        monkeypatch.setattr(convexprobe.probes.os, "replace", no_rename)
+        monkeypatch.setattr(convexprobe.probes.probe.os, "replace", no_rename)
     with pytest.raises(OSError, match="disk full"):
         small_set().save(tmp_path / "p")
     assert (tmp_path / "p").read_bytes() == before

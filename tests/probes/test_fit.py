@@ -11,8 +11,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from convexprobe import Probe, ProbeSet, Status, fit_probes
-from convexprobe.fit import GRID
-from convexprobe.folds import hold_out
+from convexprobe.probes.options import GRID
+from convexprobe.probes.splits import hold_out
 from tests.claims import parameters
 from tests.oracle import Data, minimum, random_data, reference
 

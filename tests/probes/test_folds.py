@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convexprobe import fit_probes
-from convexprobe.folds import assign_folds, hold_out
+from convexprobe.probes.splits import assign_folds, hold_out
 from tests.claims import check
 from tests.oracle import Data, random_data
 

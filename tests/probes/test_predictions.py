@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from convexprobe import fit_probes
-from convexprobe._array import to_numpy
+from convexprobe.arrays.backend import to_numpy
 from tests.oracle import random_data
 
 DATA = random_data(200, 6, 3)
@@ -29,7 +29,7 @@ def test_every_way_to_predict_agrees(dtype: Any) -> None:
     p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5  # logits of size 10 in float32
     np.testing.assert_allclose(to_numpy(probe.predict_proba(x)), p, atol=tolerance)
-    np.testing.assert_allclose(to_numpy(probe.log_proba(x)), np.log(p), atol=10 * tolerance)
+    np.testing.assert_allclose(to_numpy(probe.predict_log_proba(x)), np.log(p), atol=10 * tolerance)
     np.testing.assert_array_equal(probe.predict(x), p.argmax(axis=1))
     score = probe.evaluate(x, torch.tensor(DATA.y))
     assert score.error == pytest.approx(np.mean(p.argmax(axis=1) != DATA.y))

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from convexprobe.certificate import lower_bound, promise
-from convexprobe.objective import Problem
-from convexprobe.sample import Sample
-from convexprobe.solve import Record, solve
+from convexprobe.problem.certificate import estimated_gap, lower_bound
+from convexprobe.problem.objective import Problem
+from convexprobe.problem.row_sample import Sample
 from convexprobe.solvers import SOLVERS, NewtonCG
+from convexprobe.solvers.loop import solve
+from convexprobe.solvers.solution import Record
 from tests.oracle import Data, dense_hessian, minimum, random_data, reference
 
 RIGOUR = 1e-9
@@ -130,7 +131,7 @@ def test_with_the_mean_met_the_gap_is_the_squared_gradient(l2: float, weighted: 
     assert lower_bound(problem, at)[0] == pytest.approx(bound, abs=1e-11)
     everything = subset(problem, at.w, np.arange(problem.n))
     assert lower_bound(problem, at, everything)[0] == pytest.approx(bound, abs=1e-11)
-    assert promise(problem, at)[0] == pytest.approx(exact, rel=1e-9)
+    assert estimated_gap(problem, at)[0] == pytest.approx(exact, rel=1e-9)
 
 
 def dual_of_the_mixture(data: Data, w: np.ndarray, l2: float) -> tuple[float, float]:

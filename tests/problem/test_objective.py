@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import convexprobe.sources
-from convexprobe._array import to_numpy
-from convexprobe.objective import Problem
-from convexprobe.sample import Sample
-from convexprobe.solve import solve
+import convexprobe.activations.source
+from convexprobe.activations.source import Rows
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.problem.objective import Problem
+from convexprobe.problem.row_sample import Sample
 from convexprobe.solvers import NewtonCG
-from convexprobe.sources import Rows
+from convexprobe.solvers.loop import solve
 from tests.oracle import Data, dense_hessian, minimum, random_data, reference
 
 EXACT = {"rtol": 1e-11, "atol": 1e-12}  # float64 sums of at most 100 terms of size 1
@@ -101,7 +101,9 @@ def same_as_separate(problem: Problem, tasks: list[Data], l2: list[float]) -> No
         np.testing.assert_allclose(batch[t], expected, **EXACT)
         np.testing.assert_allclose(problem.label_entropy[t], task.label_entropy, **EXACT)
         np.testing.assert_allclose(problem.errors(w)[t], one.errors(w[t : t + 1])[0], **EXACT)
-        np.testing.assert_allclose(problem.origin()[t], one.origin()[0], **EXACT)
+        np.testing.assert_allclose(
+            problem.constant_classifier()[t], one.constant_classifier()[0], **EXACT
+        )
 
 
 def test_family_of_labels_weights_and_penalties_equals_separate_problems() -> None:
@@ -125,7 +127,7 @@ def test_family_with_labels_per_task_and_shared_weights() -> None:
 @pytest.mark.parametrize("keep", [[0], [2], [2, 0], [0, 1, 2]])
 def test_remaining_tasks_are_the_same_tasks(keep: list[int]) -> None:
     problem, tasks, l2 = family()
-    same_as_separate(problem.tasks(keep), [tasks[t] for t in keep], [l2[t] for t in keep])
+    same_as_separate(problem.take_tasks(keep), [tasks[t] for t in keep], [l2[t] for t in keep])
 
 
 @pytest.mark.parametrize("rows", [1, 7, 49, 1000])
@@ -134,7 +136,9 @@ def test_block_size_does_not_matter(rows: int, monkeypatch: pytest.MonkeyPatch) 
     w, v = point(problem), point(problem, 1)
     at, product = problem.evaluate(w), everything(problem, w).curvature(v)
     errors = problem.errors(w)
-    monkeypatch.setattr(convexprobe.sources, "block_rows", lambda columns, reference: rows)
+    monkeypatch.setattr(
+        convexprobe.activations.source, "block_rows", lambda columns, reference: rows
+    )
     blocked, _, _ = family()
     assert len(list(blocked.rows.blocks())) == -(-50 // rows)
     again = blocked.evaluate(w)
@@ -268,15 +272,15 @@ def test_passes_are_counted_once_and_in_the_first_family() -> None:
     assert problem.passes == pytest.approx(2.6)
     sample.curvature(point(problem))
     assert problem.passes == pytest.approx(2.8)
-    part = problem.tasks([1])
+    part = problem.take_tasks([1])
     part.evaluate(point(part))
-    part.tasks([0]).evaluate(point(part))
+    part.take_tasks([0]).evaluate(point(part))
     assert problem.passes == pytest.approx(4.8)
 
 
 def test_the_remaining_tasks_see_the_passes_they_spend() -> None:
     problem, _, _ = family()
-    part = problem.tasks([1])
+    part = problem.take_tasks([1])
     before = part.passes
     part.evaluate(point(part))
     assert part.passes == before + 1.0

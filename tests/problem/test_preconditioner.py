@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import convexprobe.preconditioner
-from convexprobe._array import to_numpy
-from convexprobe.preconditioner import Curvature, Diagonal, Identity, Preconditioner
-from convexprobe.sample import Sample
-from convexprobe.solve import Status, solve
+import convexprobe.problem.preconditioners
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.problem.preconditioners import Curvature, Diagonal, Identity, Preconditioner
+from convexprobe.problem.row_sample import Sample
 from convexprobe.solvers import LBFGS, NewtonCG
+from convexprobe.solvers.loop import solve
+from convexprobe.solvers.solution import Status
 from tests.oracle import minimum, random_data
 
 PRECONDITIONERS: dict[str, Preconditioner] = {
@@ -100,7 +101,7 @@ def test_low_rank_with_all_rows_equals_dense() -> None:
 def test_many_classes_have_a_scale_of_their_own(
     n: int, d: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convexprobe.preconditioner, "MANY_CLASSES", 2)
+    monkeypatch.setattr(convexprobe.problem.preconditioners, "MANY_CLASSES", 2)
     problem = random_data(n, d, 4, weighted=True, skew=1.0).problem([1e-2, 1.0])
     rng = np.random.default_rng(0)
     at = problem.evaluate(0.3 * rng.standard_normal((2, problem.p)))
@@ -140,10 +141,10 @@ def test_one_eigendecomposition_serves_as_well_as_an_inverse_a_task(
     v = library.asarray(rng.standard_normal((4, problem.p)))
     out = []
     for limit in (0, 99):
-        monkeypatch.setattr(convexprobe.preconditioner, "SPECTRAL", limit)
+        monkeypatch.setattr(convexprobe.problem.preconditioners, "SPECTRAL", limit)
         inverse = Curvature(rank=rank).build(sample)
         out.append([to_numpy(inverse.solve(v)), type(inverse)])
-        rest = inverse.tasks([3, 1]).solve(v[2:, :])  # type: ignore[attr-defined]  # both have it
+        rest = inverse.take_tasks([3, 1]).solve(v[2:, :])  # type: ignore[attr-defined]  # both have it
         expected = to_numpy(inverse.solve(library.stack([v[0, :], v[3, :], v[0, :], v[2, :]])))
         np.testing.assert_allclose(to_numpy(rest), expected[[3, 1]], rtol=1e-9, atol=1e-12)
     (one, spectral), (each, separate) = out

@@ -7,12 +7,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-import convexprobe.path
+import convexprobe.solvers.path
 from convexprobe import fit_probes
-from convexprobe._array import to_numpy
-from convexprobe.objective import Problem
-from convexprobe.row_space import is_wide, row_space
-from convexprobe.solve import Status
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.problem.objective import Problem
+from convexprobe.problem.row_space import is_wide, row_space
+from convexprobe.solvers.solution import Status
 from tests.oracle import Data, minimum, random_data
 
 
@@ -74,7 +74,7 @@ def test_they_are_solved_there_and_the_budget_still_holds(monkeypatch: pytest.Mo
         seen.append(problem.d)
         return row_space(problem)
 
-    monkeypatch.setattr(convexprobe.path, "row_space", spy)
+    monkeypatch.setattr(convexprobe.solvers.path, "row_space", spy)
     probe = fit_probes(data.x, data.y, l2=1e-3)["activations"]
     assert probe.status is Status.CERTIFIED and seen == [200]
     stopped = fit_probes(data.x, data.y, l2=1e-3, max_passes=0.6)["activations"]

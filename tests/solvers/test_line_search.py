@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from convexprobe._array import to_numpy
-from convexprobe.objective import Problem
-from convexprobe.solve import solve
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
-from convexprobe.solvers.base import inner, line_search
+from convexprobe.solvers.base import inner
+from convexprobe.solvers.line_search import line_search
+from convexprobe.solvers.loop import solve
 from tests.oracle import minimum, random_data, reference
 
 
@@ -29,11 +30,11 @@ def test_along_a_ray_value_and_derivatives_are_those_of_the_objective(library: M
     problem = family(library)
     at = problem.evaluate(library.asarray(point(problem)), keep=True)
     direction = library.asarray(point(problem, 1))
-    dz, t = problem.spread(direction), np.array([0.7, -1.3, 2.0])
+    dz, t = problem.logit_change(direction), np.array([0.7, -1.3, 2.0])
     passes = problem.passes
 
     def along(t: np.ndarray) -> list[np.ndarray]:
-        return [to_numpy(a) for a in problem.along(at, direction, dz, library.asarray(t))]
+        return [to_numpy(a) for a in problem.along_ray(at, direction, dz, library.asarray(t))]
 
     value, slope, curvature = along(t)
     assert problem.passes == passes  # no product with the rows

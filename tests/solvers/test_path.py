@@ -7,10 +7,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-import convexprobe.path
-import convexprobe.preconditioner
+import convexprobe.problem.preconditioners
+import convexprobe.solvers.path
 from convexprobe import Status, fit_probes
-from convexprobe.folds import hold_out
+from convexprobe.probes.splits import hold_out
 from tests.claims import check, distance
 from tests.oracle import Data, minimum, random_data
 
@@ -26,8 +26,8 @@ def test_how_tasks_are_grouped_does_not_change_the_answer(
 ) -> None:
     labels = {"digit": DATA.y, "one": (DATA.y == 1).astype(int)}
     for together, memory in ((4, 2e9), (1, 2e9), (4, 0.0), (99, 2e9)):
-        monkeypatch.setattr(convexprobe.path, "NEIGHBOURS", together)
-        monkeypatch.setattr(convexprobe.path, "MEMORY", memory)
+        monkeypatch.setattr(convexprobe.solvers.path, "NEIGHBOURS", together)
+        monkeypatch.setattr(convexprobe.solvers.path, "MEMORY", memory)
         probes = fit_probes(DATA.x, labels, solver, l2=PATH, validation=(DATA.x, labels))
         for name, y in labels.items():
             probe = probes[f"activations/{name}"]

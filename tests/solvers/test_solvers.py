@@ -16,10 +16,11 @@ import torch
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from convexprobe._array import to_numpy
-from convexprobe.objective import Problem
-from convexprobe.solve import Record, Solution, Status, solve
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.problem.objective import Problem
 from convexprobe.solvers import LBFGS, SOLVERS, Adam, NewtonCG, Solver
+from convexprobe.solvers.loop import solve
+from convexprobe.solvers.solution import Record, Solution, Status
 from tests.oracle import Data, minimum, random_data, reference
 
 CERTIFYING = ("newton-cg", "lbfgs")
@@ -327,7 +328,7 @@ def test_the_running_tasks_of_a_family_resume_within_their_budget(solver: Solver
     problem = data.problem([100.0, 1e-5])
     cut = solve(problem, solver, tol=3e-3, max_passes=5)
     assert cut.status == (Status.CERTIFIED, Status.MAX_PASSES) and cut.running == (1,)
-    rest = problem.tasks(list(cut.running))
+    rest = problem.take_tasks(list(cut.running))
     budget = problem.passes + 10
     again = solve(rest, solver, tol=1e-13, max_passes=budget, max_seconds=5.0, state=cut.state)
     assert again.value[0] <= cut.value[1]

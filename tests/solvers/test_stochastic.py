@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from convexprobe._array import to_numpy
-from convexprobe.objective import Problem
-from convexprobe.preconditioner import Curvature, Identity
-from convexprobe.sample import Sample
-from convexprobe.solve import Status, solve
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.problem.objective import Problem
+from convexprobe.problem.preconditioners import Curvature, Identity
+from convexprobe.problem.row_sample import Sample
 from convexprobe.solvers import SAG, SAGA, SVRG, Adam, Katyusha, RMSprop
+from convexprobe.solvers.loop import solve
+from convexprobe.solvers.solution import Status
 from convexprobe.solvers.stochastic import BATCH, VarianceReduced, cut, largest_curvature
 from tests.oracle import Data, dense_hessian, minimum, random_data, reference
 
@@ -130,10 +131,10 @@ def test_no_stage_raises_the_objective(name: str) -> None:
 def test_growing_snapshots_cost_less_than_a_pass_each_and_count() -> None:
     problem = random_data(12_000, 5, 3).problem(1e-3)
     solver = SVRG(rows=500, growing=True)
-    grown = solver.init(problem, problem.origin())
+    grown = solver.init(problem, problem.constant_classifier())
     passes, value = problem.passes, float(grown.at.value[0])
     other = random_data(12_000, 5, 3).problem(1e-3)
-    start = replace(solver, growing=False).init(other, other.origin())
+    start = replace(solver, growing=False).init(other, other.constant_classifier())
     assert value < float(start.at.value[0])
     assert 0.1 < passes - other.passes < 2.0
     warm = random_data(12_000, 5, 3).problem(1e-3)
@@ -193,6 +194,6 @@ def test_the_rate_is_halved_when_an_epoch_did_not_help() -> None:
     data, l2 = random_data(200, 4, 3), 1e-2
     problem = data.problem([l2, l2])
     solver = Adam(batch=None, rate=0.1)
-    state = solver.init(problem, np.stack([minimum(data, l2)[0], problem.origin()[1]]))
+    state = solver.init(problem, np.stack([minimum(data, l2)[0], problem.constant_classifier()[1]]))
     _, after = solver.step(problem, state.at.w, state)
     np.testing.assert_allclose(after.rate, [0.05, 0.1])

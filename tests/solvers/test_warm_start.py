@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import convexprobe as cxp
-import convexprobe.preconditioner
-import convexprobe.remembered
-from convexprobe._array import to_numpy
-from convexprobe.warm_start import Previous, best_start, transferred
+import convexprobe.probes.warm_start
+import convexprobe.problem.preconditioners
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.solvers.starts import Previous, best_start, transferred
 from tests.oracle import Data, dense_hessian, minimum, random_data, reference
 
 DATA = random_data(300, 6, 3)
@@ -37,7 +37,7 @@ def test_an_optimal_probe_follows_a_rotation_exactly(
     library: ModuleType, base: str, own_scales: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if own_scales:  # as with hundreds of classes
-        monkeypatch.setattr(convexprobe.preconditioner, "MANY_CLASSES", 2)
+        monkeypatch.setattr(convexprobe.problem.preconditioners, "MANY_CLASSES", 2)
     # F(W Q) on X Q is F(W) on X, penalty included: the transfer has nothing to correct.
     turn = rotation(6)
     problem = replace(DATA, x=DATA.x @ turn + 3.0).problem(L2, library)
@@ -137,7 +137,7 @@ def test_wild_activations_and_memories_are_survived_without_a_warning() -> None:
 
 def test_a_memory_of_some_rows_serves_too(monkeypatch: pytest.MonkeyPatch) -> None:
     data = random_data(3000, 6, 3)
-    monkeypatch.setattr(convexprobe.remembered, "LARGEST", 4 * 3 * 1000)
+    monkeypatch.setattr(convexprobe.probes.warm_start, "LARGEST", 4 * 3 * 1000)
     memory = cxp.remember(cxp.fit_probes(data.x, data.y, l2=L2), data.x)
     assert len(memory.rows) == 1000 and memory.logits["activations"].shape == (3, 1000)
     turned = data.x @ rotation(6)

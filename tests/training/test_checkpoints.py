@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import convexprobe as cxp
-from convexprobe.checkpoints import digest, find_checkpoints, match
+from convexprobe._hashing import digest
+from convexprobe.training.checkpoints import find_checkpoints, match
 from tests.tiny import checkpoints, network, rows, sweep
 
 STEPS = checkpoints(4)

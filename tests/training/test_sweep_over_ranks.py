@@ -34,7 +34,7 @@ SWEEP = """
             yield step, state
 
     cxp.probe_checkpoints(
-        network(7), steps(), x, y, out=sys.argv[1], l2=1e-2, group="world", progress=False
+        network(7), steps(), x, y, out=sys.argv[1], l2=1e-2, process_group="world", progress=False
     )
     dist.destroy_process_group()
 """

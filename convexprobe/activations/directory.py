@@ -1,0 +1,237 @@
+"""Activations in a directory, read as `activations.manifest` says, and checked.
+
+Rows are read straight into a buffer; a tensor is checked against its CRC-32 the first time that it
+is read from end to end. Measured on one core at 0.5 GB of bfloat16 in the page cache, GB/s: reading
+8 to 15, reading and conversion to float32 8, reading and CRC-32 5 (SHA-256 alone 1.4).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from convexprobe._hashing import raw_bytes
+from convexprobe.activations.manifest import LABELS, Block, Layer, Manifest
+from convexprobe.activations.stored import CHUNK, StoredRows
+
+DENSE = 8
+"""Rows of which one in so many is wanted are read with all between them, not one by one."""
+
+
+class DirectoryRows(StoredRows):
+    """The rows of one layer in a directory, `(n, d)`, torch tensors as they are read.
+
+    `shape`, `dtype` and `nbytes` tell what is there, `load()` reads all of it.
+    """
+
+    def __init__(self, directory: Path, blocks: tuple[Block, ...], layer: Layer) -> None:
+        self.directory, self.layer = directory, layer
+        self.shape = (sum(block.rows for block in blocks), layer.width)
+        self.dtype = getattr(torch, layer.dtype)
+        self.blocks = blocks
+        self.checked: set[int] = set()
+        """Numbers of the blocks whose rows are as they were written."""
+        self._ends = list(accumulate(block.rows for block in blocks))
+
+    def __repr__(self) -> str:
+        return f"DirectoryRows({self.layer.names[0]!r}, {self.shape}, {self.layer.dtype})"
+
+    @contextmanager
+    def reader(self) -> Iterator[_Reader]:
+        """One that checks what it reads, and raises ValueError where a block is torn or changed."""
+        reader = _Reader(self)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+    def gather(self, index: np.ndarray) -> Tensor:
+        """Row by row, or by ranges where many are wanted; in the order of the disk."""
+        out = self.buffer(len(index))
+        view = raw_bytes(out)
+        order = np.argsort(index, kind="stable")
+        wanted = index[order]
+        window = max(CHUNK // self.row_bytes, 1)
+        dense, lo = None, 0
+        with self.reader() as read:
+            while lo < len(wanted):
+                start = int(wanted[lo])
+                number, first, end = self.block_of(start)
+                hi = int(np.searchsorted(wanted, min(start + window, end)))
+                stop = int(wanted[hi - 1]) + 1
+                rows, to = wanted[lo:hi], order[lo:hi]
+                if DENSE * (hi - lo) >= stop - start:
+                    dense = self.buffer(window) if dense is None else dense
+                    found = read(start, stop, dense)
+                    out[torch.from_numpy(to)] = found[torch.from_numpy(rows - start)]
+                else:
+                    size = self.row_bytes
+                    for row, place in zip(rows.tolist(), to.tolist(), strict=True):
+                        part = view[place * size : (place + 1) * size]
+                        read.fill(number, (row - first) * size, part)
+                lo = hi
+        return out
+
+    def block_of(self, row: int) -> tuple[int, int, int]:
+        """The number of the block that a row is in, its first row and the one after its last."""
+        number = bisect_right(self._ends, row)
+        return number, self._ends[number] - self.blocks[number].rows, self._ends[number]
+
+    def path(self, number: int) -> Path:
+        """The file of a block."""
+        return self.directory / self.blocks[number].file
+
+    def torn(self, number: int, why: str) -> ValueError:
+        """The error for a block that is not what was written."""
+        return ValueError(
+            f"{os.fspath(self.path(number))!r}: torn or changed since it was written: {why}; "
+            "delete the file and call extract again, which redoes it"
+        )
+
+
+class _Reader:
+    """Reads a layer's rows from its blocks, and checks those that it reads from end to end.
+
+    The file that it is in stays open: that is how a system sees that it is read in order, and
+    reads ahead.
+    """
+
+    def __init__(self, shards: DirectoryRows) -> None:
+        self.shards = shards
+        self.number = -1
+        self.file: Any = None
+        self.offset = 0  # of the layer's first byte in the file
+        self.done, self.crc = 0, 0  # bytes read in order from the layer's first, their checksum
+
+    def __call__(self, start: int, stop: int, buffer: Tensor) -> Tensor:
+        """Rows `start` to `stop`, in the buffer."""
+        at, size = start, self.shards.row_bytes
+        while at < stop:
+            number, first, end = self.shards.block_of(at)
+            upto = min(stop, end)
+            view = raw_bytes(buffer[at - start : upto - start])
+            self.fill(number, (at - first) * size, view)
+            self._check((at - first) * size, view)
+            at = upto
+        return buffer[: stop - start]
+
+    def fill(self, number: int, position: int, view: memoryview) -> None:
+        """Fill the view from that position of the layer's bytes in a block; unchecked."""
+        if number != self.number:
+            self._open(number)
+        self.file.seek(self.offset + position)
+        while view:
+            count = self.file.readinto(view)
+            if not count:
+                raise self.shards.torn(number, "it ends too early")
+            view = view[count:]
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.file is not None:
+            self.file.close()
+        self.number, self.file, self.done, self.crc = -1, None, 0, 0
+
+    def _open(self, number: int) -> None:
+        self.close()
+        path, block, layer = self.shards.path(number), self.shards.blocks[number], self.shards.layer
+        try:
+            self.file = open(path, "rb", buffering=0)  # noqa: SIM115 until another is read
+        except OSError as error:
+            raise ValueError(
+                f"{os.fspath(path)!r}: a block of activations is gone: {error}"
+            ) from None
+        try:
+            length = int.from_bytes(self.file.read(8), "little")
+            header = json.loads(self.file.read(min(length, block.bytes)))
+            entry = header[layer.key]
+            start, stop = entry["data_offsets"]
+            found = tuple(entry["shape"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self.shards.torn(number, f"its header cannot be read: {error}") from None
+        size = block.rows * self.shards.row_bytes
+        if found != (block.rows, layer.width) or stop - start != size:
+            raise self.shards.torn(number, f"its header says {found} for {layer.key!r}")
+        self.number, self.offset = number, 8 + length + int(start)
+
+    def _check(self, position: int, view: memoryview) -> None:
+        """Go on with the checksum of a block that is read in order; compare it at the end."""
+        number = self.number
+        if number in self.shards.checked or position != self.done:
+            return
+        self.crc, self.done = zlib.crc32(view, self.crc), self.done + len(view)
+        block, key = self.shards.blocks[number], self.shards.layer.key
+        if self.done == block.rows * self.shards.row_bytes:
+            if self.crc != block.crc32[key]:
+                raise self.shards.torn(number, f"the checksum of {key!r} is another one")
+            self.shards.checked.add(number)
+
+
+def open_activations(
+    directory: str | os.PathLike[str], *, partial: bool = False
+) -> tuple[dict[str, DirectoryRows], Tensor | None]:
+    """The activations and labels that `extract(..., out=directory)` wrote, as it returned them.
+
+    Nothing but the labels is read here: `fit_probes` loads a layer that fits in memory and streams
+    one that does not. No pickle is read.
+
+    Args:
+        directory: where they are.
+        partial: also accept an extraction that was interrupted: the rows that it had written.
+
+    Returns:
+        Rows by layer, in the order in which the network computes them, each with `shape`, `dtype`
+        and `load()`, and the labels `(n,)`, None if there are none.
+
+    Raises:
+        FileNotFoundError: no manifest there.
+        ValueError: damaged, not such a directory, or an interrupted extraction.
+    """
+    directory = Path(directory)
+    manifest = Manifest.read(directory)
+    if not manifest.complete and not partial:
+        raise ValueError(
+            f"{os.fspath(directory)!r}: the extraction was interrupted after {manifest.rows} rows; "
+            "call extract again to finish it, or pass partial=True for those rows"
+        )
+    blocks = manifest.blocks
+    whole = manifest.check_sizes(directory)
+    if whole < len(blocks):
+        raise ValueError(
+            f"{os.fspath(directory / blocks[whole].file)!r}: expected {blocks[whole].bytes} bytes, "
+            "found a torn or missing block; call extract again to redo it"
+        )
+    if not blocks:
+        raise ValueError(f"{os.fspath(directory)!r}: no row was written before the interruption")
+    found: dict[str, DirectoryRows] = {}
+    for layer in manifest.layers:
+        found.update(dict.fromkeys(layer.names, DirectoryRows(directory, blocks, layer)))
+    return found, _labels(directory, blocks) if manifest.labels else None
+
+
+def _labels(directory: Path, blocks: tuple[Block, ...]) -> Tensor:
+    """The labels of all blocks, `(n,)`, checked."""
+    found = []
+    for block in blocks:
+        path = directory / block.file
+        try:
+            with safe_open(path, framework="pt") as file:
+                labels = file.get_tensor(LABELS)
+        except SafetensorError as error:
+            raise ValueError(f"{os.fspath(path)!r}: torn or changed: {error}") from None
+        if len(labels) != block.rows or zlib.crc32(raw_bytes(labels)) != block.crc32[LABELS]:
+            raise ValueError(f"{os.fspath(path)!r}: torn or changed: its labels are other ones")
+        found.append(labels)
+    return torch.cat(found)

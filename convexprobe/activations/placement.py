@@ -1,0 +1,84 @@
+"""Where rows are kept while they are multiplied: the device, the host or the disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from convexprobe.activations.source import Rows, Source
+from convexprobe.activations.stored import HostRows, StoredRows
+from convexprobe.activations.stream import Stream
+from convexprobe.arrays.backend import Array, to_torch
+
+SHARE = 0.5
+"""Of the free memory, what a layer's rows may take when no limit is given."""
+
+
+def place(rows: Array | StoredRows, device: str | None, limit: float | None) -> Source:
+    """The fastest source that fits: the device's memory, else the host's, else the disk.
+
+    Args:
+        rows: one layer, `(n, d)`.
+        device: where to multiply; None where an array is already, the CPU for rows on disk.
+        limit: bytes that the rows may take, on the device and on the host alike; None is half of
+            what is free there. An array in host memory stays there.
+    """
+    if device is None and not isinstance(rows, StoredRows):
+        return Rows(rows)
+    target = torch.device("cpu" if device is None else device)
+    store = rows if isinstance(rows, StoredRows) else HostRows(to_torch(rows))
+    if target.type == "cuda" and target.index is None:
+        target = torch.device("cuda", torch.cuda.current_device())
+    if isinstance(store, HostRows) and store.tensor.device == target:
+        return Rows(store.tensor)
+    tier, allowed = choose_tier(store.nbytes, target, limit, disk=isinstance(rows, StoredRows))
+    if tier == "device":
+        return Rows(store.load(target))
+    if tier == "host" and isinstance(rows, StoredRows):
+        store = HostRows(store.load(pinned=target.type == "cuda"))
+    return Stream(store, target, allowed)
+
+
+def reference(rows: Array | StoredRows, device: str | None) -> Array:
+    """The `Source.reference` that `place` will give, but without rows: none is read or moved."""
+    return place(rows if isinstance(rows, StoredRows) else rows[:0, :], device, 0.0).reference
+
+
+def choose_tier(
+    size: int, target: torch.device, limit: float | None, *, disk: bool
+) -> tuple[str, float]:
+    """Where rows of so many bytes go: "device" (where they are multiplied), "host" or "disk".
+
+    Returns:
+        The tier, and the bytes that rows may take on the device.
+    """
+    on_device, on_host = (
+        free_memory(where) * SHARE if limit is None else limit
+        for where in (target, torch.device("cpu"))
+    )
+    if size <= on_device:
+        return "device", on_device
+    if not disk or (target.type != "cpu" and size <= on_host):
+        return "host", on_device
+    return "disk", on_device
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can be allocated: of a GPU what it says, of the host what neither the machine nor
+    the process's control group (a container, a batch system) has given away."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024.0 * next(int(s.split()[1]) for s in lines if s.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux: all that there is
+        free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    group = Path("/sys/fs/cgroup")
+    try:
+        most = float((group / "memory.max").read_text())  # "max" where there is no limit
+        free = min(free, most - float((group / "memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return max(free, 0.0)

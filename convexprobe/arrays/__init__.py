@@ -1,0 +1,1 @@
+"""Numbers on any array library, device and rank."""

@@ -1,0 +1,175 @@
+"""The array layer: which library, device and dtype; host copies, row blocks, seeded draws.
+
+The only file that names NumPy, torch or CuPy. Everything above it works on the namespace that
+`namespace` returns (the array API standard through array-api-compat), so what goes in decides
+where the work runs.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import array_api_compat as compat
+import numpy as np
+import torch
+
+Array: TypeAlias = Any
+"""An array of any library that follows the array API standard."""
+
+
+def namespace(*arrays: Array) -> ModuleType:
+    """The array API namespace that the arrays share."""
+    return compat.array_namespace(*(a for a in arrays if a is not None))
+
+
+def is_array(value: Any) -> bool:
+    """Whether the value is an array of a library that speaks the standard."""
+    return bool(compat.is_array_api_obj(value))
+
+
+def as_array(value: Any) -> Array:
+    """An array from an array of any library, a DLPack exporter or a nested sequence.
+
+    Torch tensors are detached; objects without a library become NumPy arrays.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    if compat.is_array_api_obj(value):
+        return value
+    if hasattr(value, "__dlpack__"):  # the protocol's own test: any other library's array
+        return torch.from_dlpack(value)
+    return np.asarray(value)
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """A copy or view of the array on the host, as NumPy (bfloat16 becomes float32)."""
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+    if compat.is_cupy_array(array):
+        return array.get()
+    if isinstance(array, (np.ndarray, np.generic)):
+        return np.asarray(array)
+    return np.from_dlpack(array)  # asked for by name: np.asarray would be an implicit copy
+
+
+def like(values: Any, reference: Array, dtype: Any = None) -> Array:
+    """Host values (NumPy or Python) as an array of the reference's library and device."""
+    values = np.asarray(values)
+    if not values.flags.writeable and isinstance(reference, torch.Tensor):
+        values = values.copy()  # torch warns about, and may not write to, read-only memory
+    out = namespace(reference).asarray(values, device=compat.device(reference))
+    return out if dtype is None else cast(out, dtype)
+
+
+def to_torch(array: Array) -> torch.Tensor:
+    """The array as a contiguous tensor where it is, sharing its memory where that can be."""
+    array = contiguous_rows(as_array(array))
+    if isinstance(array, torch.Tensor):
+        return array
+    if isinstance(array, (np.ndarray, np.generic)):
+        array = np.asarray(array)
+        # torch warns about read-only memory
+        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    return torch.from_dlpack(array)
+
+
+def from_torch(values: torch.Tensor, reference: Array) -> Array:
+    """The tensor's values in the library, dtype, shape and place of the reference."""
+    values = values.reshape(reference.shape)
+    if isinstance(reference, torch.Tensor):
+        return values.to(reference.device, reference.dtype)
+    if compat.is_cupy_array(reference):
+        return cast(namespace(reference).from_dlpack(values), reference.dtype)
+    return like(values.cpu().numpy(), reference, reference.dtype)
+
+
+def cast(array: Array, dtype: Any) -> Array:
+    """The array in another dtype, without a copy when it already has it."""
+    return array if array.dtype == dtype else namespace(array).astype(array, dtype, copy=False)
+
+
+def convert(block: Array, out: Array) -> Array:
+    """The block in the dtype of `out`: itself if it has it, else written over the rows of `out`.
+
+    An array made anew for every block costs half as much again, and leaves holes in the heap that
+    small arrays made in between keep open: 1.5 GB of them in one fit to 6 GB of streamed rows.
+    """
+    if block.dtype == out.dtype:
+        return block
+    if isinstance(out, torch.Tensor):
+        return out[: len(block)].copy_(block)
+    if isinstance(out, np.ndarray):
+        np.copyto(out[: len(block)], block)
+        return out[: len(block)]
+    return cast(block, out.dtype)
+
+
+def is_real(array: Array) -> bool:
+    """Whether the array holds integers, booleans or real floats."""
+    if isinstance(array, np.ndarray):
+        return array.dtype.kind in "biuf"
+    if isinstance(array, torch.Tensor):
+        return not array.dtype.is_complex
+    return bool(namespace(array).isdtype(array.dtype, ("bool", "integral", "real floating")))
+
+
+def compute_dtype(array: Array) -> Any:
+    """The dtype of products with these rows: float64 stays, everything narrower is float32."""
+    xp = namespace(array)
+    return xp.float64 if array.dtype == xp.float64 else xp.float32
+
+
+def epsilon(dtype: Any, reference: Array) -> float:
+    """Spacing of the dtype at 1."""
+    return float(namespace(reference).finfo(dtype).eps)
+
+
+def contiguous_rows(array: Array) -> Array:
+    """The same matrix with each row contiguous, which block products need to be fast."""
+    if isinstance(array, torch.Tensor):
+        return array.contiguous()
+    if isinstance(array, np.ndarray):
+        array = np.ascontiguousarray(array)
+        # Big-endian or unaligned input would leave every fast path of BLAS.
+        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return array
+
+
+def on_cpu(array: Array) -> bool:
+    """Whether the array lives in host memory."""
+    if isinstance(array, torch.Tensor):
+        return array.device.type == "cpu"
+    return not compat.is_cupy_array(array)
+
+
+def device(array: Array) -> Any:
+    """Where the array lives, as its library says it."""
+    return compat.device(array)
+
+
+def synchronise(array: Array) -> None:
+    """Wait for the device that holds the array, so that a clock reads work done."""
+    if isinstance(array, torch.Tensor) and array.device.type == "cuda":
+        torch.cuda.synchronize(array.device)
+    elif compat.is_cupy_array(array):
+        array.device.synchronize()
+
+
+def check_device(device: Any) -> None:
+    """A RuntimeError or TypeError where torch has no such device."""
+    torch.empty(0, device=device)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had no room for an array."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    kind = type(error)  # by name: importing CuPy needs a driver
+    return kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("cupy")
+
+
+def generator(*key: int) -> np.random.Generator:
+    """A private stream for the key: the same draws on every library and device."""
+    return np.random.default_rng(key)

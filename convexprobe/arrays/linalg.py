@@ -1,0 +1,58 @@
+"""Dense linear algebra on small matrices, whatever the library."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+
+from convexprobe.arrays.backend import Array, generator, like, namespace, on_cpu, to_numpy, to_torch
+
+
+def inverse_spd(matrix: Array) -> Array:
+    """Inverses of symmetric positive definite matrices `(..., r, r)`.
+
+    By Cholesky where the library has that inverse, else by LU, which is what the standard offers
+    (measured in float64 on one thread: seven 1 024 x 1 024 matrices, 0.7 against 1.0 s).
+    """
+    if isinstance(matrix, torch.Tensor):
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not bool(failed.any()):
+            return torch.cholesky_inverse(factor)
+    return namespace(matrix).linalg.inv(matrix)
+
+
+def cholesky(matrix: Array) -> Array | None:
+    """The lower Cholesky factor of a symmetric matrix, or None if it is not positive definite."""
+    if isinstance(matrix, torch.Tensor):
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        return None if bool(failed) else factor
+    xp = namespace(matrix)
+    try:
+        factor = xp.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        return None
+    return factor if bool(xp.all(xp.isfinite(factor))) else None  # CuPy gives NaN instead
+
+
+def solve_triangular(factor: Array, b: Array, *, upper: bool) -> Array:
+    """`factor^-1 b` for a triangular factor `(r, r)` and `b` `(r, c)`.
+
+    By LU where the library has no such solver (MKL's fails now and then at a thousand rows).
+    """
+    if isinstance(factor, torch.Tensor):
+        return torch.linalg.solve_triangular(factor, b, upper=upper)
+    return namespace(factor).linalg.solve(factor, b)
+
+
+def arithmetic(reference: Array) -> str:
+    """What decides the bits of dense algebra where the array lives, and a checksum of such bits."""
+    place = torch.backends.cpu.get_cpu_capability()
+    if not on_cpu(reference):
+        place = torch.cuda.get_device_name(to_torch(reference).device)
+    noise = generator(0).standard_normal((96, 96))
+    matrix = like(noise + noise.T + 100.0 * np.eye(96), reference, namespace(reference).float64)
+    bits = zlib.crc32(to_numpy(inverse_spd(matrix) @ matrix).tobytes())
+    library = namespace(reference).__name__.rpartition(".")[2]
+    return f"{library} on {place}, {torch.get_num_threads()} threads, bits {bits:08x}"

@@ -1,0 +1,1 @@
+"""A frozen model in, the activations of its layers out."""

@@ -1,0 +1,207 @@
+"""Points of a network: how they are written, which modules they mean, which tensor they stand for.
+
+A point is written `module[#call][:input|:output][[key]]`:
+
+| point | meaning |
+|---|---|
+| `fc1`, `fc1:output` | the output of the module `fc1` |
+| `fc1:input` | its first positional input, or all its keyword inputs if it has no positional one |
+| `relu#1` | the second call, in one forward pass, of a module that runs several times |
+| `lstm:output[0]` | one item of a value that is a tuple or a mapping |
+| `input` | the input of the model itself, unless a module has that name |
+
+The module may be a glob (`fnmatch`: `*` also crosses dots), matched against every module that
+defines `forward`; its brackets are a set of characters unless they follow `:input` or `:output`.
+What a glob matches is captured at every call, as `name#0`, `name#1`... where there are several.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LayerChoice = str | Sequence[str] | Callable[[str, nn.Module], bool]
+
+
+Point = tuple[str, str, str | None, int]  # module, side, key, call
+
+# module, call, all that follows, side, key; the module takes whatever the rest does not
+_GRAMMAR = re.compile(r"(.*?)(?:#(\d+))?((?::(input|output))?(?:\[([^]]+)\])?)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A point that was named, or one of those that a pattern or a predicate chose.
+
+    Its `module` is empty for the model itself. Its `call` is None where none was written: that
+    stands for the only call of a named point, for every call of a chosen one.
+    """
+
+    module: str
+    side: str = "output"
+    key: str | None = None
+    call: int | None = None
+    suffix: str = ""  # side and key as written
+    text: str = ""  # all as written; empty for a predicate
+    named: bool = False
+
+    def wants(self, call: int) -> bool:
+        # of a named point that turns out to be ambiguous only the first call is read
+        return call == self.call if self.call is not None else call == 0 or not self.named
+
+    def point(self, call: int) -> Point:
+        return self.module, self.side, self.key, call
+
+    def name(self, call: int, calls: int) -> str:
+        """Its name among the results, for one of `calls` calls."""
+        if self.named:
+            return self.text
+        return f"{self.module}{f'#{call}' if calls > 1 else ''}{self.suffix}"
+
+    def aliases(self, call: int) -> tuple[str, ...]:
+        """Every name by which a mapping of pools may mean this point, the best one first."""
+        module = self.module or "input"
+        full = f"{module}#{call}{self.suffix}"
+        return self.name(call, call + 1), full, f"{module}{self.suffix}", module
+
+    def tensor(self, value: Any, where: str) -> Tensor:
+        """The tensor meant by this point of a module whose input or output is `value`.
+
+        It is detached, a view and not a copy. Messages start with `where`.
+
+        Raises:
+            TypeError: it is not a dense tensor of floating-point numbers.
+            ValueError: no such item, or several and none chosen.
+        """
+        items = _items(value)
+        if self.key is not None and self.key not in items:
+            found = f"items {', '.join(f'[{key}]' for key in items)}" if items else described(value)
+            raise ValueError(
+                f"{where}: expected its {self.side} to have [{self.key}], found {found}"
+            )
+        if self.key is not None:
+            value = items[self.key]
+        elif items:
+            # with its side, which a glob needs in front of the brackets
+            side = "" if self.suffix or not self.module else f":{self.side}"
+            head = self.name(0, 1) + side
+            choices = [f"{head}[{key}]" for key, item in items.items() if isinstance(item, Tensor)]
+            raise ValueError(
+                f"{where}: expected its {self.side} to be a tensor, found {described(value)}; "
+                f"choose one of {', '.join(map(repr, choices))}"
+            )
+        if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided:
+            raise TypeError(f"{where}: expected a dense tensor, found {described(value)}")
+        if not value.is_floating_point():
+            raise TypeError(f"{where}: expected floating-point activations, found {value.dtype}")
+        return value.detach()
+
+
+def choose_layers(model: nn.Module, layers: LayerChoice | None) -> list[Request]:
+    """The points chosen by names and globs, by a predicate, or by None, which takes every leaf.
+
+    Raises:
+        TypeError: neither names nor a predicate; a model that may not run hooks.
+        ValueError: a name that no module has, a glob that matches none, or nothing chosen at all;
+            a model with lazy parameters.
+    """
+    _check_model(model)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    modules.pop("")
+    if layers is None or callable(layers):
+        requests = [Request(name) for name in _matching(modules, layers or _is_leaf)]
+    elif isinstance(layers, Iterable):
+        texts = [layers] if isinstance(layers, str) else layers
+        requests = [request for text in texts for request in _parse(modules, text)]
+    else:
+        raise TypeError(f"layers: expected names or a predicate, found {described(layers)}")
+    if not requests:
+        raise ValueError("layers: expected at least one submodule to be chosen, found none")
+    return list(dict.fromkeys(requests))
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, found {type(model).__name__}")
+    copies = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
+    for name, module in model.named_modules():
+        where = f"model, submodule {name!r}" if name else "model"
+        # compiled modules by name: importing torch._dynamo takes seconds
+        kind = type(module).__name__
+        wrapped = isinstance(module, copies) or kind == "OptimizedModule"
+        if wrapped or module._compiled_call_impl is not None:
+            raise TypeError(
+                f"{where}: expected plain modules, found a wrapped or compiled one ({kind}), which "
+                "may not run hooks; pass the original, such as model.module or model._orig_mod"
+            )
+        if any(nn.parameter.is_lazy(tensor) for tensor in module._parameters.values()):
+            raise ValueError(f"{where}: lazy, its shape is not known yet; run one batch through it")
+
+
+def _parse(modules: dict[str, nn.Module], text: str) -> list[Request]:
+    """The requests of one name or glob."""
+    if not isinstance(text, str):
+        raise TypeError(f"layers: expected names, found {text!r}")
+    if text in modules:  # first, because a name may contain the signs of the grammar
+        return [Request(text, text=text, named=True)]
+    match = _GRAMMAR.fullmatch(text)
+    assert match is not None
+    module, call, suffix, side, key = match.groups()
+    named = module in modules
+    if module == "input" and not named and call is None and side is None:
+        return [Request("", "input", key, text=text, named=True)]
+    if not named and side is None and key is not None:  # a set of characters of the glob
+        module, call, suffix, key = text, None, "", None
+    found = [module] if named else _matching(modules, lambda name, _: fnmatchcase(name, module))
+    if not found:
+        near = difflib.get_close_matches(module, modules, n=3, cutoff=0.0)
+        raise ValueError(
+            f"layer {text!r}: expected the name of a module, or a pattern that matches one, found "
+            f"none; the nearest are {', '.join(map(repr, near)) or 'none: no submodules'}"
+        )
+    number = None if call is None else int(call)
+    return [Request(name, side or "output", key, number, suffix, text, named) for name in found]
+
+
+def _matching(modules: dict[str, nn.Module], choose: Callable[[str, nn.Module], bool]) -> list[str]:
+    """Names of the modules chosen, each once, of those that define `forward`."""
+    found: dict[nn.Module, str] = {}
+    for name, module in modules.items():
+        # containers such as ModuleList are never called, so a pattern cannot mean them
+        runs = type(module).forward is not nn.Module.forward or "forward" in vars(module)
+        if runs and choose(name, module):
+            found.setdefault(module, name)
+    return list(found.values())
+
+
+def _is_leaf(name: str, module: nn.Module) -> bool:
+    # a weight that is parametrized (weight norm, ...) does not make a layer a container
+    children = dict(module.named_children()).keys() - {"parametrizations"}
+    return not children and "parametrizations" not in name.split(".")
+
+
+def _items(value: Any) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return {str(key): item for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return {str(index): item for index, item in enumerate(value)}
+    return {}
+
+
+def described(value: Any) -> str:
+    """What was found, for an error message."""
+    if isinstance(value, Tensor) and value.is_nested:
+        return "a nested tensor"  # which has no shape
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list | Mapping):
+        kinds = ", ".join(f"[{key}] {type(item).__name__}" for key, item in _items(value).items())
+        return f"a {type(value).__name__} of {kinds or 'nothing'}"
+    return f"an object of type {type(value).__name__}"

@@ -1,0 +1,64 @@
+"""The paper's movie: error by layer, a frame for every step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from convexprobe._files import replacing
+from convexprobe.plotting.figures import plot_errors
+
+
+def animate(
+    curves: Mapping[int, Mapping[str, float]],
+    path: str | os.PathLike[str],
+    *,
+    label: str,
+    fps: float,
+    dpi: int,
+) -> None:
+    """Write a `.gif` or an `.mp4` whose axes are the same in every frame.
+
+    Args:
+        curves: step -> layer -> value; errors in [0, 1], or losses.
+        path: where to.
+        label: what the values are.
+        fps: frames a second.
+        dpi: dots per inch of frames of 7.2 by 4 inches.
+
+    Raises:
+        ValueError: another suffix.
+        RuntimeError: an `.mp4` without ffmpeg.
+    """
+    from matplotlib.animation import FFMpegWriter, PillowWriter
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    writers = {".gif": PillowWriter, ".mp4": FFMpegWriter}
+    if path.suffix not in writers:
+        raise ValueError(f"path: expected a .gif or an .mp4, found {str(path)!r}")
+    if path.suffix == ".mp4" and not FFMpegWriter.isAvailable():
+        raise RuntimeError("an .mp4 needs ffmpeg, which was not found; install it or write a .gif")
+    figure = Figure(figsize=(7.2, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)  # not pyplot: a movie must not choose or need a display
+    ax = figure.add_subplot()
+    layers = list(dict.fromkeys(layer for curve in curves.values() for layer in curve))
+    top = max(value for curve in curves.values() for value in curve.values())
+    plot_errors({"": dict.fromkeys(layers, top)}, ax=ax, ylabel=label, values=False)
+    (line,) = ax.lines
+    scale = 1.0 if "loss" in label else 100.0
+    ax.set_ylim(0, 1.05 * scale * top if top > 0 else 1.0)
+    title = ax.set_title("step", loc="left", fontsize=10)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once: the axes stay where they are
+    writer = writers[path.suffix](fps=fps)
+    with replacing(path) as temporary, writer.saving(figure, str(temporary), dpi):
+        for step, curve in curves.items():
+            line.set_data(
+                [i for i, layer in enumerate(layers) if layer in curve],
+                [scale * curve[layer] for layer in layers if layer in curve],
+            )
+            title.set_text(f"step {step}")
+            writer.grab_frame()

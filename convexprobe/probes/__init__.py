@@ -1,0 +1,1 @@
+"""Activations and labels in, certified probes out."""

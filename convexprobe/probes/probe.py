@@ -1,0 +1,146 @@
+"""The results: a probe, the set of probes of a network, and their files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from convexprobe.activations.checks import check_activations
+from convexprobe.activations.placement import place
+from convexprobe.arrays.backend import Array, compute_dtype, like, namespace, to_numpy
+from convexprobe.arrays.ranks import Communicator
+from convexprobe.metrics.score import Score, score
+from convexprobe.probes.labels import check_labels, encode
+from convexprobe.solvers.solution import Status
+
+if TYPE_CHECKING:
+    pass
+
+
+OBJECTIVE = "F(W, b) = weighted mean cross-entropy + l2/2 ||W||^2, b free; nats"
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """One penalty of a path: its solution's loss, gap (nats) and error on validation rows."""
+
+    l2: float
+    loss: float
+    gap: float
+    status: Status
+    validation_error: float
+    validation_loss: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A softmax-linear classifier of one layer, with its certificate.
+
+    Attributes:
+        weights: `(k, d)`, in the library and on the device of the activations.
+        bias: `(k,)`; minus infinity for a class that had no rows.
+        classes: the `k` classes, in the order of the rows of `weights`.
+        l2: the penalty.
+        loss: mean cross-entropy on the rows it was fitted to, nats, without the penalty.
+        objective: loss and penalty, nats: what was minimised.
+        gap: bound on `objective` minus its optimum, nats.
+        status: how the solve ended.
+        passes: passes over the rows; those of the whole family for a path.
+        seconds: likewise.
+        train_error: error on the rows it was fitted to.
+        validation_error: error on validation rows, or None without them.
+        rows: total weight `S` of the rows, their number if unweighted.
+        start: where the solve started: "zero" (the best constant classifier), "copied" or
+            "transferred" from an earlier probe, "neighbour" on a path.
+        path: every penalty tried; empty for a single one.
+    """
+
+    weights: Array
+    bias: Array
+    classes: tuple[Any, ...]
+    l2: float
+    loss: float
+    objective: float
+    gap: float
+    status: Status
+    passes: float
+    seconds: float
+    train_error: float
+    validation_error: float | None
+    rows: float
+    start: str = "zero"
+    path: tuple[PathPoint, ...] = field(default=(), repr=False)
+
+    @property
+    def C(self) -> float:
+        """scikit-learn's `C`: `1 / (l2 S)`; twice that for two classes, where it fits their
+        difference alone."""
+        scale = 2.0 if len(self.classes) == 2 else 1.0
+        return np.inf if self.l2 == 0 else scale / (self.l2 * self.rows)
+
+    def logits(self, x: Any) -> Array:
+        """Logits `(n, k)` of rows `(n, d)`, in their library; of no rows, none.
+
+        Raises:
+            ValueError: rows of another width.
+        """
+        found = check_activations(x, min_rows=0)["activations"]
+        rows = place(found, None, 0.0)
+        if rows.d != self.weights.shape[1]:
+            raise ValueError(f"expected {self.weights.shape[1]} features, found {rows.d}")
+        xp, dtype = namespace(rows.reference), compute_dtype(rows.reference)
+        weights, bias = (
+            like(to_numpy(a), rows.reference, dtype) for a in (self.weights, self.bias)
+        )
+        out = [block @ weights.T + bias[None, :] for _, block in rows.blocks()]
+        return xp.concat(out, axis=0)
+
+    def predict_log_proba(self, x: Any) -> Array:
+        """Log-probabilities `(n, k)` of rows `(n, d)`, in their library; of no rows, none.
+
+        Raises:
+            ValueError: rows of another width.
+        """
+        z = self.logits(x)
+        xp = namespace(z)
+        z = z - xp.max(z, axis=1, keepdims=True)
+        return z - xp.log(xp.sum(xp.exp(z), axis=1, keepdims=True))
+
+    def predict_proba(self, x: Any) -> Array:
+        """Probabilities `(n, k)`, columns in the order of `classes`."""
+        log_p = self.predict_log_proba(x)
+        return namespace(log_p).exp(log_p)
+
+    def predict(self, x: Any) -> np.ndarray:
+        """Most probable class of each row, host `(n,)`."""
+        codes = to_numpy(self.predict_log_proba(x)).argmax(axis=1)
+        table = np.empty(len(self.classes), dtype=object)
+        table[:] = self.classes
+        plain = len({type(c) for c in self.classes}) == 1 and not isinstance(
+            self.classes[0], (tuple, frozenset)
+        )
+        return np.asarray(list(self.classes))[codes] if plain else table[codes]
+
+    def evaluate(self, x: Any, labels: Any, process_group: Any = None) -> Score:
+        """Error, loss and usable information on labelled rows; of all ranks of a `process_group`.
+
+        Raises:
+            ValueError: rows of another width, a label that is no class, no rows on any rank.
+        """
+        communicator = Communicator.of(process_group)
+        with communicator.raise_together():
+            log_p = to_numpy(self.predict_log_proba(x))
+            codes, _ = encode(check_labels(labels, len(log_p)), self.classes)
+        return score(log_p, codes, communicator)
+
+    def to_linear(self) -> torch.nn.Linear:
+        """The probe as a torch layer that gives logits."""
+        k, d = self.weights.shape
+        layer = torch.nn.utils.skip_init(torch.nn.Linear, d, k)
+        with torch.no_grad():
+            layer.weight.copy_(torch.tensor(to_numpy(self.weights)))
+            layer.bias.copy_(torch.tensor(to_numpy(self.bias)))
+        return layer

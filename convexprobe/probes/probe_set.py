@@ -1,0 +1,201 @@
+"""The probes of a network: a table, figures, and their file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from convexprobe._files import replacing
+from convexprobe.activations.checks import check_activations, check_layer
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.arrays.ranks import Communicator
+from convexprobe.metrics.score import Score
+from convexprobe.plotting.figures import plot_errors
+from convexprobe.probes.labels import probe_name, split_concepts
+from convexprobe.solvers.solution import Status
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+from convexprobe.probes.probe import OBJECTIVE, PathPoint, Probe
+
+_FORMAT = "convexprobe-1"
+
+
+class ProbeSet(Mapping[str, Probe]):
+    """The probes of a network, by layer, in its order. Prints as a table; `a | b` joins sets."""
+
+    def __init__(self, probes: Mapping[str, Probe]) -> None:
+        self._probes = dict(probes)
+
+    def __getitem__(self, layer: str) -> Probe:
+        if layer not in self._probes:
+            check_layer(layer, self._probes, "probes")
+        return self._probes[layer]
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self._probes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._probes)
+
+    def __len__(self) -> int:
+        return len(self._probes)
+
+    def __or__(self, other: Mapping[str, Probe]) -> ProbeSet:
+        return ProbeSet({**self._probes, **other})
+
+    def evaluate(
+        self, activations: Any, labels: Any, process_group: Any = None
+    ) -> dict[str, Score]:
+        """Score every layer that is in both, on labelled rows.
+
+        Args:
+            activations: layer name -> `(n, d)`, or one such array.
+            labels: in the form that `fit_probes` got; with concepts, any of those.
+            process_group: as in `fit_probes`: ranks with their own rows; all get the scores of all
+                rows.
+
+        Raises:
+            ValueError: a layer without a probe, or input refused as by `fit_probes`.
+        """
+        communicator = Communicator.of(process_group)
+        with communicator.raise_together():
+            layers = check_activations(activations, min_rows=communicator.min_rows)
+            concepts = split_concepts(labels, next(iter(layers.values())).shape[0])
+            for name in (probe_name(layer, concept) for layer in layers for concept in concepts):
+                check_layer(name, self._probes, "probes")
+        communicator.check_same(layers=tuple(layers), concepts=tuple(concepts))
+        return {
+            name: self._probes[name].evaluate(x, values, process_group)
+            for layer, x in layers.items()
+            for name, values in ((probe_name(layer, c), v) for c, v in concepts.items())
+        }
+
+    def plot(self, scores: Mapping[str, Score] | None = None, ax: Axes | None = None) -> Axes:
+        """The paper's figure: error by layer.
+
+        Args:
+            scores: what `evaluate` returned; without it, errors on validation rows where there
+                were any, on the fitted rows otherwise. The axis says which.
+            ax: axes to draw on.
+        """
+        if scores is not None:
+            return plot_errors({"": {n: s.error for n, s in scores.items()}}, ax=ax)
+        held_out = {
+            n: p.validation_error for n, p in self.items() if p.validation_error is not None
+        }
+        if len(held_out) == len(self):
+            return plot_errors({"": held_out}, ax=ax, ylabel="validation error")
+        train = {n: p.train_error for n, p in self.items()}
+        return plot_errors({"": train}, ax=ax, ylabel="training error")
+
+    def _table(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "layer": name,
+                "features": p.weights.shape[1],
+                "l2": p.l2,
+                "loss": p.loss,
+                "gap": p.gap,
+                "train_error": p.train_error,
+                "validation_error": p.validation_error,
+                "passes": p.passes,
+                "seconds": p.seconds,
+                "status": p.status.name.lower(),
+            }
+            for name, p in self.items()
+        ]
+
+    def to_frame(self) -> Any:
+        """A pandas frame, one row a layer.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self._table()).set_index("layer")
+
+    def __str__(self) -> str:
+        formats = {
+            "layer": "{}", "features": "{}", "l2": "{:.2e}", "loss": "{:.4f}", "gap": "{:.1e}",
+            "train_error": "{:.2%}", "validation_error": "{:.2%}", "passes": "{:.0f}",
+            "seconds": "{:.2f}", "status": "{}",
+        }  # fmt: skip
+        lines = [list(formats)]
+        for row in self._table():
+            lines.append(["" if row[c] is None else f.format(row[c]) for c, f in formats.items()])
+        widths = [max(len(line[i]) for line in lines) for i in range(len(formats))]
+        rows = (
+            "  ".join(c.ljust(w) if i in (0, 9) else c.rjust(w) for i, (c, w) in enumerate(pairs))
+            for pairs in (list(zip(line, widths, strict=True)) for line in lines)
+        )
+        return "\n".join([*(r.rstrip() for r in rows), f"objective: {OBJECTIVE}"])
+
+    __repr__ = __str__
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file; it appears complete or not at all.
+
+        Raises:
+            TypeError: classes that JSON cannot hold (only str, int, float, bool and None can).
+        """
+        tensors, meta = {}, []
+        for i, (name, probe) in enumerate(self.items()):
+            for c in probe.classes:
+                if not isinstance(c, (str, int, float, bool, type(None))):
+                    raise TypeError(f"layer {name!r}: class {c!r} cannot be saved; use str or int")
+            # safetensors writes the raw buffer, so anything not in C order would be scrambled.
+            tensors[f"{i}.weights"] = np.ascontiguousarray(to_numpy(probe.weights))
+            tensors[f"{i}.bias"] = np.ascontiguousarray(to_numpy(probe.bias))
+            entry = asdict(replace(probe, weights=None, bias=None))
+            for item in (entry, *entry["path"]):
+                item["status"] = item["status"].name
+            meta.append({"layer": name, **entry})
+        with replacing(path) as temporary:
+            # Not save_file, which has errors of its own, and none of the system's, for a full disk.
+            temporary.write_bytes(
+                to_bytes(tensors, {"format": _FORMAT, "probes": json.dumps(meta)})
+            )
+
+
+def load_probes(path: str | os.PathLike[str]) -> ProbeSet:
+    """Read what `ProbeSet.save` wrote; arrays come back as NumPy. No pickle is read.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, or a damaged one.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {os.fspath(path)!r}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            meta = file.metadata() or {}
+            if meta.get("format") != _FORMAT:
+                raise ValueError(f"{os.fspath(path)!r} is not a file of probes ({_FORMAT})")
+            probes = {}
+            for i, entry in enumerate(json.loads(meta["probes"])):
+                name = entry.pop("layer")
+                path_points = tuple(
+                    PathPoint(**{**point, "status": Status[point["status"]]})
+                    for point in entry.pop("path")
+                )
+                entry.update(
+                    weights=file.get_tensor(f"{i}.weights"),
+                    bias=file.get_tensor(f"{i}.bias"),
+                    classes=tuple(entry["classes"]),
+                    status=Status[entry["status"]],
+                    path=path_points,
+                )
+                probes[name] = Probe(**entry)
+    except (SafetensorError, AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{os.fspath(path)!r}: damaged or not a file of probes: {error}") from None
+    return ProbeSet(probes)

@@ -1,0 +1,246 @@
+"""The objective: regularised softmax loss of a family of tasks over one matrix of activations.
+
+For each task (labels `y`, row weights `s` with `S = sum s_i`, penalty `l2`), with
+`z_i = W x_i + b`,
+
+    F(W, b) = (1/S) sum_i s_i [ logsumexp(z_i) - z_i[y_i] ] + (l2/2) ||W||^2,
+
+the bias not penalised. With `P_i = softmax(z_i)` and residuals `R = P - Y`,
+
+    grad_W F = (1/S) sum_i s_i R_i x_i^T + l2 W,        grad_b F = (1/S) sum_i s_i R_i,
+    (H v)_i  = (1/S) sum_i s_i (diag P_i - P_i P_i^T)(V x_i + c) [x_i; 1]^T + l2 [V; 0].
+
+Shapes are those of `problem.linear_model`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import repeat
+
+import numpy as np
+
+from convexprobe.activations.source import in_smaller_blocks
+from convexprobe.arrays.backend import Array, cast, epsilon, like, to_numpy
+from convexprobe.arrays.ranks import local
+from convexprobe.problem.linear_model import LinearModel, Pullback
+from convexprobe.problem.softmax import centred_exponential, ray_terms, softmax_
+
+_CHECKED = 64
+"""Rows whose logits are checked against float64 in every evaluation."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass at `w` yields, per task.
+
+    Attributes:
+        w: the point, `(m, p)`, as it was used (rounded to the compute dtype).
+        value: `F(w)`, nats, `(m,)` float64.
+        loss: the mean cross-entropy alone, nats, `(m,)` float64.
+        gradient: `(m, p)` float64.
+        entropy: weighted mean entropy of `P_i`, nats, `(m,)` float64.
+        prior: weighted mean of `P_i`, `(m, k)` float64.
+        uncertainty: `1 - sum_k P_ik^2` of each row, `(m, n)`: its share of the curvature.
+        rounding: estimate of the rounding error of `value`, nats, `(m,)` float64.
+        logits: `(m, k, n)` in the compute dtype, where they were kept for a line search.
+    """
+
+    w: Array
+    value: Array
+    loss: Array
+    gradient: Array
+    entropy: Array
+    prior: Array
+    uncertainty: Array
+    rounding: Array
+    logits: Array = None
+
+
+class Problem(LinearModel):
+    """A family of `m` convex tasks over one source of rows; `LinearModel` has its data."""
+
+    def evaluate(self, w: Array, *, logits: Array | None = None, keep: bool = False) -> Evaluation:
+        """Value, gradient and what certificates need at `w` `(m, p)`: one pass, read once.
+
+        Args:
+            w: the point.
+            logits: its logits `(m, k, n)`, if they are known: then half a pass, and they are kept.
+            keep: whether to keep the logits, `4 m k n` bytes in float32.
+        """
+        xp = self.xp
+        if logits is None:
+            w = cast(cast(w, self.dtype), xp.float64)  # what is reported is what is multiplied
+        weights, _ = self.split(w)
+        if logits is None and not bool(xp.any(weights != 0)):
+            return self._evaluate_constant(w, keep=keep)
+        sums, uncertainty, kept = self._sums(w, logits, keep=keep)
+        self.count_passes(1.0 if logits is None else 0.5)
+        gradient, loss, entropy, scale, error = self.all_reduce(*sums)
+        gradient = gradient / self.total[:, None]
+        loss, entropy, scale = loss / self.total, entropy / self.total, scale / self.total
+        return Evaluation(
+            w=w,
+            value=loss + 0.5 * self.l2 * xp.sum(weights * weights, axis=(1, 2)),
+            loss=loss,
+            gradient=gradient + self.penalty(w),
+            entropy=entropy,
+            prior=gradient[:, self.k * self.d :] + self.frequency,
+            uncertainty=uncertainty,
+            rounding=2.0 * epsilon(self.dtype, w) * (scale + loss) + error,
+            logits=kept,
+        )
+
+    @in_smaller_blocks
+    def _sums(
+        self, w: Array, logits: Array | None, *, keep: bool
+    ) -> tuple[tuple[Array, ...], Array, Array | None]:
+        """This rank's part of an evaluation: sums over its rows (`sum s_i R_i [x_i; 1]^T`, loss,
+        entropy, largest logits, logits' error), its rows' uncertainties, and logits if kept."""
+        xp, f64 = self.xp, self.xp.float64
+        pulled = Pullback(self, self.m)
+        loss = entropy = scale = xp.zeros((self.m,), dtype=f64, device=w.device)
+        uncertainty = xp.empty((self.m, self.rows.n), dtype=self.dtype, device=w.device)
+        kept = self.empty_logits(w) if keep and logits is None else logits
+        for span, x in self.rows.blocks(self.m * self.k):
+            if logits is None:
+                z = self.logits(w, x)
+                if kept is not None:
+                    kept[:, :, span] = z
+            else:
+                z = xp.asarray(logits[:, :, span], copy=True)
+            z, p, top = centred_exponential(z)
+            total = xp.sum(p, axis=1, keepdims=True)
+            p /= total
+            log_total = xp.log(total)[:, 0, :]
+            correct = self.one_hot(span)
+            row_loss = log_total - xp.sum(xp.where(correct, z, xp.zeros_like(z)), axis=1)
+            row_entropy = log_total - xp.sum(p * z, axis=1)
+            uncertainty[:, span] = 1.0 - xp.sum(p * p, axis=1)
+            residual = p - cast(correct, self.dtype)
+            if self.weights is not None:
+                share = self.weights[:, span]
+                row_loss, row_entropy = row_loss * share, row_entropy * share
+                residual *= share[:, None, :]
+                top = top * share[:, None, :]
+            loss = loss + xp.sum(row_loss, axis=1, dtype=f64)
+            entropy = entropy + xp.sum(row_entropy, axis=1, dtype=f64)
+            scale = scale + xp.sum(xp.abs(top[:, 0, :]), axis=1, dtype=f64)
+            pulled.add(residual, x)
+        sums = (pulled.value(), loss, entropy, scale, self._logit_error(w, logits))
+        return sums, uncertainty, kept
+
+    def _logit_error(self, w: Array, logits: Array | None) -> Array:
+        """Error of the logits against float64 on a few rows, its mean over their maxima, `(m,)`;
+        this rank's rows' share of it.
+
+        Of parameters rounded to the compute dtype, which is how they are handed out. A loss moves
+        by no more than the error of its row's logits; features with a large mean, whose share the
+        bias cancels, are where it matters.
+        """
+        xp, f64 = self.xp, self.xp.float64
+        if self.dtype == f64:
+            return xp.zeros((self.m,), dtype=f64, device=w.device)
+        checked = np.arange(0, self.n, max(1, self.n // _CHECKED))
+        index = local(checked, self.own)
+        x, w = self.rows.take(index), cast(w, self.dtype)
+        weights, bias = self.split(cast(w, f64))
+        flat = xp.reshape(weights, (self.m * self.k, self.d))
+        exact = xp.reshape(flat @ cast(x, f64).T, (self.m, self.k, x.shape[0])) + bias[:, :, None]
+        exact += cast(self.absent, f64)[:, :, None]
+        z = self.logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
+        return xp.sum(xp.max(xp.abs(cast(z, f64) - exact), axis=1), axis=1) / len(checked)
+
+    def _evaluate_constant(self, w: Array, *, keep: bool) -> Evaluation:
+        """Without weights all rows have one distribution, and the moments say the rest: no pass."""
+        xp = self.xp
+        _, bias = self.split(w)
+        z, p, top = centred_exponential(bias + cast(self.absent, w.dtype))
+        total = xp.sum(p, axis=1, keepdims=True)
+        p, log_p = p / total, z - xp.log(total)
+        loss = -xp.sum(xp.where(self.frequency > 0, self.frequency * log_p, 0.0), axis=1)
+        gradient = p[:, :, None] * self.mean[:, None, :] - self.moment
+        row = cast(1.0 - xp.sum(p * p, axis=1), self.dtype)[:, None]
+        logits = None
+        if keep:
+            z = cast(bias, self.dtype) + self.absent
+            shape = (self.m, self.k, self.rows.n)
+            logits = xp.asarray(xp.broadcast_to(z[:, :, None], shape), copy=True)
+        return Evaluation(
+            w=w,
+            value=loss,
+            loss=loss,
+            gradient=self.join(gradient, p - self.frequency),
+            entropy=-xp.sum(p * xp.where(p > 0, log_p, 0.0), axis=1),
+            prior=p,
+            uncertainty=xp.broadcast_to(row, (self.m, self.rows.n)),
+            rounding=2.0 * epsilon(self.dtype, w) * (xp.abs(top[:, 0]) + loss),
+            logits=logits,
+        )
+
+    def along_ray(self, at: Evaluation, direction: Array, dz: Array, t: Array) -> tuple[Array, ...]:
+        """`F(w - t d)` and its first two derivatives by `t`, `(m,)` float64: no product with rows.
+
+        Args:
+            at: the evaluation at `w`, with its logits.
+            direction: `d`, `(m, p)`.
+            dz: its `spread`.
+            t: steps, `(m,)`.
+        """
+        xp, f64 = self.xp, self.xp.float64
+        sums = [xp.zeros((self.m,), dtype=f64, device=dz.device) for _ in range(3)]
+        for span in self.rows.spans(self.m * self.k):
+            z, change = at.logits[:, :, span], dz[:, :, span]
+            for i, rows in enumerate(ray_terms(z, change, t, self.one_hot(span))):
+                share = rows if self.weights is None else rows * self.weights[:, span]
+                sums[i] = sums[i] + xp.sum(share, axis=1, dtype=f64)
+        w, _ = self.split(at.w)
+        d, _ = self.split(direction)
+        moved = w - t[:, None, None] * d
+        value, slope, curvature = (total / self.total for total in self.all_reduce(*sums))
+        return (
+            value + 0.5 * self.l2 * xp.sum(moved * moved, axis=(1, 2)),
+            slope - self.l2 * xp.sum(moved * d, axis=(1, 2)),
+            curvature + self.l2 * xp.sum(d * d, axis=(1, 2)),
+        )
+
+    def errors(self, w: Array, logits: Array | None = None) -> np.ndarray:
+        """Weighted fraction of rows that are misclassified, host `(m,)`; ties count as such.
+
+        Half a pass, or none where the logits `(m, k, n)` at `w` are known.
+        """
+        wrong = self._misclassified(w, logits)
+        if logits is None:
+            self.count_passes(0.5)
+        return to_numpy(self.all_reduce(wrong)[0] / self.total)
+
+    @in_smaller_blocks
+    def _misclassified(self, w: Array, logits: Array | None) -> Array:
+        """The weight of this rank's rows that are misclassified, `(m,)`."""
+        xp, columns = self.xp, self.m * self.k
+        wrong = xp.zeros((self.m,), dtype=xp.float64, device=w.device)
+        read = self.rows.blocks(columns)
+        for span, x in read if logits is None else zip(self.rows.spans(columns), repeat(None)):
+            z = self.logits(w, x) if logits is None else logits[:, :, span]
+            miss = xp.where(self.one_hot(span), -xp.inf, z)
+            hit = xp.where(self.one_hot(span), z, -xp.inf)
+            bad = cast(xp.max(miss, axis=1) >= xp.max(hit, axis=1), self.dtype)
+            bad = bad if self.weights is None else bad * self.weights[:, span]
+            wrong = wrong + xp.sum(bad, axis=1, dtype=xp.float64)
+        return wrong
+
+    def batch_gradient(self, w: Array, index: np.ndarray) -> Array:
+        """Unbiased gradient `(m, p)` from the rows of a host index; `len(index) / n` passes."""
+        own = local(index, self.own)
+        x = self.rows.take(own)
+        at = like(own, x)
+        p = softmax_(self.logits(w, x))
+        labels = self.xp.take(self.labels, at, axis=1)
+        order = self.xp.arange(self.k, dtype=labels.dtype, device=labels.device)
+        p -= cast(labels[:, None, :] == order[None, :, None], self.dtype)
+        if self.weights is not None:
+            p *= self.xp.take(self.weights, at, axis=1)[:, None, :]
+        self.count_passes(len(index) / self.n)
+        scale = self.n / (len(index) * self.total[:, None])
+        (total,) = self.all_reduce(self.pullback(p, x))
+        return total * scale + self.penalty(w)

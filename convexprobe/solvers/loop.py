@@ -1,0 +1,188 @@
+"""The one loop: clock, budget, certificate, record, callbacks, stopping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from convexprobe.arrays.backend import Array, generator, synchronise, to_numpy
+from convexprobe.problem.certificate import estimated_gap, lower_bound
+from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.row_sample import Sample
+from convexprobe.problem.tasks import take_tasks
+from convexprobe.solvers.base import Solver
+from convexprobe.solvers.solution import Record, Solution, Status
+
+STALLED_STEPS = 8
+"""Steps in a row without a change of value or gap after which rounding has ended progress."""
+
+PATIENCE = 5
+"""Evaluations in a row without a lower validation loss after which early stopping stops."""
+
+
+class _Best:
+    """By task, the point of lowest score (`F`, or what stopping watches) and the highest bound."""
+
+    def __init__(self, problem: Problem, w: Array) -> None:
+        m = problem.m
+        self.w = [w[t, :] for t in range(m)]
+        self.logits: list[Array] = [None] * m  # at that point, where the evaluation kept them
+        self.value, self.loss = np.full(m, np.inf), np.full(m, np.inf)
+        self.rounding, self.bound = np.zeros(m), np.zeros(m)
+        self.score, self.last = np.full(m, np.inf), np.full(m, np.inf)
+        self.stale = np.zeros(m, dtype=int)  # evaluations in a row without a lower score
+        self.quiet = np.zeros(m, dtype=int)  # steps in a row without a change
+
+    def update(
+        self,
+        tasks: list[int],
+        at: Evaluation,
+        bound: np.ndarray,
+        notable: np.ndarray,
+        score: np.ndarray,
+    ) -> None:
+        """Take in the evaluation, lower bounds and scores of these tasks.
+
+        A step is quiet when the value moved by no more than its rounding (or by what is not
+        `notable`) and the gap by no more than a hundredth.
+        """
+        before = self.gap[tasks]
+        for i, t in enumerate(tasks):
+            value, rounding = float(at.value[i]), float(at.rounding[i])
+            # The allowance bounds a systematic error; from step to step values agree far better.
+            moved = abs(value - self.last[t]) > max(0.1 * rounding, notable[i])
+            self.quiet[t] = 0 if moved else self.quiet[t] + 1
+            self.last[t] = value
+            self.stale[t] += 1
+            if score[i] < self.score[t]:
+                self.score[t], self.stale[t] = score[i], 0
+                self.w[t], self.value[t], self.loss[t] = at.w[i, :], value, float(at.loss[i])
+                self.rounding[t] = rounding
+                self.logits[t] = None if at.logits is None else at.logits[i, :, :]
+        self.bound[tasks] = np.maximum(self.bound[tasks], bound)
+        self.quiet[tasks] *= ~(self.gap[tasks] < 0.99 * before)
+
+    @property
+    def gap(self) -> np.ndarray:
+        """Value less bound, `(m,)`, with an allowance for the rounding of the value."""
+        return np.maximum(self.value - self.bound, 0.0) + self.rounding
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a trial may overflow: refused
+def solve(
+    problem: Problem,
+    solver: Solver,
+    w: Array | None = None,
+    *,
+    tol: float = 1e-3,
+    max_passes: float = 1000.0,
+    max_seconds: float = np.inf,
+    callbacks: Sequence[Callable[[Record], None]] = (),
+    state: Any = None,
+    stopping: Callable[[Array], np.ndarray] | None = None,
+) -> Solution:
+    """Run a solver on every task of a family until each is certified or the budget is spent.
+
+    A task ends when its gap is at most `tol * H(Y)`; it then leaves the work. Running out of budget
+    is a status with a gap, never an exception.
+
+    Args:
+        problem: the family.
+        solver: the algorithm.
+        w: where to start, `(m, p)`; the best constant classifier when None.
+        tol: relative tolerance.
+        max_passes: budget of passes of the whole family, set-up of the problem included.
+        max_seconds: budget of seconds of the whole family.
+        callbacks: called with each `Record`.
+        state: a previous solution's state, to resume the same problem instead of starting.
+        stopping: early stopping instead of the certificate: `w` `(m, p)` -> a loss, host `(m,)`
+            (a `PerTask`, where tasks may end one by one). A task ends when that has not fallen for
+            `PATIENCE` evaluations, with the point where it was lowest, or at a gap of `tol / 100`.
+
+    Returns:
+        The solution, with the best point seen for each task.
+    """
+    started = time.perf_counter()
+    if w is None:
+        w = problem.constant_classifier() if state is None or state.at is None else state.at.w
+    target = (tol if stopping is None else 1e-2 * tol) * problem.label_entropy
+    best = _Best(problem, w)
+    status: list[Status | None] = [None] * problem.m
+    passes, seconds = np.zeros(problem.m), np.zeros(problem.m)
+    history: list[Record] = []
+    active, family = list(range(problem.m)), problem
+    state = solver.init(family, w) if state is None else state
+    step = 0
+    while True:
+        at = state.at if state.at is not None else family.evaluate(w)
+        unpenalised = family.host_l2 == 0
+        notable = np.where(unpenalised, 1e-2 * target[active], 0.0)
+        bound = _certify(family, at, state.sample, target[active], step)
+        score = to_numpy(at.value) if stopping is None else stopping(at.w)
+        best.update(active, at, bound, notable, score)
+        synchronise(problem.rows.reference)
+        elapsed = problem.communicator.clock(time.perf_counter() - started)
+        history.append(Record(step, problem.passes, elapsed, best.value.copy(), best.gap))
+        for callback in callbacks:
+            callback(history[-1])
+
+        keep = []
+        for i, task in enumerate(active):
+            if best.gap[task] <= target[task]:
+                status[task] = Status.CERTIFIED
+            elif stopping is not None and best.stale[task] >= PATIENCE:
+                status[task] = Status.VALIDATION
+            elif best.quiet[task] >= STALLED_STEPS:
+                status[task] = Status.UNCERTIFIED if unpenalised[i] else Status.ROUNDING
+            elif problem.passes >= max_passes:
+                status[task] = Status.MAX_PASSES
+            elif elapsed >= max_seconds:
+                status[task] = Status.MAX_SECONDS
+            if status[task] in (None, Status.MAX_PASSES, Status.MAX_SECONDS):
+                keep.append(i)
+            passes[task], seconds[task] = problem.passes, elapsed
+        if len(keep) < len(active):
+            active = [active[i] for i in keep]
+            family, state = family.take_tasks(keep), take_tasks(state, keep)
+            w, stopping = take_tasks(w, keep), take_tasks(stopping, keep)
+        if not any(status[t] is None for t in active):
+            break
+        w, state = solver.step(family, w, state)
+        step += 1
+
+    points = problem.xp.stack(best.w)
+    known = all(z is not None for z in best.logits)
+    errors = problem.errors(points, problem.xp.stack(best.logits) if known else None)
+    for t in range(problem.m):
+        if problem.host_l2[t] == 0 and errors[t] == 0:
+            status[t] = Status.SEPARABLE
+    return Solution(
+        w=points,
+        value=best.value,
+        loss=best.loss,
+        gap=best.gap,
+        error=errors,
+        status=tuple(s for s in status if s is not None),
+        passes=passes,
+        seconds=seconds,
+        history=tuple(history),
+        state=state,
+        running=tuple(active),
+    )
+
+
+def _certify(
+    family: Problem, at: Evaluation, sample: Sample | None, target: np.ndarray, step: int
+) -> np.ndarray:
+    """Lower bounds `(m,)`: the free one, and the repaired one where it may be what is missing."""
+    bound = to_numpy(lower_bound(family, at))
+    value, hope = to_numpy(at.value), to_numpy(estimated_gap(family, at))
+    if ((value - bound > target) & (hope <= 2.0 * target)).any():
+        if sample is None:
+            size = max(2500, family.n // 20)
+            sample = Sample.draw(family, at, size, generator(step))
+        bound = np.maximum(bound, to_numpy(lower_bound(family, at, sample)))
+    return bound

@@ -1,0 +1,1 @@
+"""Probes at every checkpoint of a training run."""

@@ -1,0 +1,212 @@
+"""`ProbeHistory`: the probes of every checkpoint, as a table, figures, and a set for each step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convexprobe.plotting.figures import plot_curves, plot_errors, plot_heatmap
+from convexprobe.plotting.movie import animate
+from convexprobe.probes.probe_set import ProbeSet
+from convexprobe.training.results import Entry
+from convexprobe.training.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+_COLUMNS = {
+    "test_error": "test error",
+    "train_error": "training error",
+    "test_loss": "test loss, nats",
+    "loss": "training loss, nats",
+}
+
+
+class ProbeHistory(Mapping[int, ProbeSet]):
+    """The probes of a network over its training: step -> `ProbeSet`, in increasing order.
+
+    Probes that are on the disk are read when they are asked for.
+
+    Attributes:
+        entries: results and costs of every step.
+        failures: what could not be probed: the source, and why.
+    """
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        source: RunDirectory | Mapping[int, ProbeSet],
+        failures: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.entries = tuple(sorted(entries, key=lambda entry: entry.step))
+        self.failures = tuple(failures)
+        self._source = source
+
+    def __getitem__(self, step: int) -> ProbeSet:
+        entry = self._entry(step)
+        if isinstance(self._source, RunDirectory):
+            return self._source.probes(step)
+        return self._source[step if entry.duplicate_of is None else entry.duplicate_of]
+
+    def __iter__(self) -> Iterator[int]:
+        return (entry.step for entry in self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def _entry(self, step: int) -> Entry:
+        for entry in self.entries:
+            if entry.step == step:
+                return entry
+        steps = list(self)
+        near = min(steps, key=lambda s: abs(s - step)) if steps else None
+        raise KeyError(f"no step {step!r} among {len(steps)}; the nearest is {near}")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers' names, in the order of the network."""
+        return tuple(dict.fromkeys(r.layer for entry in self.entries for r in entry.layers))
+
+    def table(self) -> list[dict[str, Any]]:
+        """A row for every step and layer: what `LayerResult` has, and the step's own costs."""
+        return [
+            {
+                "step": entry.step,
+                **vars(result),
+                "extract_seconds": entry.extract_seconds,
+                "duplicate_of": entry.duplicate_of,
+                "source": entry.source,
+            }
+            for entry in self.entries
+            for result in entry.layers
+        ]
+
+    def to_frame(self) -> Any:
+        """The table as a pandas frame, by step and layer.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(self.table()).set_index(["step", "layer"])
+
+    def __str__(self) -> str:
+        if not self.entries:
+            return "no checkpoints"
+        results = [r for entry in self.entries if entry.duplicate_of is None for r in entry.layers]
+        passes = sorted(r.passes for r in results)
+        certified = sum(r.status == "certified" for r in results)
+        lines = [
+            f"{len(self)} checkpoints, steps {self.entries[0].step} to {self.entries[-1].step}, "
+            f"{len(self.layers)} layers",
+            f"certified: {certified} of {len(results)} probes, in a median of "
+            f"{passes[len(passes) // 2]:.1f} passes",
+            f"seconds: {sum(e.extract_seconds for e in self.entries):.1f} extracting, "
+            f"{sum(e.solve_seconds for e in self.entries):.1f} solving",
+        ]
+        if same := [e.step for e in self.entries if e.duplicate_of is not None]:
+            lines.append(f"same weights as an earlier step: {same}")
+        lines += [f"not probed: {source}: {why}" for source, why in self.failures]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _column(self, column: str | None) -> str:
+        """The column to draw: test errors where there are some, else training errors."""
+        if column is None:
+            held = all(r.test_error is not None for e in self.entries for r in e.layers)
+            return "test_error" if held else "train_error"
+        if column not in _COLUMNS:
+            raise ValueError(f"column: expected one of {', '.join(_COLUMNS)}, found {column!r}")
+        if any(getattr(r, column) is None for e in self.entries for r in e.layers):
+            raise ValueError(f"column: no {column} without held-out rows; pass test=")
+        return column
+
+    def _curves(self, column: str) -> dict[int, dict[str, float]]:
+        if not self.entries:
+            raise ValueError("history: no checkpoints to draw")
+        return {
+            entry.step: {r.layer: getattr(r, column) for r in entry.layers}
+            for entry in self.entries
+        }
+
+    def plot_step(self, step: int, ax: Axes | None = None) -> Axes:
+        """The paper's figure for one step: error by layer.
+
+        Raises:
+            KeyError: no such step.
+        """
+        column = self._column(None)
+        curve = {r.layer: getattr(r, column) for r in self._entry(step).layers}
+        ax = plot_errors({"": curve}, ax=ax, ylabel=_COLUMNS[column])
+        ax.set_title(f"step {step}", fontsize=10)
+        return ax
+
+    def plot_heatmap(self, column: str | None = None, ax: Axes | None = None) -> Axes:
+        """Layer by step, the value as colour.
+
+        Args:
+            column: "test_error" (where there are held-out rows), "train_error", "test_loss" or
+                "loss".
+            ax: axes to draw on.
+        """
+        column = self._column(column)
+        return plot_heatmap(self._curves(column), label=_COLUMNS[column], ax=ax)
+
+    def plot_layers(self, column: str | None = None, ax: Axes | None = None) -> Axes:
+        """One curve a layer against step; arguments are those of `plot_heatmap`."""
+        column = self._column(column)
+        return plot_curves(self._curves(column), label=_COLUMNS[column], ax=ax)
+
+    def animate(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        column: str | None = None,
+        fps: float = 8.0,
+        dpi: int = 80,
+    ) -> None:
+        """The paper's movie: error by layer, a frame a step, on one axis.
+
+        Args:
+            path: a `.gif`, or an `.mp4`, for which ffmpeg has to be installed.
+            column: as for `plot_heatmap`.
+            fps: frames a second.
+            dpi: dots per inch; a frame is 7.2 by 4 inches.
+
+        Raises:
+            ValueError: another suffix, or no checkpoints.
+            RuntimeError: no ffmpeg.
+        """
+        column = self._column(column)
+        animate(self._curves(column), path, label=_COLUMNS[column], fps=fps, dpi=dpi)
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write it where `load_history` reads it; what a sweep keeps in `out` is such a directory.
+
+        Raises:
+            ValueError: a history is there already.
+        """
+        if any(Path(directory).glob("*.json")):
+            raise ValueError(f"{os.fspath(directory)!r}: a history is there; take a new directory")
+        store = RunDirectory(directory, self._settings())
+        for entry in self.entries:
+            own = entry.duplicate_of is None
+            store.add(entry, self[entry.step] if own else None)
+
+    def _settings(self) -> dict[str, Any]:
+        return self._source.settings if isinstance(self._source, RunDirectory) else {"saved": True}
+
+
+def load_history(directory: str | os.PathLike[str]) -> ProbeHistory:
+    """The history in a directory, while a sweep adds to it or afterwards.
+
+    Raises:
+        ValueError: not such a directory.
+    """
+    store = RunDirectory(directory, check=False)
+    return ProbeHistory(list(store.entries.values()), store)

@@ -1,0 +1,187 @@
+"""A directory to which results are added one checkpoint at a time, so that a kill loses only one.
+
+| file | what |
+|---|---|
+| `settings.json` | what all of it was computed with |
+| `step_9.safetensors` | the probes of step 9, a file that `load_probes` reads |
+| `step_9.logits.safetensors` | their logits, to start the next from; of the last two steps alone |
+| `step_9.json` | the entry of step 9 with the checksums of all three; written last, it counts |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
+
+from convexprobe._files import remove_leftovers, replacing
+from convexprobe.probes.probe_set import ProbeSet, load_probes
+from convexprobe.probes.warm_start import Remembered
+from convexprobe.training.results import Entry, LayerResult
+
+FORMAT = "convexprobe-history-1"
+
+
+PROBES, LOGITS = ".safetensors", ".logits.safetensors"
+
+
+_KEPT = 2
+
+
+class RunDirectory:
+    """The directory. `entries` holds those that are complete, by step, in the order of writing.
+
+    Args:
+        directory: made if it does not exist.
+        settings: has to be what is recorded there, if anything is; None accepts whatever is.
+        check: read every file and compare checksums; entries that do not pass are left out, with
+            a warning, to be done again.
+
+    Raises:
+        ValueError: other settings, naming those that differ; not such a directory.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        settings: Mapping[str, Any] | None = None,
+        *,
+        check: bool = True,
+    ) -> None:
+        self.directory = Path(directory)
+        self.entries: dict[int, Entry] = {}
+        self._written: list[int] = []  # steps whose logits are kept, the last one last
+        path = self.directory / "settings.json"
+        if settings is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.directory)
+            if not path.exists():
+                if stray := sorted(self.directory.glob("step_*.json")):
+                    raise ValueError(f"out: {stray[0]} is there, and no {path} to say what it is")
+                with replacing(path) as temporary:
+                    temporary.write_text(json.dumps({**settings, "format": FORMAT}, indent=1))
+        self.settings = self._settings(path)
+        if settings is not None:
+            _compare(path, self.settings, {**settings, "format": FORMAT})
+        found = [
+            (int(m[1]), p)
+            for p in self.directory.glob("step_*.json")
+            if (m := re.fullmatch(r"step_(\d+)", p.stem))
+        ]
+        for step, file in sorted(found):
+            try:
+                self._read(step, file, check=check)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                warnings.warn(
+                    f"{file}: damaged, its step is done again ({error})", UserWarning, stacklevel=3
+                )
+        for step, entry in list(self.entries.items()):
+            if entry.duplicate_of is not None and entry.duplicate_of not in self.entries:
+                del self.entries[step]  # its probes are the ones to be done again
+        kept = [s for s in self.entries if self._path(s, LOGITS).exists()]
+        self._written = kept[-_KEPT:]
+
+    @staticmethod
+    def _settings(path: Path) -> dict[str, Any]:
+        try:
+            settings = json.loads(path.read_text())
+            if settings["format"] == FORMAT:
+                return settings
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        raise ValueError(f"{str(path)!r}: expected the settings of a history ({FORMAT})")
+
+    def _path(self, step: int, suffix: str) -> Path:
+        return self.directory / f"step_{step}{suffix}"
+
+    def _read(self, step: int, file: Path, *, check: bool) -> None:
+        content = json.loads(file.read_text())
+        if _sum(json.dumps(content["entry"]).encode()) != content["sha256"]:
+            raise ValueError("its checksum does not fit")
+        values = content["entry"]
+        sums = values.pop("files")
+        for suffix, sha in sums.items():
+            path = self._path(step, suffix)
+            if suffix == LOGITS and not path.exists():
+                continue  # deleted in time
+            if check and _sum(path.read_bytes()) != sha:
+                raise ValueError(f"the checksum of {path.name} does not fit")
+        layers = tuple(LayerResult(**layer) for layer in values.pop("layers"))
+        self.entries[step] = Entry(**values, layers=layers)
+
+    def add(self, entry: Entry, found: Remembered | ProbeSet | None = None) -> None:
+        """Write an entry with its probes, and their logits if there are any; None if a duplicate.
+
+        Raises:
+            OSError: the disk is full or cannot be written; every earlier entry is still there.
+        """
+        step, sums = entry.step, {}
+        try:
+            if found is not None:
+                probes = found.probes if isinstance(found, Remembered) else found
+                probes.save(self._path(step, PROBES))
+                sums[PROBES] = _sum(self._path(step, PROBES).read_bytes())
+            if isinstance(found, Remembered):
+                tensors = {f"{i}": z for i, z in enumerate(found.logits.values())}
+                with replacing(self._path(step, LOGITS)) as temporary:
+                    temporary.write_bytes(to_bytes({**tensors, "rows": found.rows}))
+                sums[LOGITS] = _sum(self._path(step, LOGITS).read_bytes())
+            values = {**asdict(entry), "files": sums}
+            body = {"entry": values, "sha256": _sum(json.dumps(values).encode())}
+            with replacing(self._path(step, ".json")) as temporary:
+                temporary.write_text(json.dumps(body, indent=1))
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{self.directory}: step {step} could not be written ({error.strerror or error}); "
+                f"the {len(self.entries)} entries before are complete, the same command continues",
+            ) from error
+        self.entries[step] = entry
+        if isinstance(found, Remembered):
+            self._written = [*self._written, step][-_KEPT:]
+            for path in self.directory.glob(f"step_*{LOGITS}"):
+                if path not in [self._path(s, LOGITS) for s in self._written]:
+                    path.unlink(missing_ok=True)
+
+    def probes(self, step: int) -> ProbeSet:
+        """The probes of a step, read from the disk."""
+        original = self.entries[step].duplicate_of
+        return load_probes(self._path(step if original is None else original, PROBES))
+
+    def remembered(self, step: int) -> Remembered | ProbeSet:
+        """The probes with their logits, where these are still kept."""
+        original = self.entries[step].duplicate_of
+        step = step if original is None else original
+        probes, path = self.probes(step), self._path(step, LOGITS)
+        if not path.exists():
+            return probes
+        tensors = load_file(path)
+        logits = {name: tensors[f"{i}"] for i, name in enumerate(probes)}
+        return Remembered(probes, logits, tensors["rows"])
+
+
+def _compare(path: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(wanted))
+    differ = [
+        f"{key}: recorded {recorded.get(key)!r}, now {wanted.get(key)!r}"
+        for key in dict.fromkeys([*recorded, *wanted])
+        if recorded.get(key) != wanted.get(key)
+    ]
+    if differ:
+        raise ValueError(
+            f"out: {path} records other settings; take another directory, or these: "
+            + "; ".join(differ)
+        )
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

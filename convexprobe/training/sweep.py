@@ -1,0 +1,92 @@
+"""`probe_checkpoints`: every checkpoint of a training run, probed like one network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from convexprobe._progress import progress_bar
+from convexprobe.training.checkpoints import find_checkpoints, match
+from convexprobe.training.history import ProbeHistory
+from convexprobe.training.monitor import ProbeMonitor
+
+
+def probe_checkpoints(
+    model: nn.Module,
+    checkpoints: Any,
+    data: Any,
+    labels: Any = None,
+    *,
+    progress: bool | None = None,
+    **settings: Any,
+) -> ProbeHistory:
+    """A certified probe of every layer at every checkpoint.
+
+    Each checkpoint is loaded, strictly, and probed by one `ProbeMonitor`: on the same rows, with
+    the same penalties, starting from the probes of the step before. Weights met before are not
+    probed twice. A checkpoint that cannot be read or does not fit is reported with what is wrong,
+    and the others go on, unless `on_error="raise"`.
+
+    With `out`, the results are there after every checkpoint; the same command goes on after a kill,
+    without reading again what is done, to the same result.
+
+    Args:
+        model: the network that the checkpoints fit; afterwards it is what it was.
+        checkpoints: a directory, a list of paths, or an iterable of `(step, path)` or
+            `(step, state dict)`; see `training.checkpoints`.
+        data, labels: as in `ProbeMonitor`.
+        progress: show a bar with the time left; None shows it on a terminal.
+        settings: everything else that `ProbeMonitor` takes: `layers`, `pool`, `test`, `out`,
+            `warm_start`, `l2`, `tol`, `solver`, `batch_size`, `max_passes`, `on_error`, `seed`,
+            `process_group`.
+
+    Returns:
+        The history, with what failed.
+
+    Raises:
+        TypeError, ValueError: an argument refused; `out` records other settings.
+        OSError: `out` cannot be written; what it holds stays complete.
+    """
+    found, count = find_checkpoints(checkpoints)
+    monitor = ProbeMonitor(data, labels, **settings)
+    seen: set[int | None] = set()
+    with _weights_kept(model), progress_bar(total=count, desc="checkpoints", show=progress) as bar:
+        for checkpoint in found:
+            if monitor.recorded(checkpoint.step) and checkpoint.step not in seen:
+                seen.add(checkpoint.step)
+                if not bar.disable:
+                    bar.initial += 1  # costs nothing, and must not enter the estimate
+                bar.update()
+                continue
+            try:
+                with monitor.ranks.raise_together():
+                    step, state = checkpoint.load()
+                    if step in seen:
+                        raise ValueError(f"{checkpoint.source}: step {step} for the second time")
+                    state = match(state, model, checkpoint.source)
+            except ValueError as error:
+                monitor.failed(checkpoint.source, error)
+            else:
+                seen.add(step)
+                bar.set_postfix_str(f"step {step}")
+                model.load_state_dict(state)
+                monitor.record(model, step, checkpoint.source)
+            bar.update()
+    return monitor.history
+
+
+@contextmanager
+def _weights_kept(model: nn.Module) -> Iterator[None]:
+    """Put every parameter and buffer back at the end, bit for bit."""
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, copy in zip(tensors, before, strict=True):
+                tensor.copy_(copy)
