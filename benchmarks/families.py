@@ -174,7 +174,7 @@ def report(
         pairs = list(zip(solutions, judge.entropy, strict=True))
         certified = sum(f.gap <= tol * h for f, h in pairs)
         gap = max(f.gap / h for f, h in pairs)
-        trivial = sum(f.value <= tol * h for f, h in pairs)
+        trivial = sum(f.objective <= tol * h for f, h in pairs)
         print(
             f"{name}, tol={tol:g}: {seconds:.2f} s, {passes:.0f} passes, worst true "
             f"(F - F*)/H {worst:.1e}, {certified} of {len(solutions)} certified (worst gap "

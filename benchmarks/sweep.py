@@ -33,6 +33,7 @@ import convexprobe as cxp
 from benchmarks.harness.cases import Judge, multiclass
 from benchmarks.harness.sklearn_loop import Fit, loosest_fit
 from benchmarks.harness.targets import verdict
+from convexprobe import Status
 from convexprobe.activations.source import Rows
 from convexprobe.problem.certificate import lower_bound
 from convexprobe.problem.objective import Problem
@@ -92,7 +93,7 @@ def sweep(data: Images, files: list[Path], l2: float, out: Path) -> cxp.ProbeHis
     solve = sum(e.solve_seconds for e in history.entries)
     extract = sum(e.extract_seconds for e in history.entries)
     results = [r for e in history.entries for r in e.layers]
-    certified = sum(r.status == "certified" for r in results)
+    certified = sum(r.status is Status.CERTIFIED for r in results)
     print(f"\nl2 = {l2:g}: {len(history)} checkpoints, {certified} of {len(results)} certified")
     starts = {s: sum(r.start == s for r in results) for s in ("zero", "copied", "transferred")}
     print(f"  starts {starts}")

@@ -5,6 +5,7 @@ The words used everywhere: a *layer* is a named point of the network, its activa
 once; the *gap* a rigorous bound on `F - F*` in nats; *tol* the stopping rule `gap <= tol * H(Y)`.
 """
 
+from convexprobe import solvers
 from convexprobe.activations.directory import DirectoryRows, open_activations
 from convexprobe.arrays.ranks import shard
 from convexprobe.datasets.mnist import mnist
@@ -72,4 +73,10 @@ __all__ = [
     "random_projection",
     "remember",
     "shard",
+    "solvers",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names; the folders are found by their own."""
+    return [*__all__, "__version__"]

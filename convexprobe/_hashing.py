@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from convexprobe.training.checkpoints import StateDict
+StateDict = Mapping[str, Tensor]
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:

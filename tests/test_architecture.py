@@ -1,10 +1,14 @@
-"""The layers of the package, kept by reading its imports."""
+"""The folders of the package: who imports whom, what the documents name, what is public."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -12,104 +16,91 @@ import pytest
 import convexprobe
 
 PACKAGE = Path(convexprobe.__file__).parent
+DOCS = PACKAGE.parent / "docs"
 
-ORDER: list[set[str]] = [
-    {"_array"},
-    {"_files", "_progress", "_random_state", "family", "softmax", "sources", "store"},
-    {"communicator", "manifest", "streaming"},
-    {"shards"},
-    {"linear_model"},
-    {"objective"},
-    {"sample"},
-    {"certificate", "preconditioner"},
-    {"solvers.base"},
-    {"solvers.stochastic", "solvers.adaptive"},
-    {"solvers.*"},
-    {"solvers"},
-    {"solve"},
-    {"warm_start", "measures", "plots", "inputs", "row_space"},
-    {"probes", "folds"},
-    {"validation", "remembered"},
-    {"path"},
-    {"choice"},
-    {"fit"},
-    {"estimate"},
-    {"points", "datasets", "checkpoints"},
-    {"pooling", "batches"},
-    {"sinks"},
-    {"extract"},
-    {"records", "movie"},
-    {"history", "loaders"},
-    {"monitor"},
-    {"sweep", "integrations"},
-    {""},
-]
-"""A file imports only from the rows above its own; "" is the package itself."""
+FOLDERS = [
+    "arrays", "activations", "extraction", "problem", "solvers", "metrics", "plotting", "probes",
+    "training", "datasets",
+]  # fmt: skip
+"""A folder imports only from those above it."""
 
-MAY_IMPORT_TORCH = {
-    "_array", "_random_state", "communicator", "store", "manifest", "shards", "streaming", "probes",
-    "estimate", "points", "datasets", "checkpoints", "pooling", "batches", "sinks", "extract",
-    "loaders", "monitor", "sweep",
-}  # fmt: skip
+APART = {"extraction": {"problem", "solvers", "probes"}, "probes": {"extraction"}}
+"""Folders that do not import each other, whatever their order."""
 
-
-def module(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return ".".join(p for p in parts if p != "__init__")
-
-
-FILES = {module(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-
-
-def row(name: str) -> int:
-    exact = [i for i, names in enumerate(ORDER) if name in names]
-    if exact:
-        return exact[0]
-    if name.startswith("solvers."):
-        return next(i for i, names in enumerate(ORDER) if "solvers.*" in names)
-    raise AssertionError(f"{name} has no place in the order: give it one")
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 
 
 def imports(name: str) -> set[str]:
-    """Every module that the file names in an import, wherever it stands; none is relative."""
-    found = set()
+    """Every module that a file names in an import, wherever it stands; none is relative."""
+    modules = set()
     for node in ast.walk(ast.parse(FILES[name].read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{name}: relative import in line {node.lineno}"
             base = node.module or ""
-            found |= {base} | {
-                f"{base}.{a.name}" for a in node.names if submodule(f"{base}.{a.name}")
-            }
-    return found
+            inside = {f"{base}.{alias.name}" for alias in node.names}
+            modules |= {base} | {m for m in inside if own(m) in FILES or own(m) in FOLDERS}
+    return modules
 
 
-def submodule(name: str) -> bool:
-    return name.startswith("convexprobe.") and name.removeprefix("convexprobe.") in FILES
+def own(module: str) -> str:
+    """A module's name inside the package; empty for the package itself and all others."""
+    return module.removeprefix("convexprobe.") if module.startswith("convexprobe.") else ""
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_file_imports_only_from_above(name: str) -> None:
-    for target in imports(name):
-        if target.split(".")[0] != "convexprobe":
-            continue
-        inside = target.removeprefix("convexprobe").removeprefix(".")
-        assert row(inside) < row(name), f"{name} imports {target}, which is not above it"
+def folder(module: str) -> str:
+    """The folder a module is in; empty for the files beside the folders."""
+    return module.split(".")[0] if module.split(".")[0] in FOLDERS else ""
+
+
+def test_every_folder_has_its_place_and_its_sentence() -> None:
+    table = dict(
+        re.findall(r"^\| `(\w+)/` \| (.*) \|$", (DOCS / "architecture.md").read_text(), re.M)
+    )
+    assert list(table) == FOLDERS
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(FOLDERS)
+    for name in FOLDERS:
+        docstring = import_module(f"convexprobe.{name}").__doc__ or ""
+        assert docstring.strip(), name
+
+
+@pytest.mark.parametrize("name", [n for n in FILES if n != "__init__"])
+def test_a_folder_imports_only_from_those_above_it(name: str) -> None:
+    here = folder(name)
+    for target in filter(None, map(own, imports(name))):
+        there = folder(target)
+        if not here:
+            assert not there, f"{name} serves every folder, and imports {target}"
+        elif there and there != here:
+            assert FOLDERS.index(there) < FOLDERS.index(here), f"{name} imports {target}"
+            assert there not in APART.get(here, set()), f"{name} imports {target}"
+
+
+@pytest.mark.parametrize("here", ["", *FOLDERS])
+def test_files_of_a_folder_import_each_other_without_cycles(here: str) -> None:
+    def file(module: str) -> str:
+        return module if module in FILES else f"{module}.__init__"
+
+    files = [name for name in FILES if folder(name) == here and name != "__init__"]
+    graph = {n: {file(own(m)) for m in imports(n) if own(m)} & set(files) for n in files}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError
 
 
 def test_the_check_finds_the_files_and_their_imports() -> None:
-    assert {"_array", "objective", "solvers", "solvers.base", "fit", ""} <= set(FILES)
-    assert {"convexprobe.objective", "convexprobe.solvers.base", "numpy"} <= imports("solve")
-    assert row("solvers.lbfgs") == row("solvers.adam") > row("solvers.base")
+    assert {"arrays.backend", "solvers.__init__", "probes.fit", "__init__"} <= set(FILES)
+    assert {"convexprobe.problem.objective", "numpy"} <= imports("solvers.loop")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_array_libraries_are_named_in_one_file(name: str) -> None:
+def test_array_libraries_are_named_in_one_folder(name: str) -> None:
     roots = {target.split(".")[0] for target in imports(name)}
-    if name != "_array":
+    if folder(name) != "arrays":
         assert not roots & {"cupy", "array_api_compat"}
-    if name not in MAY_IMPORT_TORCH:
+    if folder(name) in ("problem", "solvers", "metrics", "plotting"):
         assert "torch" not in roots
 
 
@@ -129,7 +120,39 @@ def test_importing_the_package_stays_light_and_silent() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
 
 
-def test_every_public_name_exists() -> None:
-    assert sorted(set(convexprobe.__all__)) == sorted(convexprobe.__all__)
+def test_the_package_shows_its_public_names_and_nothing_else() -> None:
+    assert sorted(dir(convexprobe)) == sorted([*convexprobe.__all__, "__version__"])
     for name in convexprobe.__all__:
         assert getattr(convexprobe, name).__doc__, name
+
+
+def test_what_a_solver_of_ones_own_needs_is_public_and_told() -> None:
+    told = set(re.findall(r"`(\w+)`", convexprobe.solvers.__doc__ or ""))
+    for name in convexprobe.solvers.__all__:
+        assert getattr(convexprobe.solvers, name) is not None
+        if name not in convexprobe.__all__ and name != "Array":
+            assert name in told, f"convexprobe.solvers says nothing of {name}"
+    example = ast.parse((PACKAGE.parent / "examples" / "write_a_solver.py").read_text())
+    modules = {n.module for n in ast.walk(example) if isinstance(n, ast.ImportFrom)}
+    assert {m for m in modules if m and m.startswith("convexprobe")} == {"convexprobe.solvers"}
+
+
+@pytest.mark.parametrize("document", sorted(DOCS.rglob("*.md")), ids=lambda path: path.stem)
+def test_files_and_functions_that_a_document_names_exist(document: Path) -> None:
+    beside = [PACKAGE, PACKAGE.parent, PACKAGE.parent / "examples"]
+    for file, name in re.findall(r"`([\w/]+\.py)`(?:: `(\w+(?:\.\w+)?)`)?", document.read_text()):
+        assert any((place / file).exists() for place in beside), f"{document.name} names {file}"
+        inside = PACKAGE / file
+        if name and inside.exists():
+            value = import_module("convexprobe." + file.removesuffix(".py").replace("/", "."))
+            for part in name.split("."):
+                value = getattr(value, part)
+
+
+def test_probe_checkpoints_takes_what_the_monitor_takes() -> None:
+    sweep = signature(convexprobe.probe_checkpoints).parameters
+    monitor = signature(convexprobe.ProbeMonitor).parameters
+    assert set(sweep) == set(monitor) | {"model", "checkpoints", "progress"}
+    for name, parameter in monitor.items():
+        assert sweep[name].default == parameter.default, name
+        assert sweep[name].annotation == parameter.annotation, name

@@ -101,8 +101,8 @@ def test_every_solver_certifies_on_the_device(
     assert kept_to_the_device(found.w, problem)
     for t, l2 in enumerate(path):
         best = minimum(data, l2)[1]
-        assert found.value[t] - best <= found.gap[t]
-        assert found.value[t] - best >= -1e-6  # float32 rounds a value of order 1
+        assert found.objective[t] - best <= found.gap[t]
+        assert found.objective[t] - best >= -1e-6  # float32 rounds a value of order 1
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -114,7 +114,7 @@ def test_half_precision_rows_certify_on_the_device(solver: str, dtype: torch.dty
     problem = Problem(Rows(x.cuda()), torch.as_tensor(data.y).cuda(), [1e-2], classes=3)
     found = solve(problem, SOLVERS[solver](), tol=2e-2, max_passes=1000)
     assert found.status == (Status.CERTIFIED,)
-    assert found.value[0] - minimum(stored, 1e-2)[1] <= found.gap[0]
+    assert found.objective[0] - minimum(stored, 1e-2)[1] <= found.gap[0]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -52,7 +52,7 @@ def test_every_solver_keeps_the_rules(solver: str, weighted: bool) -> None:
     found = solve(problem, SOLVERS[solver](), tol=1e-2, max_passes=200)
     assert found.w.device == DEVICE
     for t, l2 in enumerate(path):
-        assert found.value[t] - minimum(data, l2)[1] <= found.gap[t] < 0.1
+        assert found.objective[t] - minimum(data, l2)[1] <= found.gap[t] < 0.1
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

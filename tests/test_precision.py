@@ -43,7 +43,7 @@ def test_types_at_rest_in_products_and_in_sums(
     problem = Problem(rows, torch.tensor(data.y), [0.1], classes=3)
     at = problem.evaluate(problem.constant_classifier() + 0.1, keep=True)
     assert at.logits.dtype == products
-    sums = (at.value, at.loss, at.gradient, at.entropy, at.prior, at.rounding, problem.moment)
+    sums = (at.value, at.loss, at.gradient, at.entropy, at.rounding, problem.moment)
     assert {part.dtype for part in sums} == {torch.float64}
     assert (float(at.rounding[0]) < 1e-14) == (dtype == torch.float64)
 

@@ -162,13 +162,13 @@ def spacing(data: Data, w: np.ndarray, value: float, dtype: Any) -> float:
 @contextmanager
 def limited(passes: float) -> Iterator[None]:
     """Fail as soon as any problem has spent more: what ends an endless loop."""
-    spend = Problem.spend
+    count_rows = Problem.count_rows
 
-    def guarded(self: Problem, amount: float) -> None:
-        spend(self, amount)
+    def guarded(self: Problem, rows: float) -> None:
+        count_rows(self, rows)
         assert self.passes <= passes, "a step does not end"
 
-    with patch.object(Problem, "spend", guarded):
+    with patch.object(Problem, "count_rows", guarded):
         yield
 
 
@@ -192,14 +192,14 @@ def check(case: Case) -> None:
     for name in SOLVERS:
         problem, found = run(case, name)
         points = to_numpy(found.w)
-        for part in (points, found.value, found.loss, found.gap):
+        for part in (points, found.objective, found.loss, found.gap):
             assert np.isfinite(part).all(), name
         assert all(r.passes < BUDGET for r in found.history[:-1]), name
         for t, l2 in enumerate(case.l2):
             w = points[t]
             value = reference(data, w, l2)[0]
             noise = spacing(data, w, value, compute)
-            assert abs(found.value[t] - value) <= MULTIPLE * noise, name
+            assert abs(found.objective[t] - value) <= MULTIPLE * noise, name
             if found.status[t] is Status.CERTIFIED:
                 assert found.gap[t] <= TOL * problem.label_entropy[t], name
             claims.append((name, t, value, found.gap[t] + MULTIPLE * noise))
@@ -281,7 +281,7 @@ def test_the_same_seed_gives_the_same_bits(name: str, xp: ModuleType, dtype: Any
     first, again, other = run(0), run(0), run(1)
     np.testing.assert_array_equal(to_numpy(again.w), to_numpy(first.w))
     np.testing.assert_array_equal(again.gap, first.gap)
-    assert [(r.passes, r.value.tolist()) for r in again.history] == [
-        (r.passes, r.value.tolist()) for r in first.history
+    assert [(r.passes, r.objective.tolist()) for r in again.history] == [
+        (r.passes, r.objective.tolist()) for r in first.history
     ]
     assert (to_numpy(other.w) != to_numpy(first.w)).any()  # so the seed does decide

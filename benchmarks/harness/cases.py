@@ -119,7 +119,7 @@ def lower_bounds(case: Case, x: torch.Tensor, y: torch.Tensor, cache: Path) -> n
             start = solve(Problem(Rows(x), y, [l2], classes=case.k), NewtonCG(), tol=1e-4).w
             problem = Problem(Rows(x.double()), y, [l2], classes=case.k)
             s = solve(problem, NewtonCG(), start, tol=1e-7, max_passes=600, max_seconds=60)
-            kept[key] = float(s.value[0] - s.gap[0]), float(s.gap[0] / problem.label_entropy[0])
+            kept[key] = float(s.objective[0] - s.gap[0]), float(s.gap[0] / problem.label_entropy[0])
             cache.write_text(json.dumps(kept, indent=1))
         bounds.append(kept[key][0])
         if kept[key][1] > 1e-6:

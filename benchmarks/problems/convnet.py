@@ -11,8 +11,7 @@ from functools import lru_cache, partial
 import torch
 
 from benchmarks.harness.cases import Case, Settings
-from convexprobe import mnist
-from convexprobe.extraction import extract
+from convexprobe import extract, mnist
 from examples.mnist_convnet import PROBE_POINTS, VALIDATION_ROWS, ConvNet, load_or_train, normalise
 
 WEAK = ("fc1_preact", "fc1_postact", "logits")

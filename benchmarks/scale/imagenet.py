@@ -33,8 +33,8 @@ from benchmarks.scale.cost_model import CostModel, Measurement, sample_rows
 from benchmarks.scale.measure import Run, ceilings, cold_and_warm
 from benchmarks.scale.peers import inception, torch_lbfgs
 from benchmarks.scale.spectrum import Features
+from convexprobe import estimate
 from convexprobe.activations.placement import free_memory
-from convexprobe.probes import cost as estimate
 
 IMAGES, FEATURES, CLASSES = 1_281_167, 2_048, 1_000
 FURTHER = 5.0

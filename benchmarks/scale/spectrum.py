@@ -24,8 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convexprobe import mnist
-from convexprobe.extraction import extract
+from convexprobe import extract, mnist
 from examples.mnist_convnet import VALIDATION_ROWS, ConvNet, load_or_train, normalise
 
 BLOCK = 4096

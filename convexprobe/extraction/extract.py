@@ -20,8 +20,8 @@ from convexprobe.extraction.pooling import (
     describe_pool,
     pool_rules,
 )
-from convexprobe.extraction.recorder import _Recorder
-from convexprobe.extraction.writers import DirectorySink, MemorySink, Sink
+from convexprobe.extraction.recorder import Recorder
+from convexprobe.extraction.writers import DirectoryWriter, MemoryWriter, Writer
 
 _DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
@@ -90,15 +90,15 @@ def extract(
     if dtype is not None and wanted not in _DTYPES.values():
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)} or None, found {dtype!r}")
     if out is None:
-        sink: Sink = MemorySink(torch.device(device), expected_rows(loader))
+        writer: Writer = MemoryWriter(torch.device(device), expected_rows(loader))
     elif torch.device(device).type != "cpu":
         raise ValueError(f"device: expected the CPU beside out=, found {device!r}")
     else:
         points = [list(request.point(request.call or 0)) for request in requests]
         kind = None if wanted is None else str(wanted).removeprefix("torch.")
         request = {"points": points, "dtype": kind, "pool": describe_pool(pool)}
-        sink = DirectorySink(Path(out), model, request)
-    recorder = _Recorder(requests, pool_rules(pool), wanted, sink)
+        writer = DirectoryWriter(Path(out), model, request)
+    recorder = Recorder(requests, pool_rules(pool), wanted, writer)
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     index = rows = labelled = 0
     # no_grad, and out of the caller's inference mode: the rows must be usable in autograd
@@ -114,12 +114,12 @@ def extract(
                         f"batch {index}: expected labels in every batch or in none, found them in "
                         f"{labelled} of {index + 1}"
                     )
-                if not sink.skips(batch):
+                if not writer.skips(batch):
                     recorder.run(model, batch, home)
-                    sink.end_batch(batch, recorder.names)
+                    writer.end_batch(batch, recorder.names)
     if not rows:
         raise ValueError("loader: expected at least one row, found none")
-    return sink.finish(recorder.names)
+    return writer.finish(recorder.names)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from convexprobe.extraction.pooling import (
     choose_pool,
     pool_rows,
 )
-from convexprobe.extraction.writers import Sink
+from convexprobe.extraction.writers import Writer
 
 
 class _DeepestPointRead(BaseException):
@@ -26,7 +26,7 @@ class _DeepestPointRead(BaseException):
 
 
 @dataclass
-class _Recorder:
+class Recorder:
     """The hooks, and what they have seen of the batch in flight.
 
     The first batch teaches how often every module runs. From then on more or fewer calls are an
@@ -36,7 +36,7 @@ class _Recorder:
     requests: list[Request]
     rules: dict[str, PoolRule]
     dtype: torch.dtype | None
-    sink: Sink
+    writer: Writer
     # by point in the order of computation: width and dtype of the stored rows
     kinds: dict[Point, tuple[int, torch.dtype]] = field(default_factory=dict)
     names: dict[Point, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -137,4 +137,4 @@ class _Recorder:
                 f"{where}: {int(lost.sum())} finite activations overflow {stored.dtype}, first in "
                 f"row {self.batch.start + int(lost.nonzero()[0, 0])}; store them in a wider dtype"
             )
-        self.sink.add(point, stored)
+        self.writer.add(point, stored)

@@ -32,7 +32,7 @@ Names = Mapping[Point, list[str]]
 """Every name of each point, in the order of computation."""
 
 
-class Sink(ABC):
+class Writer(ABC):
     """Takes the rows of one batch after another."""
 
     def skips(self, batch: Batch) -> bool:
@@ -52,7 +52,7 @@ class Sink(ABC):
         """Everything, by name, and the labels; nothing is kept here."""
 
 
-class MemorySink(Sink):
+class MemoryWriter(Writer):
     """One tensor a point, allocated once where the number of rows is known beforehand."""
 
     def __init__(self, device: torch.device, expected: int) -> None:
@@ -89,7 +89,7 @@ class MemorySink(Sink):
         return found, torch.cat(self.labels) if self.labels else None
 
 
-class DirectorySink(Sink):
+class DirectoryWriter(Writer):
     """Row blocks in a directory; see `activations.manifest` for the format.
 
     Memory: a block and a batch, three times over while it is written. What an interrupted

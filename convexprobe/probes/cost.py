@@ -23,7 +23,7 @@ from convexprobe.problem.objective import Problem
 from convexprobe.problem.row_sample import sample_size
 from convexprobe.solvers import SVRG, NewtonCG, Solver, by_name
 from convexprobe.solvers.adaptive import Adaptive
-from convexprobe.solvers.path import chunk
+from convexprobe.solvers.path import tasks_at_once
 
 PASSES, FURTHER, GRID_PASSES = 12.0, 4.0, 200.0
 """Expected passes: of one penalty, of each further one, and of `l2="auto"`, which ends at 1e-6 of
@@ -124,7 +124,7 @@ def estimate(
         if not stored and (device is None or tier == "device"):
             tier, allowed = "device", np.inf
         tiers[name] = tier
-        together, width = chunk(n, d, k)
+        together, width = tasks_at_once(n, d, k)
         m = min(together, penalties) * min(width, groups)
         most = n if tier == "device" else min(n, capacity(allowed, d))
         work, host = _working_set(algorithm, example, n, k, m, most)

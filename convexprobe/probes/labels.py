@@ -103,12 +103,19 @@ class Labels:
     Attributes:
         names: each concept's name; one None for plain labels.
         codes: class indices of all ranks' rows, host `(q, n)` int64.
+        own: which of those rows are this rank's.
         classes: each concept's own class list, to which its indices refer.
     """
 
     names: tuple[str | None, ...]
     codes: np.ndarray
+    own: slice
     classes: tuple[tuple[Any, ...], ...]
+
+    @property
+    def own_codes(self) -> np.ndarray:
+        """Class indices of this rank's rows, host `(q, rows)` int64."""
+        return self.codes[:, self.own]
 
     def where(self, concept: int) -> str:
         """What messages call the concept."""
@@ -168,7 +175,8 @@ def read_labels(
             *(encode(v, order, w) for (w, v), order in zip(named, orders, strict=True)), strict=True
         )
     whole = communicator.all_gather(np.stack(codes, axis=1))  # ranks add rows, the first axis
-    return Labels(tuple(concepts), np.ascontiguousarray(whole.T), orders)
+    own, _ = communicator.span(rows)
+    return Labels(tuple(concepts), np.ascontiguousarray(whole.T), own, orders)
 
 
 def probe_name(layer: str, concept: str | None) -> str:
@@ -181,3 +189,10 @@ def check_two_classes(codes: np.ndarray, weights: np.ndarray | None, what: str =
     present = np.unique(codes if weights is None else codes[weights > 0])
     if len(present) < 2:
         raise ValueError(f"{what}: expected at least two classes, found {len(present)}")
+
+
+def check_probe_names(layers: Iterable[str], labels: Labels) -> None:
+    """Refuse layers and concepts whose probes would have the same name."""
+    names = [probe_name(layer, concept) for layer in layers for concept in labels.names]
+    if len(set(names)) < len(names):
+        raise ValueError(f"labels: two of layer/concept have the same name, in {names}")

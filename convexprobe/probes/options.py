@@ -71,3 +71,9 @@ def check_l2(l2: Any) -> np.ndarray | None:
 
 GRID = tuple(float(10.0**e) for e in range(-6, 1))
 """The grid of `l2="auto"`, in units of the layer's mean feature variance."""
+
+
+def check_tol(tol: Any) -> None:
+    """A tolerance above 0."""
+    if not tol > 0:
+        raise ValueError(f"tol: expected a positive number, found {tol}")

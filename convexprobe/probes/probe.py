@@ -14,7 +14,7 @@ from convexprobe.arrays.backend import Array, compute_dtype, like, namespace, to
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.score import Score, score
 from convexprobe.probes.labels import check_labels, encode
-from convexprobe.solvers.solution import Status
+from convexprobe.solvers.solution import Solved
 
 if TYPE_CHECKING:
     pass
@@ -23,55 +23,33 @@ if TYPE_CHECKING:
 OBJECTIVE = "F(W, b) = weighted mean cross-entropy + l2/2 ||W||^2, b free; nats"
 
 
-@dataclass(frozen=True)
-class PathPoint:
-    """One penalty of a path: its solution's loss, gap (nats) and error on validation rows."""
+@dataclass(frozen=True, kw_only=True)
+class PathPoint(Solved):
+    """One penalty of a path, with its error and its loss (nats) on validation rows."""
 
-    l2: float
-    loss: float
-    gap: float
-    status: Status
     validation_error: float
     validation_loss: float
 
 
-@dataclass(frozen=True)
-class Probe:
+@dataclass(frozen=True, kw_only=True)
+class Probe(Solved):
     """A softmax-linear classifier of one layer, with its certificate.
 
-    Attributes:
+    Attributes are those of `Solved` (for a path, `passes` and `seconds` are of all of it), and
+
         weights: `(k, d)`, in the library and on the device of the activations.
         bias: `(k,)`; minus infinity for a class that had no rows.
         classes: the `k` classes, in the order of the rows of `weights`.
-        l2: the penalty.
-        loss: mean cross-entropy on the rows it was fitted to, nats, without the penalty.
-        objective: loss and penalty, nats: what was minimised.
-        gap: bound on `objective` minus its optimum, nats.
-        status: how the solve ended.
-        passes: passes over the rows; those of the whole family for a path.
-        seconds: likewise.
-        train_error: error on the rows it was fitted to.
         validation_error: error on validation rows, or None without them.
         rows: total weight `S` of the rows, their number if unweighted.
-        start: where the solve started: "zero" (the best constant classifier), "copied" or
-            "transferred" from an earlier probe, "neighbour" on a path.
         path: every penalty tried; empty for a single one.
     """
 
     weights: Array
     bias: Array
     classes: tuple[Any, ...]
-    l2: float
-    loss: float
-    objective: float
-    gap: float
-    status: Status
-    passes: float
-    seconds: float
-    train_error: float
     validation_error: float | None
     rows: float
-    start: str = "zero"
     path: tuple[PathPoint, ...] = field(default=(), repr=False)
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,82 +18,68 @@ from convexprobe.problem.objective import Problem
 from convexprobe.solvers.path import Fitted
 
 
-@dataclass(frozen=True)
-class LayerFit:
-    """The solutions of one layer.
+def choose(
+    problem: Problem,
+    labels: Labels,
+    splits: list[Split],
+    solutions: list[list[Fitted]],
+    concept: int,
+    validation: tuple[Source, np.ndarray] | None,
+) -> Probe:
+    """A concept's probe at the penalty that does best on held-out rows, with the path to it.
 
-    Attributes:
-        problem: a family with one task a group; its own penalties are not used.
+    Args:
+        problem: a family with one task for each split; its own penalties are not used.
         labels: of all concepts.
-        groups: what was fitted to which rows.
-        penalties: host `(v,)`.
-        solutions: `solutions[group][penalty]`.
+        splits: what was fitted to which rows.
+        solutions: of each split, at each penalty.
+        concept: its number in `labels`.
+        validation: rows to choose on, with their class indices; None for those that the splits
+            hold out, averaged over the splits. Without any there has to be one penalty.
     """
+    mine = [i for i, split in enumerate(splits) if split.concept == concept]
+    scores = []  # of each set of held-out rows, (penalties, 2): error and loss
+    for i in mine:
+        held = splits[i].held
+        if validation is not None:
+            x, codes = validation
+        elif held is not None:
+            x, codes = problem.rows.subset(held), labels.own_codes[concept][held]
+        else:
+            continue
+        probes = [_probe(problem, labels.classes[concept], i, s) for s in solutions[i]]
+        scores.append(_scores(probes, x, codes, problem.communicator))
+    last = solutions[mine[-1]]
+    if not scores:
+        return _probe(problem, labels.classes[concept], mine[-1], last[0])
+    mean = np.mean(scores, axis=0).tolist()
+    best = min(range(len(mean)), key=lambda v: tuple(mean[v]))
+    path = tuple(
+        PathPoint(**solution.known(), validation_error=error, validation_loss=loss)
+        for solution, (error, loss) in zip(last, mean, strict=True)
+    )
+    return replace(
+        _probe(problem, labels.classes[concept], mine[-1], last[best]),
+        validation_error=mean[best][0],
+        passes=max(s.passes for i in mine for s in solutions[i]),
+        seconds=max(s.seconds for i in mine for s in solutions[i]),
+        path=path if len(path) > 1 else (),
+    )
 
-    problem: Problem
-    labels: Labels
-    groups: list[Split]
-    penalties: np.ndarray
-    solutions: list[list[Fitted]]
 
-    def choose(self, concept: int, held: tuple[Source, np.ndarray] | None) -> Probe:
-        """The concept's probe of the penalty that does best on held-out rows, with the path.
-
-        `held`: validation rows and their classes; the groups' own held-out rows when None.
-        """
-        mine = [i for i, group in enumerate(self.groups) if group.concept == concept]
-        scores = []  # of each set of held-out rows, (penalties, 2): error and loss
-        for i in mine:
-            rows = self.groups[i].held
-            if held is not None:
-                x, codes = held
-            elif rows is not None:
-                x, codes = self.problem.rows.subset(rows), self.labels.codes[concept][rows]
-            else:
-                continue
-            probes = [self._probe(i, v) for v in range(len(self.penalties))]
-            scores.append(_scores(probes, x, codes, self.problem.communicator))
-        if not scores:
-            return self._probe(mine[-1], 0)
-        mean = np.mean(scores, axis=0).tolist()
-        best = min(range(len(mean)), key=lambda v: tuple(mean[v]))
-        path = tuple(
-            PathPoint(float(l2), s.loss, s.gap, s.status, error, loss)
-            for l2, s, (error, loss) in zip(
-                self.penalties, self.solutions[mine[-1]], mean, strict=True
-            )
-        )
-        return replace(
-            self._probe(mine[-1], best),
-            validation_error=mean[best][0],
-            passes=max(s.passes for i in mine for s in self.solutions[i]),
-            seconds=max(s.seconds for i in mine for s in self.solutions[i]),
-            path=path if len(path) > 1 else (),
-        )
-
-    def _probe(self, group: int, penalty: int) -> Probe:
-        """One task's solution; classes that only other concepts have are left out."""
-        problem, found = self.problem, self.solutions[group][penalty]
-        xp, classes = problem.xp, self.labels.classes[self.groups[group].concept]
-        weights, bias = problem.split(cast(found.w, problem.dtype)[None, :])
-        bias = xp.where(problem.frequency[group, :] > 0, bias[0, :], -xp.inf)
-        k = len(classes)
-        return Probe(
-            weights=xp.asarray(weights[0, :k, :], copy=True),
-            bias=xp.asarray(bias[:k], copy=True),
-            classes=classes,
-            l2=float(self.penalties[penalty]),
-            loss=found.loss,
-            objective=found.value,
-            gap=found.gap,
-            status=found.status,
-            passes=found.passes,
-            seconds=found.seconds,
-            train_error=found.error,
-            start=found.start,
-            validation_error=None,
-            rows=float(problem.total[group if problem.total.shape[0] > 1 else 0]),
-        )
+def _probe(problem: Problem, classes: tuple[Any, ...], task: int, solution: Fitted) -> Probe:
+    """One task's solution; classes that only other concepts have are left out."""
+    xp, k = problem.xp, len(classes)
+    weights, bias = problem.split(cast(solution.w, problem.dtype)[None, :])
+    bias = xp.where(problem.frequency[task, :] > 0, bias[0, :], -xp.inf)
+    return Probe(
+        **solution.known(),
+        weights=xp.asarray(weights[0, :k, :], copy=True),
+        bias=xp.asarray(bias[:k], copy=True),
+        classes=classes,
+        validation_error=None,
+        rows=float(problem.total[task if problem.total.shape[0] > 1 else 0]),
+    )
 
 
 def _scores(

@@ -16,12 +16,12 @@ HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class Split:
-    """The tasks of a family that differ in `l2` alone.
+    """Which rows a probe is fitted to and scored on: this rank's, counted from its first.
 
     Attributes:
-        concept: which column of the labels.
+        concept: the number of the concept in `Labels`.
         weights: row weights of the fit, host `(n,)`, or None if all are equal.
-        held: rows it is scored on, host index, or None.
+        held: rows that the fit is scored on, host index, or None.
     """
 
     concept: int
@@ -32,37 +32,40 @@ class Split:
 def plan(
     labels: Labels, weights: np.ndarray | None, seed: int, *, folds: int | None, hold: bool
 ) -> list[Split]:
-    """The groups of every concept, concept by concept; the last of each is the one to return.
+    """This rank's splits of every concept, concept by concept; the last of each makes the probe.
 
-    With `folds`, one group a fold, fitted to the other folds, and then all rows; with `hold`, one
-    group, fitted to four fifths of each class; otherwise one group of all rows.
+    Draws are over the rows of all ranks, so that they do not depend on how rows are dealt out.
+
+    Args:
+        labels: of all ranks' rows.
+        weights: of all ranks' rows, host `(n,)`, or None.
+        seed: of the draws.
+        folds: one split for each fold, fitted to the other folds, and then one of all rows.
+        hold: one split, fitted to four fifths of each class; without either, one of all rows.
     """
-    groups = []
+    splits = []
     for concept, codes in enumerate(labels.codes):
         where = labels.where(concept)
         if folds is not None:
             number = assign_folds(codes, weights, folds, seed, where)
             for fold in range(folds):
                 held = number == fold
-                groups.append(Split(concept, _without(held, weights), np.flatnonzero(held)))
+                splits.append(Split(concept, _without(held, weights), np.flatnonzero(held)))
         if hold:
             held = hold_out(codes, weights, seed, where)
-            groups.append(Split(concept, _without(held, weights), np.flatnonzero(held)))
+            splits.append(Split(concept, _without(held, weights), np.flatnonzero(held)))
         else:
-            groups.append(Split(concept, weights, None))
-        check_two_classes(codes, groups[-1].weights, where)
-    return groups
+            splits.append(Split(concept, weights, None))
+        check_two_classes(codes, splits[-1].weights, where)
+    return _on_rank(splits, labels.own)
 
 
-def on_rank(groups: list[Split], own: slice) -> list[Split]:
-    """The groups of a rank that holds the rows `own`: weights and held rows are then its own.
-
-    Weights that groups share they still share.
-    """
-    parts = {id(g.weights): None if g.weights is None else g.weights[own] for g in groups}
-    held = [None if g.held is None else local(g.held, own) for g in groups]
+def _on_rank(splits: list[Split], own: slice) -> list[Split]:
+    """This rank's part of splits of all rows; weights that splits share they still share."""
+    parts = {id(s.weights): None if s.weights is None else s.weights[own] for s in splits}
+    held = [None if s.held is None else local(s.held, own) for s in splits]
     return [
-        replace(g, weights=parts[id(g.weights)], held=h) for g, h in zip(groups, held, strict=True)
+        replace(s, weights=parts[id(s.weights)], held=h) for s, h in zip(splits, held, strict=True)
     ]
 
 

@@ -100,7 +100,6 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]
     q = q / xp.sum(q, axis=1, keepdims=True)
     change = xp.sum((_plogp(p) - _plogp(q)) * share, axis=(1, 2))
     gradient = problem.pullback(cast((q - p) * share, problem.dtype), sample.x)
-    problem.count_passes(0.5 * sample.rows / problem.n)
     return problem.all_reduce(change, gradient)
 
 

@@ -1,4 +1,4 @@
-"""A family's data and the linear maps between parameters and logits; the one count of passes.
+"""A family's data, and the products with its rows: logits, pullbacks, and the count of passes.
 
 For each task (labels `y`, row weights `s` with `S = sum s_i`, penalty `l2`) the logits are
 `z_i = W x_i + b`, and the adjoint takes residuals back: `sum_i R_i [x_i; 1]^T`.
@@ -22,6 +22,7 @@ from convexprobe.activations.source import Source, in_smaller_blocks
 from convexprobe.arrays.backend import Array, cast, compute_dtype, like, namespace, to_numpy
 from convexprobe.arrays.products import combine_rows, dot_rows
 from convexprobe.arrays.ranks import ALONE, Communicator
+from convexprobe.problem.softmax import one_hot
 from convexprobe.problem.tasks import take_tasks
 
 _ABSENT = -1e30
@@ -47,7 +48,6 @@ class LinearModel:
         n: number of rows, of all ranks.
         own: which of them this rank holds.
         capacity: rows that all ranks may draw and hold at a time, wherever they are.
-        passes: rows read, in units of all rows read once by a fused value-and-gradient.
         frequency: weighted class frequencies, `(m, k)` float64.
         moment: `(1/S) sum_i s_i Y_i x_i^T`, `(m or 1, k, d)` float64.
         mean: weighted feature mean, `(m or 1, d)` float64.
@@ -83,7 +83,7 @@ class LinearModel:
         )
         self._l2 = np.broadcast_to(self._l2, (self.m,)).copy()
         self.p = self.k * (self.d + 1)
-        self._passes = 0.0
+        self._products = 0.0
         self._parent: LinearModel | None = None
         self._moments()
 
@@ -94,12 +94,13 @@ class LinearModel:
         q = max(self.labels.shape[0], 1 if self.weights is None else self.weights.shape[0])
         sums = 0.0
         for span, x in self.rows.blocks(self.m * self.k):
-            indicator = cast(self.one_hot(span), self.dtype)
+            indicator = cast(one_hot(self.labels_at(span), self.k), self.dtype)
             if self.weights is not None:
-                indicator = indicator * self.weights[:, None, span]
+                indicator = indicator * self.weights_at(span)[:, None, :]
             ones = xp.ones((x.shape[0], 1), dtype=self.dtype, device=x.device)
             flat = xp.reshape(indicator, (q * self.k, -1))
             sums = sums + cast(xp.concat([combine_rows(flat, x), flat @ ones], axis=1), f64)
+            self.count_rows(x.shape[0])
         return xp.reshape(sums, (q, self.k, self.d + 1))
 
     def _moments(self) -> None:
@@ -115,20 +116,27 @@ class LinearModel:
         host = to_numpy(self.frequency)
         safe = np.where(host > 0, host, 1.0)
         self.label_entropy = -np.sum(host * np.log(safe), axis=1)
-        self.count_passes(0.5)
 
     def _per_task(self, array: Array) -> Array:
         """A `(1 or m, ...)` array repeated to `(m, ...)`."""
         return self.xp.broadcast_to(array, (self.m, *array.shape[1:]))
 
-    def count_passes(self, passes: float) -> None:
-        """Count work: the one place where passes add up."""
-        (self._parent or self)._passes += passes
+    def count_rows(self, rows: float) -> None:
+        """Count a product with so many rows of this rank.
+
+        The products below count themselves, so that a solver cannot forget to; only work that is
+        done in another form (a Gram matrix, say) has to be told.
+        """
+        (self._parent or self)._products += rows
 
     @property
     def passes(self) -> float:
-        """Rows read so far, by this family and every part of it, in units of all rows."""
-        return (self._parent or self)._passes
+        """Products with rows so far, of this family and every part of it, in passes.
+
+        A pass is two products with every row: logits and gradient. Over ranks this is a message.
+        """
+        products = np.asarray((self._parent or self)._products)
+        return float(self.all_reduce(products)[0]) / (2.0 * self.n)
 
     @property
     def l2(self) -> Array:
@@ -157,11 +165,21 @@ class LinearModel:
         out.label_entropy = self.label_entropy[index]
         return out
 
-    def one_hot(self, span: slice) -> Array:
-        """Booleans `(m or 1, k, rows)`: which class each row of the block has."""
-        labels = self.labels[:, span]
-        order = self.xp.arange(self.k, dtype=labels.dtype, device=labels.device)
-        return labels[:, None, :] == order[None, :, None]
+    def labels_at(self, index: slice | np.ndarray) -> Array:
+        """Class indices of this rank's rows of a slice or host index, `(m or 1, r)`."""
+        return self._at(self.labels, index)
+
+    def weights_at(self, index: slice | np.ndarray) -> Array:
+        """Weights of this rank's rows of a slice or host index, `(m or 1, r)`; ones if equal."""
+        if self.weights is not None:
+            return self._at(self.weights, index)
+        rows = len(range(*index.indices(self.rows.n))) if isinstance(index, slice) else len(index)
+        return self.xp.ones((1, rows), dtype=self.dtype, device=self.labels.device)
+
+    def _at(self, array: Array, index: slice | np.ndarray) -> Array:
+        if isinstance(index, slice):
+            return array[:, index]
+        return self.xp.take(array, like(index, array), axis=1)
 
     def split(self, w: Array) -> tuple[Array, Array]:
         """Weights `(m, k, d)` and biases `(m, k)` of `w`."""
@@ -183,10 +201,23 @@ class LinearModel:
 
     def logits(self, w: Array, x: Array) -> Array:
         """`W x_i + b` for rows `x` `(r, d)`: `(m, k, r)` in the compute dtype."""
+        self.count_rows(x.shape[0])
+        return self._logits(w, x)
+
+    def _logits(self, w: Array, x: Array) -> Array:
         weights, bias = self.split(w)
+        return self._affine(weights, cast(bias, self.dtype) + self.absent, x)
+
+    def directions(self, v: Array, x: Array) -> Array:
+        """`V x_i + c`: logits without the offsets of absent classes."""
+        self.count_rows(x.shape[0])
+        weights, bias = self.split(v)
+        return self._affine(weights, cast(bias, self.dtype), x)
+
+    def _affine(self, weights: Array, bias: Array, x: Array) -> Array:
         flat = self.xp.reshape(cast(weights, self.dtype), (-1, self.d))
-        z = self.xp.reshape(dot_rows(flat, x), (w.shape[0], self.k, x.shape[0]))
-        z += (cast(bias, self.dtype) + self.absent)[:, :, None]
+        z = self.xp.reshape(dot_rows(flat, x), (weights.shape[0], self.k, x.shape[0]))
+        z += bias[:, :, None]
         return z
 
     def pullback(self, residual: Array, x: Array) -> Array:
@@ -200,24 +231,16 @@ class LinearModel:
         weights, bias = self.split(w)
         return self.join(weights * self.l2[:, None, None], bias * 0.0)
 
-    def directions(self, v: Array, x: Array) -> Array:
-        """`V x_i + c`: logits without the offsets of absent classes."""
-        weights, bias = self.split(v)
-        flat = self.xp.reshape(cast(weights, self.dtype), (-1, self.d))
-        z = self.xp.reshape(dot_rows(flat, x), (v.shape[0], self.k, x.shape[0]))
-        return z + cast(bias, self.dtype)[:, :, None]
-
     @in_smaller_blocks
     def logit_change(self, v: Array) -> Array:
         """`V x_i + c` of all rows, `(m, k, n)`: how logits change along `v`; half a pass."""
         out = self.empty_logits(v)
         for span, x in self.rows.blocks(self.m * self.k):
             out[:, :, span] = self.directions(v, x)
-        self.count_passes(0.5)
         return out
 
     def empty_logits(self, w: Array) -> Array:
-        """For the logits of all rows, `(m, k, n)`: filled in place, they are never there twice."""
+        """Memory for the logits of all rows, `(m, k, n)`, to be filled block by block."""
         shape = (w.shape[0], self.k, self.rows.n)
         return self.xp.empty(shape, dtype=self.dtype, device=w.device)
 
@@ -238,6 +261,7 @@ class Pullback:
     def add(self, residual: Array, x: Array) -> None:
         """One block: residuals `(m, k, r)` and rows `(r, d)`."""
         xp = self.problem.xp
+        self.problem.count_rows(x.shape[0])
         flat = combine_rows(xp.reshape(residual, (self.m * self.problem.k, x.shape[0])), x)
         self.bias = self.bias + xp.sum(residual, axis=2, dtype=xp.float64)
         if self.part is None:

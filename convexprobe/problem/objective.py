@@ -24,7 +24,7 @@ from convexprobe.activations.source import in_smaller_blocks
 from convexprobe.arrays.backend import Array, cast, epsilon, like, to_numpy
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import LinearModel, Pullback
-from convexprobe.problem.softmax import centred_exponential, ray_terms, softmax_
+from convexprobe.problem.softmax import one_hot, ray_terms, row_terms, softmax_
 
 _CHECKED = 64
 """Rows whose logits are checked against float64 in every evaluation."""
@@ -40,7 +40,6 @@ class Evaluation:
         loss: the mean cross-entropy alone, nats, `(m,)` float64.
         gradient: `(m, p)` float64.
         entropy: weighted mean entropy of `P_i`, nats, `(m,)` float64.
-        prior: weighted mean of `P_i`, `(m, k)` float64.
         uncertainty: `1 - sum_k P_ik^2` of each row, `(m, n)`: its share of the curvature.
         rounding: estimate of the rounding error of `value`, nats, `(m,)` float64.
         logits: `(m, k, n)` in the compute dtype, where they were kept for a line search.
@@ -51,7 +50,6 @@ class Evaluation:
     loss: Array
     gradient: Array
     entropy: Array
-    prior: Array
     uncertainty: Array
     rounding: Array
     logits: Array = None
@@ -75,7 +73,6 @@ class Problem(LinearModel):
         if logits is None and not bool(xp.any(weights != 0)):
             return self._evaluate_constant(w, keep=keep)
         sums, uncertainty, kept = self._sums(w, logits, keep=keep)
-        self.count_passes(1.0 if logits is None else 0.5)
         gradient, loss, entropy, scale, error = self.all_reduce(*sums)
         gradient = gradient / self.total[:, None]
         loss, entropy, scale = loss / self.total, entropy / self.total, scale / self.total
@@ -85,7 +82,6 @@ class Problem(LinearModel):
             loss=loss,
             gradient=gradient + self.penalty(w),
             entropy=entropy,
-            prior=gradient[:, self.k * self.d :] + self.frequency,
             uncertainty=uncertainty,
             rounding=2.0 * epsilon(self.dtype, w) * (scale + loss) + error,
             logits=kept,
@@ -103,30 +99,16 @@ class Problem(LinearModel):
         uncertainty = xp.empty((self.m, self.rows.n), dtype=self.dtype, device=w.device)
         kept = self.empty_logits(w) if keep and logits is None else logits
         for span, x in self.rows.blocks(self.m * self.k):
-            if logits is None:
-                z = self.logits(w, x)
-                if kept is not None:
-                    kept[:, :, span] = z
-            else:
-                z = xp.asarray(logits[:, :, span], copy=True)
-            z, p, top = centred_exponential(z)
-            total = xp.sum(p, axis=1, keepdims=True)
-            p /= total
-            log_total = xp.log(total)[:, 0, :]
-            correct = self.one_hot(span)
-            row_loss = log_total - xp.sum(xp.where(correct, z, xp.zeros_like(z)), axis=1)
-            row_entropy = log_total - xp.sum(p * z, axis=1)
-            uncertainty[:, span] = 1.0 - xp.sum(p * p, axis=1)
-            residual = p - cast(correct, self.dtype)
-            if self.weights is not None:
-                share = self.weights[:, span]
-                row_loss, row_entropy = row_loss * share, row_entropy * share
-                residual *= share[:, None, :]
-                top = top * share[:, None, :]
-            loss = loss + xp.sum(row_loss, axis=1, dtype=f64)
-            entropy = entropy + xp.sum(row_entropy, axis=1, dtype=f64)
-            scale = scale + xp.sum(xp.abs(top[:, 0, :]), axis=1, dtype=f64)
-            pulled.add(residual, x)
+            z = self.logits(w, x) if logits is None else logits[:, :, span]
+            if kept is not None and logits is None:
+                kept[:, :, span] = z
+            weights = None if self.weights is None else self.weights_at(span)
+            terms = row_terms(z, self.labels_at(span), weights)
+            uncertainty[:, span] = terms.uncertainty
+            loss = loss + xp.sum(terms.loss, axis=1, dtype=f64)
+            entropy = entropy + xp.sum(terms.entropy, axis=1, dtype=f64)
+            scale = scale + xp.sum(xp.abs(terms.largest), axis=1, dtype=f64)
+            pulled.add(terms.residual, x)
         sums = (pulled.value(), loss, entropy, scale, self._logit_error(w, logits))
         return sums, uncertainty, kept
 
@@ -148,16 +130,18 @@ class Problem(LinearModel):
         flat = xp.reshape(weights, (self.m * self.k, self.d))
         exact = xp.reshape(flat @ cast(x, f64).T, (self.m, self.k, x.shape[0])) + bias[:, :, None]
         exact += cast(self.absent, f64)[:, :, None]
-        z = self.logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
+        z = self._logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
         return xp.sum(xp.max(xp.abs(cast(z, f64) - exact), axis=1), axis=1) / len(checked)
 
     def _evaluate_constant(self, w: Array, *, keep: bool) -> Evaluation:
         """Without weights all rows have one distribution, and the moments say the rest: no pass."""
         xp = self.xp
         _, bias = self.split(w)
-        z, p, top = centred_exponential(bias + cast(self.absent, w.dtype))
-        total = xp.sum(p, axis=1, keepdims=True)
-        p, log_p = p / total, z - xp.log(total)
+        z = bias + cast(self.absent, w.dtype)
+        largest = xp.max(z, axis=1, keepdims=True)
+        z = z - largest
+        p = softmax_(xp.asarray(z, copy=True))
+        log_p = z - xp.log(xp.sum(xp.exp(z), axis=1, keepdims=True))
         loss = -xp.sum(xp.where(self.frequency > 0, self.frequency * log_p, 0.0), axis=1)
         gradient = p[:, :, None] * self.mean[:, None, :] - self.moment
         row = cast(1.0 - xp.sum(p * p, axis=1), self.dtype)[:, None]
@@ -172,9 +156,8 @@ class Problem(LinearModel):
             loss=loss,
             gradient=self.join(gradient, p - self.frequency),
             entropy=-xp.sum(p * xp.where(p > 0, log_p, 0.0), axis=1),
-            prior=p,
             uncertainty=xp.broadcast_to(row, (self.m, self.rows.n)),
-            rounding=2.0 * epsilon(self.dtype, w) * (xp.abs(top[:, 0]) + loss),
+            rounding=2.0 * epsilon(self.dtype, w) * (xp.abs(largest[:, 0]) + loss),
             logits=logits,
         )
 
@@ -191,9 +174,8 @@ class Problem(LinearModel):
         sums = [xp.zeros((self.m,), dtype=f64, device=dz.device) for _ in range(3)]
         for span in self.rows.spans(self.m * self.k):
             z, change = at.logits[:, :, span], dz[:, :, span]
-            for i, rows in enumerate(ray_terms(z, change, t, self.one_hot(span))):
-                share = rows if self.weights is None else rows * self.weights[:, span]
-                sums[i] = sums[i] + xp.sum(share, axis=1, dtype=f64)
+            for i, rows in enumerate(ray_terms(z, change, t, self.labels_at(span))):
+                sums[i] = sums[i] + xp.sum(rows * self.weights_at(span), axis=1, dtype=f64)
         w, _ = self.split(at.w)
         d, _ = self.split(direction)
         moved = w - t[:, None, None] * d
@@ -209,10 +191,7 @@ class Problem(LinearModel):
 
         Half a pass, or none where the logits `(m, k, n)` at `w` are known.
         """
-        wrong = self._misclassified(w, logits)
-        if logits is None:
-            self.count_passes(0.5)
-        return to_numpy(self.all_reduce(wrong)[0] / self.total)
+        return to_numpy(self.all_reduce(self._misclassified(w, logits))[0] / self.total)
 
     @in_smaller_blocks
     def _misclassified(self, w: Array, logits: Array | None) -> Array:
@@ -222,10 +201,10 @@ class Problem(LinearModel):
         read = self.rows.blocks(columns)
         for span, x in read if logits is None else zip(self.rows.spans(columns), repeat(None)):
             z = self.logits(w, x) if logits is None else logits[:, :, span]
-            miss = xp.where(self.one_hot(span), -xp.inf, z)
-            hit = xp.where(self.one_hot(span), z, -xp.inf)
-            bad = cast(xp.max(miss, axis=1) >= xp.max(hit, axis=1), self.dtype)
-            bad = bad if self.weights is None else bad * self.weights[:, span]
+            correct = one_hot(self.labels_at(span), self.k)
+            other = xp.max(xp.where(correct, -xp.inf, z), axis=1)
+            own = xp.max(xp.where(correct, z, -xp.inf), axis=1)
+            bad = cast(other >= own, self.dtype) * self.weights_at(span)
             wrong = wrong + xp.sum(bad, axis=1, dtype=xp.float64)
         return wrong
 
@@ -233,14 +212,10 @@ class Problem(LinearModel):
         """Unbiased gradient `(m, p)` from the rows of a host index; `len(index) / n` passes."""
         own = local(index, self.own)
         x = self.rows.take(own)
-        at = like(own, x)
         p = softmax_(self.logits(w, x))
-        labels = self.xp.take(self.labels, at, axis=1)
-        order = self.xp.arange(self.k, dtype=labels.dtype, device=labels.device)
-        p -= cast(labels[:, None, :] == order[None, :, None], self.dtype)
+        p -= cast(one_hot(self.labels_at(own), self.k), self.dtype)
         if self.weights is not None:
-            p *= self.xp.take(self.weights, at, axis=1)[:, None, :]
-        self.count_passes(len(index) / self.n)
+            p *= self.weights_at(own)[:, None, :]
         scale = self.n / (len(index) * self.total[:, None])
         (total,) = self.all_reduce(self.pullback(p, x))
         return total * scale + self.penalty(w)

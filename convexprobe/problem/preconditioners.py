@@ -23,19 +23,6 @@ from convexprobe.problem.objective import Problem
 from convexprobe.problem.row_sample import Sample
 from convexprobe.problem.tasks import PerTask, take_tasks
 
-SPECTRAL = 3
-"""Tasks up to which each gets an inverse of its own; beyond, one eigendecomposition serves all.
-
-Measured in float64 on one thread: 8 and 38 ms at 512 features, 54 and 200 ms at 1 024.
-"""
-
-MANY_CLASSES = 256
-"""Classes beyond which one eigendecomposition gives each its own scale.
-
-Measured, passes of newton-cg to 1e-3 / 1e-5 without and with: 141 / 186 and 38 / 91 with 1 000
-classes (5 000 rows, 128 features); 7.3 / 15.8 and 7.0 / 15.6 with 100, where it does not pay.
-"""
-
 
 class Inverse(Protocol):
     """A symmetric positive definite approximation of the inverse Hessian."""
@@ -90,9 +77,16 @@ class Curvature:
 
     Attributes:
         rank: features up to which `C` is formed, and rows that represent it beyond.
+        tasks: tasks up to which each gets an inverse of its own; beyond, one eigendecomposition
+            serves all.
+        classes: classes beyond which one eigendecomposition gives each a scale of its own.
+
+    The defaults are measured in `docs/decisions/preconditioner.md`.
     """
 
     rank: int = 1024
+    tasks: int = 3
+    classes: int = 256
 
     def build(self, sample: Sample) -> Inverse:
         """O(s d^2 + d^3) dense; O(r^2 d + r^3) with `r` rows in low rank (Woodbury).
@@ -109,7 +103,7 @@ class Curvature:
         x, p, weight = sample.x[thin, :], sample.p[:, :, thin], sample.weight[:, thin]
         whole, part = problem.all_reduce(xp.sum(sample.weight, axis=1), xp.sum(weight, axis=1))
         weight = weight * (whole / part)[:, None]
-        shared, mass = row_curvature(problem, p, weight)
+        shared, mass = self.row_curvature(problem, p, weight)
         mass, total, mean = problem.all_reduce(
             mass, xp.sum(shared, dtype=f64), cast(shared @ x, f64)
         )
@@ -127,7 +121,7 @@ class Curvature:
         floor = (1e-5 if low else 1e-10) * xp.sum(gram * eye) / problem.d + 1e-200
         ridge = xp.maximum(problem.l2, floor)
         shape = _Shape(problem, mass / total, ridge, mean, mass)
-        if _is_spectral(problem):
+        if self._is_spectral(problem):
             return _spectral(shape, gram, root if low else None, thinned=stride > 1)
         a = shape.scale[:, :, None]
         inner = inverse_spd(a * gram[None, :, :] + ridge[:, None, None] * eye[None, :, :])
@@ -138,27 +132,26 @@ class Curvature:
         inner = 0.5 * (inner + xp.matrix_transpose(inner))
         return _Inner(replace(shape, ridge=ridge), inner, root if low else None)
 
+    def row_curvature(self, problem: Problem, p: Array, weight: Array) -> tuple[Array, Array]:
+        """`h_i` averaged over the tasks, `(s,)`, and each task's own sum of it, `(m, 1)`, or
+        `(m, k)` where classes have a scale of their own; of this rank's rows.
 
-def _is_spectral(problem: Problem) -> bool:
-    return problem.m > SPECTRAL or problem.k > MANY_CLASSES
+        Args:
+            problem: the family.
+            p: probabilities of the rows, `(m, k, s)`.
+            weight: what they count, `(m or 1, s)`.
+        """
+        xp, k = problem.xp, problem.k
+        h = xp.clip((1.0 - xp.sum(p * p, axis=1)) / (k - 1), 0.0, None) * weight
+        if self._is_spectral(problem):
+            mass = xp.sum(p * (1.0 - p) * weight[:, None, :], axis=2, dtype=xp.float64)
+            mass = mass * (k / (k - 1))
+        else:
+            mass = xp.sum(h, axis=1, dtype=xp.float64)[:, None]
+        return xp.mean(h, axis=0), mass
 
-
-def row_curvature(problem: Problem, p: Array, weight: Array) -> tuple[Array, Array]:
-    """`h_i` averaged over the tasks, `(s,)`, and each task's own sum of it, `(m, 1)`, or `(m, k)`
-    where classes have a scale of their own; of this rank's rows.
-
-    Args:
-        problem: the family.
-        p: probabilities of the rows, `(m, k, s)`.
-        weight: what they count, `(m or 1, s)`.
-    """
-    xp, k = problem.xp, problem.k
-    h = xp.clip((1.0 - xp.sum(p * p, axis=1)) / (k - 1), 0.0, None) * weight
-    if _is_spectral(problem):
-        mass = xp.sum(p * (1.0 - p) * weight[:, None, :], axis=2, dtype=xp.float64) * (k / (k - 1))
-    else:
-        mass = xp.sum(h, axis=1, dtype=xp.float64)[:, None]
-    return xp.mean(h, axis=0), mass
+    def _is_spectral(self, problem: Problem) -> bool:
+        return problem.m > self.tasks or problem.k > self.classes
 
 
 def _spectral(shape: _Shape, gram: Array, root: Array | None, *, thinned: bool) -> _Spectral:

@@ -69,15 +69,8 @@ class Sample(PerTask):
         xp = problem.xp
         x = problem.rows.take(index)
         own, rows = problem.communicator.span(len(index))
-        if logits is None:
-            z = problem.logits(w, x)
-            problem.count_passes(0.5 * rows / problem.n)
-        else:
-            z = xp.take(logits, like(index, x), axis=2)
-        share = xp.ones((1, len(index)), dtype=problem.dtype, device=x.device)
-        if problem.weights is not None:
-            share = xp.take(problem.weights, like(index, x), axis=1)
-        share = share / cast(problem.total, problem.dtype)[:, None]
+        z = problem.logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
+        share = problem.weights_at(index) / cast(problem.total, problem.dtype)[:, None]
         return cls(
             problem=problem,
             index=index,
@@ -102,14 +95,13 @@ class Sample(PerTask):
         return self.share * self.inverse_probability[None, :]
 
     def curvature(self, v: Array) -> Array:
-        """The sampled Hessian times `v`, `(m, p)`; counts its share of a pass."""
+        """The sampled Hessian times `v`, `(m, p)`; `s / n` of a pass."""
         problem = self.problem
         pulled, weight = Pullback(problem, v.shape[0]), self.weight[:, None, :]
         for span, x in Rows(self.x).blocks(v.shape[0] * problem.k):
             r = curvature_product(self.p[:, :, span], problem.directions(v, x))
             r *= weight[:, :, span]
             pulled.add(r, x)
-        problem.count_passes(self.rows / problem.n)
         return problem.all_reduce(pulled.value())[0] + problem.penalty(v)
 
 

@@ -51,7 +51,8 @@ class RowSpace:
     mean: Array
 
     def project(self, w: Array) -> Array:
-        """Parameters `(m, n k + k)` of the nearest classifier in the rows' space."""
+        """Parameters `(m, n k + k)` of the nearest classifier in the rows' space; half a pass."""
+        self.source.count_rows(self.source.n)
         weights, bias = self.source.split(w)
         m, k, d = weights.shape
         xp, flat = self.source.xp, cast(weights, self.source.dtype)
@@ -62,7 +63,8 @@ class RowSpace:
         return self.problem.join(xp.reshape(v, (m, k, -1)), bias + shift)
 
     def lift(self, v: Array) -> Array:
-        """The same classifiers on the rows themselves, `(m, p)`."""
+        """The same classifiers on the rows themselves, `(m, p)`; half a pass."""
+        self.source.count_rows(self.source.n)
         weights, bias = self.problem.split(v)
         m, k, n = weights.shape
         xp, dtype = self.source.xp, self.source.dtype
@@ -100,7 +102,7 @@ def row_space(problem: Problem) -> RowSpace:
         classes=problem.k,
         weights=problem.weights,
     )
-    problem.count_passes(n / (2 * problem.k))
+    problem.count_rows(n * n / problem.k)
     return RowSpace(problem, inside, factor, mean)
 
 

@@ -1,25 +1,55 @@
-"""The solvers by name. Adding one: a file with its state, `init` and `step`, and a line here.
+"""The solvers by name, and the declared place for a solver of your own.
 
-`"auto"` is the one that the benchmark recommends: newton-cg, whatever the rows, features, classes,
-tasks, dtype and device. What depends on those is decided inside: the sample's size by rows and
-features, the form of the preconditioner by features, tasks and classes, and few wide rows are first
-solved in the space that they span. Certified to 1e-3 / 1e-5 on one thread, CPU seconds of newton-cg
-and of lbfgs, the runner-up: 1 000 classes 4.2 / 6.7 and 14.3 / 15.2; 4 783 x 6 272 activations of
-an untrained layer 1.8 / 2.3 and 2.0 / 2.9, of a trained one 2.8 / 4.2 and 3.1 / 4.8.
+A solver is a frozen record of settings with two methods, `init` and `step` (see `Solver`). It sees
+parameters `w`, `(m, p)`, and a `Problem`; the loop (`solve`) owns the clock, the budget, the
+certificate and stopping. A solver outside this package imports from here alone:
+
+| to write a solver | what it is |
+|---|---|
+| `Problem`, `Evaluation` | `problem.evaluate(w)` gives value, gradient and more; a pass |
+| `Solver`, `SolverState` | the two methods, and what is carried from step to step |
+| `Sample`, `sample_size` | rows drawn where the curvature is, and how many to draw |
+| `Preconditioner`, `Inverse` | a recipe for an approximate inverse Hessian, and the inverse |
+| `Identity`, `Diagonal`, `Curvature` | the preconditioners there are |
+| `fresh_inverse` | the state's preconditioner, rebuilt when the loss has fallen far |
+| `line_search`, `conjugate_gradient`, `inner` | what the solvers share |
+| `generator` | a private random stream for a seed and a step |
+| `SOLVERS`, `by_name` | the registry: one line makes a solver known to `fit_probes` |
+| `solve`, `Solution`, `Status`, `Record` | the loop and what it returns |
+
+`examples/write_a_solver.py` is a solver in one file. In this package a new one is a file with its
+state, `init` and `step`, and a line in `SOLVERS`; the tests and benchmarks then run over it.
+
+`"auto"` is newton-cg, which the benchmark recommends whatever the rows, features, classes, tasks,
+dtype and device (`docs/decisions/solver.md`).
 """
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 
+from convexprobe.arrays.backend import Array, generator
+from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.preconditioners import (
+    Curvature,
+    Diagonal,
+    Identity,
+    Inverse,
+    Preconditioner,
+)
+from convexprobe.problem.row_sample import Sample, sample_size
 from convexprobe.solvers.adam import Adam
-from convexprobe.solvers.base import Solver, SolverState
+from convexprobe.solvers.base import Solver, SolverState, fresh_inverse, inner
+from convexprobe.solvers.conjugate_gradient import conjugate_gradient
 from convexprobe.solvers.katyusha import Katyusha
 from convexprobe.solvers.lbfgs import LBFGS
+from convexprobe.solvers.line_search import line_search
+from convexprobe.solvers.loop import solve
 from convexprobe.solvers.newton_cg import NewtonCG
 from convexprobe.solvers.rmsprop import RMSprop
 from convexprobe.solvers.sag import SAG
 from convexprobe.solvers.saga import SAGA
+from convexprobe.solvers.solution import Record, Solution, Status
 from convexprobe.solvers.svrg import SVRG
 
 SOLVERS: dict[str, type] = {
@@ -51,6 +81,9 @@ def by_name(solver: str | Solver) -> Solver:
 
 
 __all__ = [
-    "LBFGS", "SAG", "SAGA", "SOLVERS", "SVRG", "Adam", "Katyusha", "NewtonCG", "RMSprop",
-    "Solver", "SolverState",
+    "LBFGS", "SAG", "SAGA", "SOLVERS", "SVRG", "Adam", "Array", "Curvature", "Diagonal",
+    "Evaluation", "Identity", "Inverse", "Katyusha", "NewtonCG", "Preconditioner", "Problem",
+    "RMSprop", "Record", "Sample", "Solution", "Solver", "SolverState", "Status", "by_name",
+    "conjugate_gradient", "fresh_inverse", "generator", "inner", "line_search", "sample_size",
+    "solve",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 from convexprobe.activations.source import Source, in_smaller_blocks
 from convexprobe.arrays.backend import Array, to_numpy
 from convexprobe.problem.objective import Problem
+from convexprobe.problem.softmax import one_hot
 from convexprobe.problem.tasks import PerTask, take_tasks
 
 _LARGEST = 1e6
@@ -34,8 +35,7 @@ class ValidationLoss(PerTask):
     def __call__(self, w: Array) -> np.ndarray:
         """Half a pass over the validation rows."""
         family = self.family
-        loss, mass, rows = family.all_reduce(*self._sums(w), np.asarray(float(self.rows.n)))
-        family.count_passes(0.5 * float(rows) / family.n)
+        loss, mass = family.all_reduce(*self._sums(w))
         return to_numpy(loss / mass)
 
     @in_smaller_blocks
@@ -43,11 +43,10 @@ class ValidationLoss(PerTask):
         """Loss and weight of this rank's rows, `(m,)` each."""
         family, xp = self.family, self.family.xp
         loss = mass = xp.zeros((family.m,), dtype=xp.float64, device=w.device)
-        order = xp.arange(family.k, dtype=self.labels.dtype, device=self.labels.device)
         for span, x in self.rows.blocks(family.m * family.k):
             z = family.logits(w, x)
             z -= xp.max(z, axis=1, keepdims=True)
-            correct = self.labels[:, None, span] == order[None, :, None]
+            correct = one_hot(self.labels[:, span], family.k)
             row = xp.log(xp.sum(xp.exp(z), axis=1)) - xp.sum(
                 xp.where(correct, z, xp.zeros_like(z)), axis=1
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from convexprobe.arrays.backend import Array, generator, synchronise, to_numpy
 from convexprobe.problem.certificate import estimated_gap, lower_bound
 from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.row_sample import Sample
 from convexprobe.problem.tasks import take_tasks
 from convexprobe.solvers.base import Solver
@@ -30,7 +32,7 @@ class _Best:
         m = problem.m
         self.w = [w[t, :] for t in range(m)]
         self.logits: list[Array] = [None] * m  # at that point, where the evaluation kept them
-        self.value, self.loss = np.full(m, np.inf), np.full(m, np.inf)
+        self.objective, self.loss = np.full(m, np.inf), np.full(m, np.inf)
         self.rounding, self.bound = np.zeros(m), np.zeros(m)
         self.score, self.last = np.full(m, np.inf), np.full(m, np.inf)
         self.stale = np.zeros(m, dtype=int)  # evaluations in a row without a lower score
@@ -59,7 +61,7 @@ class _Best:
             self.stale[t] += 1
             if score[i] < self.score[t]:
                 self.score[t], self.stale[t] = score[i], 0
-                self.w[t], self.value[t], self.loss[t] = at.w[i, :], value, float(at.loss[i])
+                self.w[t], self.objective[t], self.loss[t] = at.w[i, :], value, float(at.loss[i])
                 self.rounding[t] = rounding
                 self.logits[t] = None if at.logits is None else at.logits[i, :, :]
         self.bound[tasks] = np.maximum(self.bound[tasks], bound)
@@ -68,7 +70,7 @@ class _Best:
     @property
     def gap(self) -> np.ndarray:
         """Value less bound, `(m,)`, with an allowance for the rounding of the value."""
-        return np.maximum(self.value - self.bound, 0.0) + self.rounding
+        return np.maximum(self.objective - self.bound, 0.0) + self.rounding
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a trial may overflow: refused
@@ -82,6 +84,7 @@ def solve(
     max_seconds: float = np.inf,
     callbacks: Sequence[Callable[[Record], None]] = (),
     state: Any = None,
+    inverse: Inverse | None = None,
     stopping: Callable[[Array], np.ndarray] | None = None,
 ) -> Solution:
     """Run a solver on every task of a family until each is certified or the budget is spent.
@@ -98,6 +101,8 @@ def solve(
         max_seconds: budget of seconds of the whole family.
         callbacks: called with each `Record`.
         state: a previous solution's state, to resume the same problem instead of starting.
+        inverse: a preconditioner for points near `w`, where one is at hand: building it costs a
+            pass.
         stopping: early stopping instead of the certificate: `w` `(m, p)` -> a loss, host `(m,)`
             (a `PerTask`, where tasks may end one by one). A task ends when that has not fallen for
             `PATIENCE` evaluations, with the point where it was lowest, or at a gap of `tol / 100`.
@@ -115,6 +120,8 @@ def solve(
     history: list[Record] = []
     active, family = list(range(problem.m)), problem
     state = solver.init(family, w) if state is None else state
+    if inverse is not None:
+        state = replace(state, inverse=inverse)
     step = 0
     while True:
         at = state.at if state.at is not None else family.evaluate(w)
@@ -125,7 +132,8 @@ def solve(
         best.update(active, at, bound, notable, score)
         synchronise(problem.rows.reference)
         elapsed = problem.communicator.clock(time.perf_counter() - started)
-        history.append(Record(step, problem.passes, elapsed, best.value.copy(), best.gap))
+        spent = problem.passes
+        history.append(Record(step, spent, elapsed, best.objective.copy(), best.gap))
         for callback in callbacks:
             callback(history[-1])
 
@@ -137,13 +145,13 @@ def solve(
                 status[task] = Status.VALIDATION
             elif best.quiet[task] >= STALLED_STEPS:
                 status[task] = Status.UNCERTIFIED if unpenalised[i] else Status.ROUNDING
-            elif problem.passes >= max_passes:
+            elif spent >= max_passes:
                 status[task] = Status.MAX_PASSES
             elif elapsed >= max_seconds:
                 status[task] = Status.MAX_SECONDS
             if status[task] in (None, Status.MAX_PASSES, Status.MAX_SECONDS):
                 keep.append(i)
-            passes[task], seconds[task] = problem.passes, elapsed
+            passes[task], seconds[task] = spent, elapsed
         if len(keep) < len(active):
             active = [active[i] for i in keep]
             family, state = family.take_tasks(keep), take_tasks(state, keep)
@@ -161,10 +169,11 @@ def solve(
             status[t] = Status.SEPARABLE
     return Solution(
         w=points,
-        value=best.value,
+        l2=problem.host_l2.copy(),
         loss=best.loss,
+        objective=best.objective,
         gap=best.gap,
-        error=errors,
+        train_error=errors,
         status=tuple(s for s in status if s is not None),
         passes=passes,
         seconds=seconds,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any
 
@@ -23,6 +23,38 @@ class Status(Enum):
     SEPARABLE = "separable: with l2 = 0 the classes are separated and no minimiser exists"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Solved:
+    """What is known of one solved task: probes, path points, tables and histories are made of it.
+
+    Attributes:
+        l2: the penalty.
+        loss: mean cross-entropy on the rows it was fitted to, nats, without the penalty.
+        objective: loss and penalty, nats: what was minimised.
+        gap: rigorous bound on `objective` minus its optimum, nats.
+        train_error: weighted fraction of those rows that are misclassified.
+        status: how the solve ended.
+        passes: passes over the rows until then, of all tasks that were solved together.
+        seconds: seconds until then, likewise.
+        start: where the solve started: "zero" (the best constant classifier), "copied" or
+            "transferred" from an earlier probe, or "neighbour", the next larger penalty's solution.
+    """
+
+    l2: float
+    loss: float
+    objective: float
+    gap: float
+    train_error: float
+    status: Status
+    passes: float
+    seconds: float
+    start: str = "zero"
+
+    def known(self) -> dict[str, Any]:
+        """The fields of this record by name, without those that a subclass adds."""
+        return {f.name: getattr(self, f.name) for f in fields(Solved)}
+
+
 @dataclass(frozen=True)
 class Record:
     """One step of the history, host arrays `(m,)` over all tasks.
@@ -31,14 +63,14 @@ class Record:
         step: steps taken.
         passes: passes spent by the family so far.
         seconds: time spent by the family so far.
-        value: `F` of the best point so far, nats.
+        objective: `F` of the best point so far, nats.
         gap: its certified gap so far, nats.
     """
 
     step: int
     passes: float
     seconds: float
-    value: np.ndarray
+    objective: np.ndarray
     gap: np.ndarray
 
 
@@ -46,28 +78,37 @@ class Record:
 class Solution:
     """The family's solution.
 
-    Attributes:
+    Attributes are those of `Solved`, as host arrays `(m,)`, and
+
         w: best point of each task, `(m, p)` float64 on the problem's device.
-        value: `F(w)`, nats, host `(m,)`.
-        loss: mean cross-entropy, nats, host `(m,)`.
-        gap: bound on `F(w) - F*`, nats, host `(m,)`.
-        error: weighted fraction of rows that are misclassified, host `(m,)`.
-        status: how each task ended.
-        passes: passes until each task ended, host `(m,)`.
-        seconds: seconds until each task ended, host `(m,)`.
         history: a record per step.
         state: the solver's last state of the tasks still running, to resume the same problem.
         running: which tasks that state is about.
     """
 
     w: Array
-    value: np.ndarray
+    l2: np.ndarray
     loss: np.ndarray
+    objective: np.ndarray
     gap: np.ndarray
-    error: np.ndarray
+    train_error: np.ndarray
     status: tuple[Status, ...]
     passes: np.ndarray
     seconds: np.ndarray
     history: tuple[Record, ...] = field(repr=False)
     state: Any = field(repr=False)
     running: tuple[int, ...] = ()
+
+    def task(self, index: int, *, start: str = "zero", waited: float = 0.0) -> Solved:
+        """One task's record; `waited` seconds were spent before this solve."""
+        return Solved(
+            l2=float(self.l2[index]),
+            loss=float(self.loss[index]),
+            objective=float(self.objective[index]),
+            gap=float(self.gap[index]),
+            train_error=float(self.train_error[index]),
+            status=self.status[index],
+            passes=float(self.passes[index]),
+            seconds=waited + float(self.seconds[index]),
+            start=start,
+        )

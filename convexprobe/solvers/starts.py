@@ -25,9 +25,9 @@ from convexprobe.arrays.backend import Array, cast, generator, like, to_numpy
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import Pullback
 from convexprobe.problem.objective import Problem
-from convexprobe.problem.preconditioners import Curvature, Inverse, row_curvature
+from convexprobe.problem.preconditioners import Curvature, Inverse
 from convexprobe.problem.row_sample import Sample, draw_rows
-from convexprobe.problem.softmax import softmax_
+from convexprobe.problem.softmax import one_hot, softmax_
 from convexprobe.problem.tasks import PerTask, take_tasks
 
 
@@ -110,7 +110,13 @@ def best_start(
 
 
 def transferred(
-    problem: Problem, base: Array, logits: Array, rows: np.ndarray, *, seed: int = 0
+    problem: Problem,
+    base: Array,
+    logits: Array,
+    rows: np.ndarray,
+    *,
+    curvature: Curvature = Curvature(),  # noqa: B008 (frozen)
+    seed: int = 0,
 ) -> tuple[Array, Inverse]:
     """The minimiser `(m, p)` float64 of the quadratic model around given logits, as `base + v`,
 
@@ -124,6 +130,7 @@ def transferred(
         base: parameters `(m, p)`; where `C` has full rank, the result does not depend on them.
         logits: the old logits `(m, k, r)`; those of classes without rows are ignored.
         rows: which rows they are of, host `(r,)`; a rank's own, counted from its first.
+        curvature: the preconditioner whose matrix `C` is.
         seed: of the draw.
 
     Returns:
@@ -131,18 +138,12 @@ def transferred(
     """
     xp = problem.xp
     source = problem.rows if len(rows) == problem.rows.n else problem.rows.subset(rows)
-    at = like(rows, problem.labels)
     z = cast(logits, problem.dtype)
     z = xp.where(xp.isfinite(z) & (problem.absent[:, :, None] == 0), z, 0.0)
     p = softmax_(z + problem.absent[:, :, None])
-    labels = xp.take(problem.labels, at, axis=1)
-    order = xp.arange(problem.k, dtype=labels.dtype, device=labels.device)
-    residual = p - cast(labels[:, None, :] == order[None, :, None], problem.dtype)
-    share = xp.ones((1, len(rows)), dtype=problem.dtype, device=z.device)
-    if problem.weights is not None:
-        share = xp.take(problem.weights, at, axis=1)
+    residual = p - cast(one_hot(problem.labels_at(rows), problem.k), problem.dtype)
     # Of a rank, which may remember fewer of its rows than another, they stand for all.
-    share = share * (problem.rows.n / max(len(rows), 1))
+    share = problem.weights_at(rows) * (problem.rows.n / max(len(rows), 1))
     share = share / problem.all_reduce(xp.sum(share, axis=1, keepdims=True))[0]
     residual *= share[:, None, :]
     pulled = Pullback(problem, problem.m)
@@ -164,35 +165,26 @@ def transferred(
         share=xp.take(share, take, axis=1),
         inverse_probability=like(inclusion, z, problem.dtype),
     )
-    inverse = Curvature().build(sample)
-    shared, mass = row_curvature(problem, sample.p, sample.weight)
+    inverse = curvature.build(sample)
+    shared, mass = curvature.row_curvature(problem, sample.p, sample.weight)
     mass, total = problem.all_reduce(mass, xp.sum(shared))
     h = cast(mass / (total + 1e-30), problem.dtype)[:, :, None] * shared  # as they weigh in C
     gap = xp.take(z, take, axis=2) - problem.directions(base, sample.x)
     gap *= cast(problem.absent == 0, problem.dtype)[:, :, None]
-    right, read = problem.all_reduce(
-        problem.pullback(gap * h, sample.x) - pulled.value(),
-        np.asarray(float(len(rows))),
-    )
-    problem.count_passes((0.5 * float(read) + drawn) / problem.n)
+    (right,) = problem.all_reduce(problem.pullback(gap * h, sample.x) - pulled.value())
     return base + inverse.solve(right - problem.penalty(base)), inverse
 
 
 def _objective(problem: Problem, w: Array, index: np.ndarray) -> Array:
     """`F` on the rows of a host index among all ranks' rows, `(m,)`."""
     xp = problem.xp
-    problem.count_passes(0.5 * len(index) / problem.n)
     index = local(index, problem.own)
     x = problem.rows.take(index)
-    labels = xp.take(problem.labels, like(index, x), axis=1)
-    order = xp.arange(problem.k, dtype=labels.dtype, device=labels.device)
-    correct = labels[:, None, :] == order[None, :, None]
+    correct = one_hot(problem.labels_at(index), problem.k)
     p = xp.sum(xp.where(correct, softmax_(problem.logits(w, x)), 0.0), axis=1)
     loss = -xp.log(xp.clip(cast(p, xp.float64), 1e-30, None))
     weights, _ = problem.split(w)
     penalty = 0.5 * problem.l2 * xp.sum(weights * weights, axis=(1, 2))
-    share = xp.ones_like(loss)
-    if problem.weights is not None:
-        share = cast(xp.take(problem.weights, like(index, x), axis=1), xp.float64)
+    share = cast(problem.weights_at(index), xp.float64)
     loss, total = problem.all_reduce(xp.sum(loss * share, axis=1), xp.sum(share, axis=1))
     return loss / xp.where(total > 0, total, 1.0) + penalty

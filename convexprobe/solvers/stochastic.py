@@ -55,29 +55,24 @@ class MiniBatch:
         x: the rows, `(b, d)`.
         table: the probabilities remembered for them, `(m, k, b)`.
         weight: `s_i / (S q_i)`, `(m or 1, b)`.
-        rows: `b` of all ranks.
     """
 
     problem: Problem
     x: Array
     table: Array
     weight: Array
-    rows: int
 
     def probabilities(self, w: Array) -> Array:
         """At `w`, `(m, k, b)`; half a pass over the batch."""
-        self.problem.count_passes(0.5 * self.rows / self.problem.n)
         return softmax_(self.problem.logits(w, self.x))
 
     def change(self, p: Array) -> Array:
         """`change_B` for the probabilities `p`, `(m, p)`; half a pass over the batch."""
-        self.problem.count_passes(0.5 * self.rows / self.problem.n)
         change = self.problem.pullback((p - self.table) * self.weight[:, None, :], self.x)
         return self.problem.all_reduce(change)[0]
 
     def curvature(self, v: Array) -> Array:
         """The loss's Hessian on the batch, at the probabilities remembered, times `v`."""
-        self.problem.count_passes(self.rows / self.problem.n)
         r = curvature_product(self.table, self.problem.directions(v, self.x))
         return self.problem.all_reduce(self.problem.pullback(r * self.weight[:, None, :], self.x))[
             0
@@ -181,7 +176,7 @@ def cut(sample: Sample, rng: np.random.Generator) -> list[MiniBatch]:
         index = like(local(order[a:b], sample.own), sample.x)
         x, p = xp.take(sample.x, index, axis=0), xp.take(sample.p, index, axis=2)
         weight = xp.take(sample.weight, index, axis=1)
-        batches.append(MiniBatch(sample.problem, x, p, weight, b - a))
+        batches.append(MiniBatch(sample.problem, x, p, weight))
     return batches
 
 

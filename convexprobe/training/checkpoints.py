@@ -29,6 +29,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from convexprobe._hashing import StateDict
+
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
@@ -42,8 +44,6 @@ _MARKED = re.compile(r"(?:step|checkpoint|ckpt|iteration|iter)[-_= ]*(\d+)", re.
 
 
 _SHOWN = 4
-
-StateDict = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)

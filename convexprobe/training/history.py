@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from convexprobe.plotting.figures import plot_curves, plot_errors, plot_heatmap
 from convexprobe.plotting.movie import animate
 from convexprobe.probes.probe_set import ProbeSet
+from convexprobe.solvers.solution import Status
 from convexprobe.training.results import Entry
 from convexprobe.training.run_directory import RunDirectory
 
@@ -75,7 +76,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         return [
             {
                 "step": entry.step,
-                **vars(result),
+                **result.to_row(),
                 "extract_seconds": entry.extract_seconds,
                 "duplicate_of": entry.duplicate_of,
                 "source": entry.source,
@@ -99,7 +100,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
             return "no checkpoints"
         results = [r for entry in self.entries if entry.duplicate_of is None for r in entry.layers]
         passes = sorted(r.passes for r in results)
-        certified = sum(r.status == "certified" for r in results)
+        certified = sum(r.status is Status.CERTIFIED for r in results)
         lines = [
             f"{len(self)} checkpoints, steps {self.entries[0].step} to {self.entries[-1].step}, "
             f"{len(self.layers)} layers",

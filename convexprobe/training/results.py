@@ -2,47 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from convexprobe.metrics.score import Score
 from convexprobe.probes.probe import Probe
+from convexprobe.solvers.solution import Solved, Status
 
 
-@dataclass(frozen=True)
-class LayerResult:
-    """What a table shows of one probe; the attributes are those of `Probe`.
+@dataclass(frozen=True, kw_only=True)
+class LayerResult(Solved):
+    """What is recorded of one probe, beside its file.
 
-    `test_error` and `test_loss` are of the held-out rows, None without them.
+    Attributes are those of `Solved`, and
+
+        layer: the probe's name.
+        test_error, test_loss: on held-out rows (nats), None without them.
     """
 
     layer: str
-    train_error: float
     test_error: float | None
-    loss: float
     test_loss: float | None
-    gap: float
-    passes: float
-    seconds: float
-    start: str
-    status: str
-    l2: float
 
     @classmethod
     def of(cls, layer: str, probe: Probe, held: Score | None) -> LayerResult:
-        """The row of a probe and its score on held-out rows."""
+        """The record of a probe and its score on held-out rows."""
         return cls(
+            **probe.known(),
             layer=layer,
-            train_error=probe.train_error,
             test_error=None if held is None else held.error,
-            loss=probe.loss,
             test_loss=None if held is None else held.loss,
-            gap=probe.gap,
-            passes=probe.passes,
-            seconds=probe.seconds,
-            start=probe.start,
-            status=probe.status.name.lower(),
-            l2=probe.l2,
         )
+
+    def to_row(self) -> dict[str, Any]:
+        """The fields by name, as a table or JSON holds them."""
+        return {**vars(self), "status": self.status.name.lower()}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> LayerResult:
+        """What `to_row` returned."""
+        return cls(**{**row, "status": Status[row["status"].upper()]})
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,7 @@ class RunDirectory:
                 continue  # deleted in time
             if check and _sum(path.read_bytes()) != sha:
                 raise ValueError(f"the checksum of {path.name} does not fit")
-        layers = tuple(LayerResult(**layer) for layer in values.pop("layers"))
+        layers = tuple(map(LayerResult.from_row, values.pop("layers")))
         self.entries[step] = Entry(**values, layers=layers)
 
     def add(self, entry: Entry, found: Remembered | ProbeSet | None = None) -> None:
@@ -135,7 +134,11 @@ class RunDirectory:
                 with replacing(self._path(step, LOGITS)) as temporary:
                     temporary.write_bytes(to_bytes({**tensors, "rows": found.rows}))
                 sums[LOGITS] = _sum(self._path(step, LOGITS).read_bytes())
-            values = {**asdict(entry), "files": sums}
+            values = {
+                **vars(entry),
+                "layers": [result.to_row() for result in entry.layers],
+                "files": sums,
+            }
             body = {"entry": values, "sha256": _sum(json.dumps(values).encode())}
             with replacing(self._path(step, ".json")) as temporary:
                 temporary.write_text(json.dumps(body, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 from torch import nn
 
 from convexprobe._progress import progress_bar
+from convexprobe.extraction.layer_names import LayerChoice
+from convexprobe.extraction.pooling import PoolChoice
+from convexprobe.solvers import Solver
 from convexprobe.training.checkpoints import find_checkpoints, match
 from convexprobe.training.history import ProbeHistory
 from convexprobe.training.monitor import ProbeMonitor
@@ -21,8 +25,20 @@ def probe_checkpoints(
     data: Any,
     labels: Any = None,
     *,
+    layers: LayerChoice | None = None,
+    pool: PoolChoice = "flatten",
+    test: Any = None,
+    out: str | os.PathLike[str] | None = None,
+    warm_start: str = "auto",
+    l2: float | str = "auto",
+    tol: float = 1e-3,
+    solver: str | Solver = "auto",
+    batch_size: int = 250,
+    max_passes: float = 1000.0,
+    on_error: str = "warn",
+    seed: int = 0,
+    process_group: Any = None,
     progress: bool | None = None,
-    **settings: Any,
 ) -> ProbeHistory:
     """A certified probe of every layer at every checkpoint.
 
@@ -38,11 +54,9 @@ def probe_checkpoints(
         model: the network that the checkpoints fit; afterwards it is what it was.
         checkpoints: a directory, a list of paths, or an iterable of `(step, path)` or
             `(step, state dict)`; see `training.checkpoints`.
-        data, labels: as in `ProbeMonitor`.
+        data, labels, layers, pool, test, out, warm_start, l2, tol, solver, batch_size, max_passes,
+            on_error, seed, process_group: as in `ProbeMonitor`.
         progress: show a bar with the time left; None shows it on a terminal.
-        settings: everything else that `ProbeMonitor` takes: `layers`, `pool`, `test`, `out`,
-            `warm_start`, `l2`, `tol`, `solver`, `batch_size`, `max_passes`, `on_error`, `seed`,
-            `process_group`.
 
     Returns:
         The history, with what failed.
@@ -52,7 +66,23 @@ def probe_checkpoints(
         OSError: `out` cannot be written; what it holds stays complete.
     """
     found, count = find_checkpoints(checkpoints)
-    monitor = ProbeMonitor(data, labels, **settings)
+    monitor = ProbeMonitor(
+        data,
+        labels,
+        layers=layers,
+        pool=pool,
+        test=test,
+        out=out,
+        warm_start=warm_start,
+        l2=l2,
+        tol=tol,
+        solver=solver,
+        batch_size=batch_size,
+        max_passes=max_passes,
+        on_error=on_error,
+        seed=seed,
+        process_group=process_group,
+    )
     seen: set[int | None] = set()
     with _weights_kept(model), progress_bar(total=count, desc="checkpoints", show=progress) as bar:
         for checkpoint in found:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import convexprobe.arrays.backend as _array
+import convexprobe.arrays.products as products
 from convexprobe.arrays.products import combine_rows, dot_rows
 
 
@@ -36,8 +36,8 @@ def test_products_of_parts_are_the_products(q: int, r: int, d: int, seed: int) -
 @pytest.mark.usefixtures("three_threads")
 def test_few_rows_are_left_to_one_product() -> None:
     x, a = torch.ones(500, 4), torch.ones(8, 4)
-    assert _array._parts(a, x) == 3
-    assert _array._parts(a, x[:70]) == 2  # 32 rows a thread at least
-    assert _array._parts(a, x[:20]) == _array._parts(a, x[:0]) == 1
-    assert _array._parts(torch.ones(65, 4), x) == 1  # MKL's own threads do as well
-    assert _array._parts(a.double(), x.double()) == _array._parts(a.numpy(), x.numpy()) == 1
+    assert products._parts(a, x) == 3
+    assert products._parts(a, x[:70]) == 2  # 32 rows a thread at least
+    assert products._parts(a, x[:20]) == products._parts(a, x[:0]) == 1
+    assert products._parts(torch.ones(65, 4), x) == 1  # MKL's own threads do as well
+    assert products._parts(a.double(), x.double()) == products._parts(a.numpy(), x.numpy()) == 1

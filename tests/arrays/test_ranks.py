@@ -11,7 +11,7 @@ from convexprobe.arrays.ranks import ALONE
 
 def test_alone_a_sum_is_its_own() -> None:
     array = np.arange(3)
-    assert ALONE.sum(array)[0] is array and ALONE.stack(array) is array
+    assert ALONE.all_reduce(array)[0] is array and ALONE.all_gather(array) is array
     assert (ALONE.rank, ALONE.size, ALONE.span(5)) == (0, 1, (slice(0, 5), 5))
     with pytest.raises(ValueError, match="init_process_group"):
         fit_probes(np.ones((4, 2)), np.arange(4) % 2, process_group="world")

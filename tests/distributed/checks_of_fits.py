@@ -12,9 +12,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from convexprobe import fit_probes, remember, shard
+from convexprobe import extract, fit_probes, remember, shard
 from convexprobe.activations.stored import HostRows
-from convexprobe.extraction import extract
 from tests.distributed.world import RANKS, Ranks, agree, check, same_bits, uneven
 from tests.oracle import random_data
 
@@ -44,7 +43,7 @@ def fit_probes_returns_the_probes_of_one_process(ranks: Ranks) -> None:
     )  # fmt: skip
     same_bits(later, communicator)
     agree(later, fit_probes(layers, y, sample_weight=s, l2=0.01))
-    score = ours.evaluate(mine, y[own], communicator.group)["one"]
+    score = ours.evaluate(mine, y[own], communicator.process_group)["one"]
     alone = ours.evaluate(layers, y)["one"]
     assert score.rows == 500 and score.error == alone.error
     np.testing.assert_allclose(score.loss, alone.loss, rtol=1e-12)

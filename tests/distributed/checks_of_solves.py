@@ -18,7 +18,7 @@ from convexprobe.arrays.backend import generator, to_numpy
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.certificate import lower_bound
 from convexprobe.problem.objective import Problem
-from convexprobe.problem.preconditioners import SPECTRAL, Curvature, Diagonal
+from convexprobe.problem.preconditioners import Curvature, Diagonal
 from convexprobe.problem.row_sample import Sample
 from convexprobe.solvers import LBFGS, SAGA, NewtonCG
 from convexprobe.solvers.early_stopping import ValidationLoss
@@ -58,7 +58,7 @@ def an_evaluation_is_that_of_all_rows(ranks: Ranks) -> None:
             ours, alone = problems(data, [0.01, 0.1], communicator, to)
             w = generator(1).standard_normal((2, ours.p))
             a, b = ours.evaluate(to(w), keep=True), alone.evaluate(to(w), keep=True)
-            names = ("value", "loss", "gradient", "entropy", "prior", "rounding")
+            names = ("value", "loss", "gradient", "entropy", "rounding")
             pairs = [(getattr(a, n), getattr(b, n)) for n in names]
             pairs += [(lower_bound(ours, a), lower_bound(alone, b))]
             drawn = [Sample.draw(p, at, 60, generator(3)) for p, at in ((ours, a), (alone, b))]
@@ -109,7 +109,7 @@ def every_solver_takes_the_iterates_of_one_process(ranks: Ranks) -> None:
                 np.testing.assert_allclose(a.passes, b.passes, rtol=1e-9)
                 np.testing.assert_allclose(to_numpy(a.w), to_numpy(b.w), rtol=1e-6)
             # Stochastic ones too, but over their many steps rounding grows.
-            np.testing.assert_allclose(a.value, b.value, rtol=1e-3, err_msg=name)
+            np.testing.assert_allclose(a.objective, b.objective, rtol=1e-3, err_msg=name)
 
 
 @check
@@ -122,8 +122,8 @@ def samples_smaller_than_the_rows(ranks: Ranks) -> None:
         assert a.status == b.status == (Status.CERTIFIED,) * 2
         # Rounding decides one inner iteration more or less, and both stop within tol.
         np.testing.assert_allclose(a.passes, b.passes, rtol=0.02)
-        np.testing.assert_allclose(a.value, b.value, rtol=1e-3)
-        ranks.world.same(w=a.w.numpy().tobytes().hex())
+        np.testing.assert_allclose(a.objective, b.objective, rtol=1e-3)
+        ranks.world.check_same(w=a.w.numpy().tobytes().hex())
 
 
 @check
@@ -157,7 +157,7 @@ def one_eigendecomposition_serves_many_tasks(ranks: Ranks) -> None:
     data = random_data(230, 6, 3, seed=13)
     for rank in (1024, 4):
         found = []
-        for problem in problems(data, np.geomspace(1e-3, 1.0, SPECTRAL + 1), ranks.world):
+        for problem in problems(data, np.geomspace(1e-3, 1.0, Curvature().tasks + 1), ranks.world):
             w = generator(1).standard_normal((problem.m, problem.p))
             sample = Sample.draw(problem, problem.evaluate(w), 60, generator(3))
             found.append(Curvature(rank).build(sample).solve(w))

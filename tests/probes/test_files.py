@@ -44,7 +44,20 @@ def test_every_field_survives_a_file(tmp_path: Path, library: ModuleType) -> Non
         gap=float("inf"),
         l2=0.1 + 0.2,
         status=Status.SEPARABLE,
-        path=(PathPoint(1e-6, 0.5, float("inf"), Status.ROUNDING, 0.25, float("inf")),),
+        path=(
+            PathPoint(
+                l2=1e-6,
+                loss=0.5,
+                objective=0.6,
+                gap=float("inf"),
+                train_error=0.1,
+                status=Status.ROUNDING,
+                passes=3.0,
+                seconds=0.1,
+                validation_error=0.25,
+                validation_loss=float("inf"),
+            ),
+        ),
     )
     probes = probes | {"größe 'x'\n": odd, "": replace(odd, classes=(True, False, 1.5))}
     probes.save(tmp_path / "probes.safetensors")
@@ -97,7 +110,7 @@ def test_a_failing_save_leaves_the_old_file(
     if moment == "write":
         monkeypatch.setattr(Path, "write_bytes", half_written)
     else:
-        monkeypatch.setattr(convexprobe.probes.probe.os, "replace", no_rename)
+        monkeypatch.setattr(convexprobe._files.os, "replace", no_rename)
     with pytest.raises(OSError, match="disk full"):
         small_set().save(tmp_path / "p")
     assert (tmp_path / "p").read_bytes() == before

@@ -239,7 +239,7 @@ def test_every_iterate_of_every_solver_has_a_true_gap(solver: str, data: Data, l
     )
     assert records
     for record in records:
-        assert record.gap[0] >= record.value[0] - optimum - RIGOUR * max(1.0, optimum)
+        assert record.gap[0] >= record.objective[0] - optimum - RIGOUR * max(1.0, optimum)
     gaps = [r.gap[0] for r in records]
     assert all(b <= a + 1e-12 for a, b in pairwise(gaps))
     assert solution.gap[0] == gaps[-1] and np.isfinite(gaps).all()

@@ -56,7 +56,6 @@ def test_value_gradient_and_hessian_are_those_of_the_definition(
     safe = np.where(p > 0, p, 1.0)
     entropy = np.sum(s * -np.sum(p * np.log(safe), axis=1)) / s.sum()
     np.testing.assert_allclose(at.entropy, [entropy], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(at.prior, [s @ p / s.sum()], **EXACT)
     np.testing.assert_allclose(at.uncertainty, [1 - np.sum(p**2, axis=1)], atol=1e-12)
     v = point(problem, seed + 1)
     product = v @ dense_hessian(data, p, l2)
@@ -93,7 +92,7 @@ def same_as_separate(problem: Problem, tasks: list[Data], l2: list[float]) -> No
     for t, task in enumerate(tasks):
         one = task.problem(l2[t])
         alone = one.evaluate(w[t : t + 1])
-        for name in ("value", "loss", "gradient", "entropy", "prior", "uncertainty"):
+        for name in ("value", "loss", "gradient", "entropy", "uncertainty"):
             np.testing.assert_allclose(getattr(at, name)[t], getattr(alone, name)[0], **EXACT)
         expected = everything(one, alone.w).curvature(v[t : t + 1])[0]
         np.testing.assert_allclose(product[t], expected, **EXACT)
@@ -142,7 +141,7 @@ def test_block_size_does_not_matter(rows: int, monkeypatch: pytest.MonkeyPatch) 
     blocked, _, _ = family()
     assert len(list(blocked.rows.blocks())) == -(-50 // rows)
     again = blocked.evaluate(w)
-    for name in ("value", "gradient", "entropy", "prior", "uncertainty"):
+    for name in ("value", "gradient", "entropy", "uncertainty"):
         np.testing.assert_allclose(getattr(again, name), getattr(at, name), **EXACT)
     np.testing.assert_allclose(everything(blocked, again.w).curvature(v), product, **EXACT)
     np.testing.assert_allclose(blocked.errors(w), errors, **EXACT)
@@ -205,7 +204,7 @@ def test_absent_classes_change_nothing() -> None:
     assert not slope[:, [0, 4, 5]].any()
     solution = solve(b, NewtonCG(), tol=1e-9)
     assert not b.split(solution.w)[0][:, [0, 4, 5]].any()
-    assert abs(solution.value[0] - minimum(data, 0.1)[1]) <= solution.gap[0] + 1e-12
+    assert abs(solution.objective[0] - minimum(data, 0.1)[1]) <= solution.gap[0] + 1e-12
     assert (
         b.errors(solution.w) == a.errors(a.join(*(s[:, 1:4] for s in b.split(solution.w))))
     ).all()
@@ -298,7 +297,7 @@ def test_libraries_agree(library: ModuleType) -> None:
     ours, theirs = build(np), build(library)
     w, v = point(ours), point(ours, 1)
     at, other = ours.evaluate(w), theirs.evaluate(library.asarray(w))
-    for name in ("value", "loss", "gradient", "entropy", "prior", "uncertainty", "rounding"):
+    for name in ("value", "loss", "gradient", "entropy", "uncertainty", "rounding"):
         np.testing.assert_allclose(to_numpy(getattr(other, name)), getattr(at, name), **EXACT)
     np.testing.assert_allclose(theirs.errors(library.asarray(w)), ours.errors(w), **EXACT)
     a = Sample.draw(ours, at, 20, np.random.default_rng(0))

@@ -111,7 +111,7 @@ def test_at_a_constant_classifier_nothing_is_read(library: ModuleType) -> None:
     assert problem.passes == before
     full = problem.evaluate(library.asarray(w + nudge), keep=True)
     assert problem.passes == before + 1
-    for name in ("value", "loss", "gradient", "entropy", "prior", "uncertainty", "logits"):
+    for name in ("value", "loss", "gradient", "entropy", "uncertainty", "logits"):
         expected = to_numpy(getattr(full, name))
         np.testing.assert_allclose(
             to_numpy(getattr(free, name)), expected, rtol=1e-12, atol=1e-13, err_msg=name

@@ -7,11 +7,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-import convexprobe.problem.preconditioners
-import convexprobe.solvers.path
 from convexprobe import Status, fit_probes
+from convexprobe.activations.source import Rows
 from convexprobe.probes.splits import hold_out
-from tests.claims import check, distance
+from convexprobe.problem.objective import Problem
+from convexprobe.solvers import SOLVERS
+from convexprobe.solvers.path import solve_path
+from tests.claims import distance
 from tests.oracle import Data, minimum, random_data
 
 DATA = random_data(200, 6, 3)
@@ -21,22 +23,22 @@ PATH = [1e-3, 1.0, 1e-1, 1e-4, 10.0, 1e-2]
 
 
 @pytest.mark.parametrize("solver", ["newton-cg", "lbfgs"])
+@pytest.mark.parametrize(("together", "memory"), [(4, 2e9), (1, 2e9), (4, 0.0), (99, 2e9)])
 def test_how_tasks_are_grouped_does_not_change_the_answer(
-    solver: str, monkeypatch: pytest.MonkeyPatch
+    solver: str, together: int, memory: float
 ) -> None:
-    labels = {"digit": DATA.y, "one": (DATA.y == 1).astype(int)}
-    for together, memory in ((4, 2e9), (1, 2e9), (4, 0.0), (99, 2e9)):
-        monkeypatch.setattr(convexprobe.solvers.path, "NEIGHBOURS", together)
-        monkeypatch.setattr(convexprobe.solvers.path, "MEMORY", memory)
-        probes = fit_probes(DATA.x, labels, solver, l2=PATH, validation=(DATA.x, labels))
-        for name, y in labels.items():
-            probe = probes[f"activations/{name}"]
-            data = Data(DATA.x, y, len(probe.classes))
-            check(probe, data)
-            for point in probe.path:
-                assert point.status is Status.CERTIFIED
-                value = minimum(data, point.l2)[1]
-                assert point.loss <= value + point.gap  # the penalty is not in the loss
+    labels = np.stack([DATA.y, np.minimum(DATA.y, 1)])
+    base = Problem(Rows(DATA.x), labels, 0.0, classes=3)
+    solutions = solve_path(
+        base, np.array(PATH), SOLVERS[solver](), None, tol=1e-3, max_passes=1000.0,
+        max_seconds=np.inf, neighbours=together, memory=memory,
+    )  # fmt: skip
+    for y, found in zip(labels, solutions, strict=True):
+        assert [solution.l2 for solution in found] == PATH
+        for solution in found:
+            best = minimum(Data(DATA.x, y, 3 if y.max() == 2 else 2), solution.l2)[1]
+            assert solution.status is Status.CERTIFIED
+            assert -1e-10 <= solution.objective - best <= solution.gap
 
 
 def test_budgets_hold_for_the_whole_path() -> None:

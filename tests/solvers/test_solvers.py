@@ -85,7 +85,7 @@ def check_claims(solution: Solution, data: Data, l2: float, best: float) -> None
     """What a solution says of itself is true of its point."""
     w = to_numpy(solution.w)[0]
     value = reference(data, w, l2)[0]
-    assert value == pytest.approx(solution.value[0], rel=1e-9)
+    assert value == pytest.approx(solution.objective[0], rel=1e-9)
     assert solution.gap[0] >= value - best - 1e-9 * max(1.0, best)
     assert np.isfinite(w).all() and np.isfinite(solution.gap).all()
 
@@ -99,7 +99,7 @@ def test_certifies(solver: str, name: str, library: ModuleType) -> None:
     check_claims(solution, data, l2, best)
     assert solution.status == (Status.CERTIFIED,), (solution.gap, solution.passes)
     assert solution.gap[0] <= 1e-3 * data.label_entropy
-    assert solution.value[0] - best <= solution.gap[0]
+    assert solution.objective[0] - best <= solution.gap[0]
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -107,7 +107,7 @@ def test_adam_never_claims_too_much(name: str, library: ModuleType) -> None:
     data, l2, best = optimum(name)
     solution = solve(data.problem(l2, library, np.float64), Adam(), tol=1e-3, max_passes=20)
     check_claims(solution, data, l2, best)
-    assert solution.value[0] <= data.label_entropy + 1e-12  # no worse than where it started
+    assert solution.objective[0] <= data.label_entropy + 1e-12  # no worse than where it started
 
 
 def test_adam_gets_there_on_an_easy_problem() -> None:
@@ -127,7 +127,7 @@ def test_certifies_in_float32(solver: str, name: str, xp: ModuleType) -> None:
     assert solution.status == (Status.CERTIFIED,), (solution.gap, solution.passes)
     # The gap has an allowance for rounding; what it bounds is the exact objective.
     value = reference(stored, to_numpy(solution.w)[0], l2)[0]
-    assert value == pytest.approx(solution.value[0], rel=1e-6)
+    assert value == pytest.approx(solution.objective[0], rel=1e-6)
     assert solution.gap[0] >= value - optimum(name)[2] - 1e-6
 
 
@@ -161,7 +161,7 @@ def test_agrees_with_scikit_learn(solver: str, name: str) -> None:
     if data.k == 2:
         coef, bias = np.concatenate([-coef, coef]) / 2, np.concatenate([-bias, bias]) / 2
     theirs = reference(data, np.concatenate([coef.ravel(), bias]), l2)[0]
-    assert abs(solution.value[0] - theirs) < 1e-6
+    assert abs(solution.objective[0] - theirs) < 1e-6
     loss = reference(data, np.concatenate([coef.ravel(), bias]), 0.0)[0]
     assert abs(solution.loss[0] - loss) < 1e-6
 
@@ -174,7 +174,7 @@ def test_separable_data_without_a_penalty_is_recognised(solver: str, library: Mo
     solution = solve(data.problem(0.0, library), SOLVERS[solver](), tol=1e-3, max_passes=200)
     assert solution.status == (Status.SEPARABLE,)
     assert np.isfinite(to_numpy(solution.w)).all()
-    assert solution.gap[0] >= solution.value[0] >= 0.0  # the infimum is 0
+    assert solution.gap[0] >= solution.objective[0] >= 0.0  # the infimum is 0
 
 
 @pytest.mark.parametrize("solver", CERTIFYING)
@@ -187,8 +187,8 @@ def test_data_without_a_penalty_that_is_not_separable_ends_uncertified(
     solution = solve(data.problem(0.0, library), SOLVERS[solver](), tol=1e-3, max_passes=500)
     assert solution.status == (Status.UNCERTIFIED,)
     assert solution.passes[0] < 300
-    assert solution.gap[0] >= solution.value[0] - best
-    assert solution.value[0] - best < 1e-3 * data.label_entropy
+    assert solution.gap[0] >= solution.objective[0] - best
+    assert solution.objective[0] - best < 1e-3 * data.label_entropy
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -200,7 +200,7 @@ def test_wide_data_without_a_penalty_are_separable(
     problem = random_data(n, d, 3).problem(0.0, np, dtype)
     solution = solve(problem, SOLVERS[solver](), tol=1e-3, max_passes=100)
     assert solution.status == (Status.SEPARABLE,)
-    assert solution.value[0] < 0.01
+    assert solution.objective[0] < 0.01
 
 
 @pytest.mark.parametrize("solver", CERTIFYING)
@@ -210,7 +210,10 @@ def test_a_path_equals_separate_solves(solver: str, library: ModuleType) -> None
     for t, l2 in enumerate(path):
         alone = solve(data.problem(l2, library), SOLVERS[solver](), tol=1e-6)
         best = minimum(data, l2)[1]
-        for value, gap in ((together.value[t], together.gap[t]), (alone.value[0], alone.gap[0])):
+        for value, gap in (
+            (together.objective[t], together.gap[t]),
+            (alone.objective[0], alone.gap[0]),
+        ):
             assert -1e-10 <= value - best <= gap <= 1e-6 * data.label_entropy
     assert together.status == (Status.CERTIFIED,) * 4
     assert together.running == ()
@@ -221,7 +224,7 @@ def test_adam_solves_a_family_whose_tasks_end_at_different_times(library: Module
     solution = solve(data.problem(path, library), Adam(batch=32), tol=1e-2, max_passes=60)
     assert len(set(solution.passes)) > 1
     for t, l2 in enumerate(path):
-        assert solution.gap[t] >= solution.value[t] - minimum(data, l2)[1]
+        assert solution.gap[t] >= solution.objective[t] - minimum(data, l2)[1]
 
 
 def seed_everything(seed: int) -> None:
@@ -261,7 +264,7 @@ def test_a_spent_budget_is_a_status_with_a_finite_gap(solver: str, budget: float
     data, l2, best = optimum("ill conditioned")
     solution = solve(data.problem(l2), SOLVERS[solver](), tol=1e-12, max_passes=budget)
     assert solution.status == (Status.MAX_PASSES,)
-    assert np.isfinite(solution.gap[0]) and solution.gap[0] >= solution.value[0] - best
+    assert np.isfinite(solution.gap[0]) and solution.gap[0] >= solution.objective[0] - best
     assert solution.running == (0,)
     assert solution.passes[0] < budget + 15  # a step may finish
     timed = solve(data.problem(l2), SOLVERS[solver](), tol=1e-12, max_seconds=0.0)
@@ -285,9 +288,11 @@ def test_records_are_what_happened() -> None:
     assert [r.step for r in records] == list(range(len(records)))
     for before, after in pairwise(records):
         assert after.passes > before.passes and after.seconds >= before.seconds
-        assert (after.value <= before.value).all() and (after.gap <= before.gap + 1e-15).all()
+        assert (after.objective <= before.objective).all() and (
+            after.gap <= before.gap + 1e-15
+        ).all()
     np.testing.assert_array_equal(records[-1].gap, solution.gap)
-    np.testing.assert_array_equal(records[-1].value, solution.value)
+    np.testing.assert_array_equal(records[-1].objective, solution.objective)
 
 
 @dataclass(frozen=True)
@@ -331,5 +336,5 @@ def test_the_running_tasks_of_a_family_resume_within_their_budget(solver: Solver
     rest = problem.take_tasks(list(cut.running))
     budget = problem.passes + 10
     again = solve(rest, solver, tol=1e-13, max_passes=budget, max_seconds=5.0, state=cut.state)
-    assert again.value[0] <= cut.value[1]
+    assert again.objective[0] <= cut.objective[1]
     assert again.status == (Status.MAX_PASSES,)  # and not the seconds that guard this test

@@ -12,6 +12,7 @@ import convexprobe as cxp
 import convexprobe.probes.warm_start
 import convexprobe.problem.preconditioners
 from convexprobe.arrays.backend import to_numpy
+from convexprobe.problem.preconditioners import Curvature
 from convexprobe.solvers.starts import Previous, best_start, transferred
 from tests.oracle import Data, dense_hessian, minimum, random_data, reference
 
@@ -34,17 +35,20 @@ def logits(data: Data, w: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("own_scales", [False, True])
 @pytest.mark.parametrize("base", ["zero", "far"])
 def test_an_optimal_probe_follows_a_rotation_exactly(
-    library: ModuleType, base: str, own_scales: bool, monkeypatch: pytest.MonkeyPatch
+    library: ModuleType, base: str, own_scales: bool
 ) -> None:
-    if own_scales:  # as with hundreds of classes
-        monkeypatch.setattr(convexprobe.problem.preconditioners, "MANY_CLASSES", 2)
+    curvature = Curvature(classes=2 if own_scales else 256)  # as with hundreds of classes
     # F(W Q) on X Q is F(W) on X, penalty included: the transfer has nothing to correct.
     turn = rotation(6)
     problem = replace(DATA, x=DATA.x @ turn + 3.0).problem(L2, library)
     start = np.zeros((1, problem.p)) if base == "zero" else np.random.default_rng(1).normal(
         size=(1, problem.p))  # fmt: skip
     found, _ = transferred(
-        problem, library.asarray(start), library.asarray(logits(DATA, BEST)), np.arange(300)
+        problem,
+        library.asarray(start),
+        library.asarray(logits(DATA, BEST)),
+        np.arange(300),
+        curvature=curvature,
     )
     weights, _ = problem.split(found)
     np.testing.assert_allclose(to_numpy(weights)[0], BEST[:18].reshape(3, 6) @ turn, atol=1e-6)
@@ -135,10 +139,9 @@ def test_wild_activations_and_memories_are_survived_without_a_warning() -> None:
     assert probe.objective - probe.gap <= cold.objective <= probe.objective + cold.gap + 1e-9
 
 
-def test_a_memory_of_some_rows_serves_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_of_some_rows_serves_too() -> None:
     data = random_data(3000, 6, 3)
-    monkeypatch.setattr(convexprobe.probes.warm_start, "LARGEST", 4 * 3 * 1000)
-    memory = cxp.remember(cxp.fit_probes(data.x, data.y, l2=L2), data.x)
+    memory = cxp.remember(cxp.fit_probes(data.x, data.y, l2=L2), data.x, max_bytes=4 * 3 * 1000)
     assert len(memory.rows) == 1000 and memory.logits["activations"].shape == (3, 1000)
     turned = data.x @ rotation(6)
     warm = cxp.fit_probes(turned, data.y, l2=L2, warm_start=memory)["activations"]

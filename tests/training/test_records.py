@@ -132,7 +132,7 @@ def test_a_damaged_entry_in_the_middle_is_redone_and_certified(tmp_path: Path) -
     with pytest.warns(UserWarning, match=r"step_3.json: damaged"):
         again = sweep(STEPS, out=tmp_path)
     assert list(again) == [0, 3, 6, 9, 12]
-    assert all(r.status == "certified" for entry in again.entries for r in entry.layers)
+    assert all(r.status is cxp.Status.CERTIFIED for entry in again.entries for r in entry.layers)
     after = bits(again)
     for key, value in WHOLE.items():
         if (key if isinstance(key, int) else key[0]) != 3:

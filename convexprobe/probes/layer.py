@@ -1,0 +1,148 @@
+"""One layer: its family of tasks, their penalties and starts, the solve, and the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from convexprobe.activations.checks import check_finite
+from convexprobe.activations.placement import place
+from convexprobe.activations.source import Source
+from convexprobe.activations.stored import StoredRows
+from convexprobe.arrays.backend import Array, cast, compute_dtype, like, to_numpy
+from convexprobe.arrays.ranks import Communicator, local
+from convexprobe.probes.labels import Labels, probe_name
+from convexprobe.probes.options import GRID
+from convexprobe.probes.probe import Probe
+from convexprobe.probes.probe_set import ProbeSet
+from convexprobe.probes.selection import choose
+from convexprobe.probes.splits import Split
+from convexprobe.probes.validation import Validation, validation_loss
+from convexprobe.probes.warm_start import Remembered, start_from
+from convexprobe.problem.objective import Problem
+from convexprobe.solvers.base import Solver
+from convexprobe.solvers.path import solve_path
+from convexprobe.solvers.solution import Record
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the fits of all layers share.
+
+    Attributes:
+        communicator: the ranks.
+        labels: of all concepts.
+        splits: which rows every task is fitted to.
+        validation: rows to choose on, if the caller gave some.
+        solver: the algorithm.
+        penalties: host `(v,)`, or None for `GRID` in units of the layer's mean feature variance.
+        early: whether to stop by the validation loss.
+        warm_start: earlier probes, or None.
+        tol, max_passes, max_seconds, device, memory_limit: as for `fit_probes`.
+    """
+
+    communicator: Communicator
+    labels: Labels
+    splits: list[Split]
+    validation: Validation | None
+    solver: Solver
+    penalties: np.ndarray | None
+    early: bool
+    warm_start: Probe | ProbeSet | Remembered | None
+    tol: float
+    max_passes: float
+    max_seconds: float
+    device: str | None
+    memory_limit: float | None
+
+
+def fit_layer(
+    job: Job, layer: str, rows: Array | StoredRows, callback: Callable[[Record], None]
+) -> dict[str, Probe]:
+    """The probes of one layer, by name: one, or one a concept.
+
+    Raises:
+        ValueError: values that are not finite or whose sum overflows, or a warm start that does
+            not fit; on every rank.
+    """
+    bring = partial(place, device=job.device, limit=job.memory_limit)
+    validation = None
+    with job.communicator.raise_together():
+        x = bring(rows)
+        if job.validation is not None:
+            validation = bring(job.validation.layers[layer]), job.validation.codes
+    problem, scale = _problem(x, job, f"activations[{layer!r}]")
+    penalties = np.asarray(GRID) * scale if job.penalties is None else job.penalties
+    with job.communicator.raise_together():
+        previous = start_from(job.warm_start, layer, job.labels, job.splits, problem)
+    solutions = solve_path(
+        problem,
+        penalties,
+        job.solver,
+        previous,
+        tol=job.tol,
+        max_passes=job.max_passes,
+        max_seconds=job.max_seconds,
+        callbacks=[callback],
+        stopping=validation_loss(problem, job.splits, validation) if job.early else None,
+    )
+    probes = {}
+    for concept, name in enumerate(job.labels.names):
+        held = None if validation is None else (validation[0], validation[1][concept])
+        probes[probe_name(layer, name)] = choose(
+            problem, job.labels, job.splits, solutions, concept, held
+        )
+    return probes
+
+
+def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
+    """A task for each split, and the mean variance of the features where a grid needs it.
+
+    Raises:
+        ValueError: values that are not finite, or whose sums are not.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        problem = _family(x, job.labels, job.splits, job.communicator)
+        scale = _feature_variance(problem) if job.penalties is None else 1.0
+    if not (np.isfinite(to_numpy(problem.moment)).all() and np.isfinite(scale)):
+        with job.communicator.raise_together():
+            check_finite(x, where)
+        raise ValueError(f"{where}: values so large that their sum overflows; scale them down")
+    return problem, scale
+
+
+def _family(x: Source, labels: Labels, splits: list[Split], communicator: Communicator) -> Problem:
+    """A task for each split; labels and weights that all splits share are kept once."""
+    codes, weights = labels.own_codes, [s.weights for s in splits]
+    if len(codes) > 1:
+        codes = codes[[s.concept for s in splits]]
+    shared: np.ndarray | None = weights[0]
+    if any(w is not shared for w in weights):
+        shared = np.stack([np.ones(x.n) if w is None else w for w in weights])
+    return Problem(
+        x,
+        like(codes, x.reference),
+        np.zeros(len(splits)),
+        classes=max(len(c) for c in labels.classes),
+        weights=None if shared is None else like(shared, x.reference, compute_dtype(x.reference)),
+        communicator=communicator,
+    )
+
+
+def _feature_variance(problem: Problem) -> float:
+    """Mean variance of the features, from at most 4 096 evenly spaced rows; 1 if constant."""
+    xp = problem.xp
+    index = np.arange(0, problem.n, max(1, problem.n // 4096))
+    part = problem.rows.subset(local(index, problem.own))
+    total: Array = 0.0
+    for _, x in part.blocks():
+        total = total + xp.sum(cast(x, xp.float64), axis=0)
+    mean = problem.all_reduce(total)[0] / len(index)
+    square: Array = 0.0
+    for _, x in part.blocks():
+        square = square + xp.sum((cast(x, xp.float64) - mean) ** 2)
+    value = float(problem.all_reduce(square)[0]) / (len(index) * problem.d)
+    return 1.0 if value == 0 else value
