@@ -78,7 +78,8 @@ def fits() -> Iterator[tuple[str, cxp.ProbeSet]]:
     yield "classes", cxp.fit_probes(many_x, many_y, l2=1e-2)
     with tempfile.TemporaryDirectory() as folder:
         images = torch.tensor(data(600, 64, 3, 5)[0]).reshape(-1, 1, 8, 8)
-        batches = list(zip(images.split(100), torch.tensor(data(600, 64, 3, 5)[1]).split(100)))
+        labels = torch.tensor(data(600, 64, 3, 5)[1])
+        batches = list(zip(images.split(100), labels.split(100), strict=True))
         kept, labels = cxp.extract(model(), batches)
         yield "extracted", cxp.fit_probes(kept, labels, l2=1e-3)
         cxp.extract(model(), batches, out=f"{folder}/rows", dtype="bfloat16")
