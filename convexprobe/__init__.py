@@ -27,6 +27,7 @@ from convexprobe.solvers import (
     Adam,
     Katyusha,
     NewtonCG,
+    NewtonCholesky,
     RMSprop,
 )
 from convexprobe.solvers.solution import Solution, Status
@@ -48,6 +49,7 @@ __all__ = [
     "Estimate",
     "Katyusha",
     "NewtonCG",
+    "NewtonCholesky",
     "PathPoint",
     "Probe",
     "ProbeHistory",

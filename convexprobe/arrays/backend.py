@@ -18,8 +18,17 @@ Array: TypeAlias = Any
 """An array of any library that follows the array API standard."""
 
 
+_TORCH = compat.array_namespace(torch.empty(0))
+_NUMPY = compat.array_namespace(np.empty(0))
+
+
 def namespace(*arrays: Array) -> ModuleType:
-    """The array API namespace that the arrays share."""
+    """The array API namespace that the arrays share; those that are None do not count."""
+    kinds = {type(a) for a in arrays if a is not None}
+    if kinds == {torch.Tensor}:  # known without asking: a solve asks thousands of times
+        return _TORCH
+    if kinds == {np.ndarray}:
+        return _NUMPY
     return compat.array_namespace(*(a for a in arrays if a is not None))
 
 

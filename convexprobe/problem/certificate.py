@@ -22,6 +22,8 @@ For `l2 = 0` no dual point with `G = 0` is at hand; the loss is non-negative, so
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from convexprobe.arrays.backend import Array, cast, namespace
 from convexprobe.arrays.linalg import inverse_spd
 from convexprobe.problem.objective import Evaluation, Problem
@@ -36,9 +38,30 @@ def lower_bound(problem: Problem, at: Evaluation, sample: Sample | None = None) 
         at: its evaluation at any point.
         sample: rows with their probabilities at that same point; with it, the repaired bound.
     """
+    residual = at.gradient - problem.penalty(at.w)
+    return _bound(problem, residual, at.entropy, sample)
+
+
+def corrected_bound(problem: Problem, at: Evaluation, sample: Sample, v: Array) -> Array:
+    """The repaired bound after the sample's rows have moved to `Q_i = P_i - J_i (V x_i + c)`.
+
+    A bound whatever `v`, `(m, p)`; at least the repaired one for `v = 0`.
+    """
     xp = problem.xp
-    residual, bias = problem.split(at.gradient - problem.penalty(at.w))
-    entropy = at.entropy
+    p = cast(sample.p, xp.float64)
+    u = cast(problem.directions(v, sample.x), xp.float64)
+    step = u - xp.sum(p * u, axis=1, keepdims=True)
+    q = p * xp.clip(1.0 - step, 0.0, None)
+    q = q / xp.sum(q, axis=1, keepdims=True)
+    entropy, gradient = problem.all_reduce(*_move(problem, sample, q))
+    residual = at.gradient - problem.penalty(at.w) + gradient
+    return _bound(problem, residual, at.entropy + entropy, replace(sample, p=q))
+
+
+def _bound(problem: Problem, residual: Array, entropy: Array, sample: Sample | None) -> Array:
+    """`D(Q)` for the `Q` with this mean entropy `(m,)` and `[G(Q); mean Q - f]`, `(m, p)`."""
+    xp = problem.xp
+    residual, bias = problem.split(residual)
     if sample is not None:
         change, gradient = _repair(problem, sample, bias)
         dw, db = problem.split(gradient)
@@ -98,9 +121,17 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]
     step = beta - xp.sum(p * beta, axis=1, keepdims=True)
     q = p * xp.clip(1.0 - step, 0.0, None)
     q = q / xp.sum(q, axis=1, keepdims=True)
+    return problem.all_reduce(*_move(problem, sample, q))
+
+
+def _move(problem: Problem, sample: Sample, q: Array) -> tuple[Array, Array]:
+    """This rank's change of mean entropy `(m,)` and of `[G; mean]` `(m, p)` when the sample's rows
+    go to the distributions `q`."""
+    xp = problem.xp
+    share = cast(sample.share, xp.float64)[:, None, :]
+    p, q = cast(sample.p, xp.float64), cast(q, xp.float64)
     change = xp.sum((_plogp(p) - _plogp(q)) * share, axis=(1, 2))
-    gradient = problem.pullback(cast((q - p) * share, problem.dtype), sample.x)
-    return problem.all_reduce(change, gradient)
+    return change, problem.pullback(cast((q - p) * share, problem.dtype), sample.x)
 
 
 def _plogp(p: Array) -> Array:

@@ -14,6 +14,7 @@ at 50 000 x 10 features: four times faster than `(rows, k)`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -84,6 +85,7 @@ class LinearModel:
         self._l2 = np.broadcast_to(self._l2, (self.m,)).copy()
         self.p = self.k * (self.d + 1)
         self._products = 0.0
+        self._look: Callable[[], None] | None = None
         self._parent: LinearModel | None = None
         self._moments()
 
@@ -127,7 +129,14 @@ class LinearModel:
         The products below count themselves, so that a solver cannot forget to; only work that is
         done in another form (a Gram matrix, say) has to be told.
         """
-        (self._parent or self)._products += rows
+        root = self._parent or self
+        root._products += rows
+        if root._look is not None:
+            root._look()
+
+    def watch(self, look: Callable[[], None] | None) -> None:
+        """Call `look`, which may raise, at every product with rows from now on; None ends it."""
+        (self._parent or self)._look = look
 
     @property
     def passes(self) -> float:
@@ -200,7 +209,10 @@ class LinearModel:
         return self.join(zeros, bias)
 
     def logits(self, w: Array, x: Array) -> Array:
-        """`W x_i + b` for rows `x` `(r, d)`: `(m, k, r)` in the compute dtype."""
+        """`W x_i + b` for rows `x` `(r, d)`: `(m, k, r)` in the compute dtype.
+
+        Of two classes up to a number that both logits of a row share.
+        """
         self.count_rows(x.shape[0])
         return self._logits(w, x)
 
@@ -215,13 +227,18 @@ class LinearModel:
         return self._affine(weights, cast(bias, self.dtype), x)
 
     def _affine(self, weights: Array, bias: Array, x: Array) -> Array:
-        flat = self.xp.reshape(cast(weights, self.dtype), (-1, self.d))
-        z = self.xp.reshape(dot_rows(flat, x), (weights.shape[0], self.k, x.shape[0]))
+        xp, m = self.xp, weights.shape[0]
+        if self.k == 2:  # the classes' difference alone matters: one column, not two
+            half = 0.5 * dot_rows(cast(weights[:, 1, :] - weights[:, 0, :], self.dtype), x)
+            z = xp.stack([-half, half], axis=1)
+        else:
+            flat = xp.reshape(cast(weights, self.dtype), (-1, self.d))
+            z = xp.reshape(dot_rows(flat, x), (m, self.k, x.shape[0]))
         z += bias[:, :, None]
         return z
 
     def pullback(self, residual: Array, x: Array) -> Array:
-        """`sum_i R_i [x_i; 1]^T` as `(m, p)` float64, for residuals `(m, k, r)`."""
+        """`sum_i R_i [x_i; 1]^T`, `(m, p)` float64; residuals `(m, k, r)` sum to 0 over classes."""
         total = Pullback(self, residual.shape[0])
         total.add(residual, x)
         return total.value()
@@ -254,15 +271,17 @@ class Pullback:
 
     def __init__(self, problem: LinearModel, m: int) -> None:
         self.problem, self.m, self.rows = problem, m, 0
+        self.columns = 1 if problem.k == 2 else problem.k  # of two classes one says all
         self.part: Array = None
         self.weights: Array = 0.0
         self.bias: Array = 0.0
 
     def add(self, residual: Array, x: Array) -> None:
-        """One block: residuals `(m, k, r)` and rows `(r, d)`."""
-        xp = self.problem.xp
+        """One block: residuals `(m, k, r)`, which sum to 0 over the classes, and rows `(r, d)`."""
+        xp, k = self.problem.xp, self.columns
         self.problem.count_rows(x.shape[0])
-        flat = combine_rows(xp.reshape(residual, (self.m * self.problem.k, x.shape[0])), x)
+        columns = residual[:, 1, :] if k == 1 else residual
+        flat = combine_rows(xp.reshape(columns, (self.m * k, x.shape[0])), x)
         self.bias = self.bias + xp.sum(residual, axis=2, dtype=xp.float64)
         if self.part is None:
             self.part = flat
@@ -280,5 +299,8 @@ class Pullback:
     def value(self) -> Array:
         """The sum so far, `(m, p)` float64."""
         self._flush()
-        shape = (self.m, self.problem.k, self.problem.d)
-        return self.problem.join(self.problem.xp.reshape(self.weights, shape), self.bias)
+        xp = self.problem.xp
+        weights = xp.reshape(self.weights, (self.m, self.columns, self.problem.d))
+        if self.columns == 1:
+            weights = xp.concat([-weights, weights], axis=1)
+        return self.problem.join(weights, self.bias)

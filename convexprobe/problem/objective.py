@@ -42,6 +42,7 @@ class Evaluation:
         entropy: weighted mean entropy of `P_i`, nats, `(m,)` float64.
         uncertainty: `1 - sum_k P_ik^2` of each row, `(m, n)`: its share of the curvature.
         rounding: estimate of the rounding error of `value`, nats, `(m,)` float64.
+        doubt: what rounding of the gradient may add to a lower bound's cost, nats, `(m,)` float64.
         logits: `(m, k, n)` in the compute dtype, where they were kept for a line search.
     """
 
@@ -52,6 +53,7 @@ class Evaluation:
     entropy: Array
     uncertainty: Array
     rounding: Array
+    doubt: Array
     logits: Array = None
 
 
@@ -73,7 +75,7 @@ class Problem(LinearModel):
         if logits is None and not bool(xp.any(weights != 0)):
             return self._evaluate_constant(w, keep=keep)
         sums, uncertainty, kept = self._sums(w, logits, keep=keep)
-        gradient, loss, entropy, scale, error = self.all_reduce(*sums)
+        gradient, loss, entropy, scale, error, sizes, checked = self.all_reduce(*sums)
         gradient = gradient / self.total[:, None]
         loss, entropy, scale = loss / self.total, entropy / self.total, scale / self.total
         return Evaluation(
@@ -83,7 +85,8 @@ class Problem(LinearModel):
             gradient=gradient + self.penalty(w),
             entropy=entropy,
             uncertainty=uncertainty,
-            rounding=2.0 * epsilon(self.dtype, w) * (scale + loss) + error,
+            rounding=2.0 * epsilon(self.dtype, w) * (scale + loss) + error / checked,
+            doubt=self._doubt(sizes / checked[:, None]),
             logits=kept,
         )
 
@@ -92,7 +95,7 @@ class Problem(LinearModel):
         self, w: Array, logits: Array | None, *, keep: bool
     ) -> tuple[tuple[Array, ...], Array, Array | None]:
         """This rank's part of an evaluation: sums over its rows (`sum s_i R_i [x_i; 1]^T`, loss,
-        entropy, largest logits, logits' error), its rows' uncertainties, and logits if kept."""
+        entropy, largest logits, rounding), its rows' uncertainties, and logits if kept."""
         xp, f64 = self.xp, self.xp.float64
         pulled = Pullback(self, self.m)
         loss = entropy = scale = xp.zeros((self.m,), dtype=f64, device=w.device)
@@ -109,29 +112,55 @@ class Problem(LinearModel):
             entropy = entropy + xp.sum(terms.entropy, axis=1, dtype=f64)
             scale = scale + xp.sum(xp.abs(terms.largest), axis=1, dtype=f64)
             pulled.add(terms.residual, x)
-        sums = (pulled.value(), loss, entropy, scale, self._logit_error(w, logits))
+        sums = (pulled.value(), loss, entropy, scale, *self._rounding(w, logits))
         return sums, uncertainty, kept
 
-    def _logit_error(self, w: Array, logits: Array | None) -> Array:
-        """Error of the logits against float64 on a few rows, its mean over their maxima, `(m,)`;
-        this rank's rows' share of it.
+    def _rounding(self, w: Array, logits: Array | None) -> tuple[Array, Array, Array]:
+        """What rounding does to the losses and gradients of a few rows: this rank's weighted sums.
 
-        Of parameters rounded to the compute dtype, which is how they are handed out. A loss moves
-        by no more than the error of its row's logits; features with a large mean, whose share the
-        bias cancels, are where it matters.
+        A loss moves by no more than the error of its row's logits. Below float64 that is measured
+        against float64, of parameters rounded as they are handed out; in float64 it is the spacing
+        of the terms that add up to them (features with a large mean, whose share the bias cancels,
+        are where either matters). A gradient's entry moves by the spacing of its terms' mean size.
+
+        Returns:
+            Errors of the losses `(m,)`, sizes `|R_i| |x_i|` of the gradient's terms `(m, k d)`, and
+            the rows' weights `(m or 1,)`, over which both are means.
         """
         xp, f64 = self.xp, self.xp.float64
-        if self.dtype == f64:
-            return xp.zeros((self.m,), dtype=f64, device=w.device)
-        checked = np.arange(0, self.n, max(1, self.n // _CHECKED))
-        index = local(checked, self.own)
+        index = local(np.arange(0, self.n, max(1, self.n // _CHECKED)), self.own)
+        if self.weights is not None and self.rows.n:  # the heaviest rows may be most of the sum
+            heaviest = to_numpy(xp.argmax(self.weights, axis=1))
+            index = np.union1d(index, heaviest)
         x, w = self.rows.take(index), cast(w, self.dtype)
         weights, bias = self.split(cast(w, f64))
-        flat = xp.reshape(weights, (self.m * self.k, self.d))
-        exact = xp.reshape(flat @ cast(x, f64).T, (self.m, self.k, x.shape[0])) + bias[:, :, None]
+        if self.k == 2:
+            half = 0.5 * (weights[:, 1, :] - weights[:, 0, :])
+            weights = xp.stack([-half, half], axis=1)
+        flat, exact_x = xp.reshape(weights, (self.m * self.k, self.d)), cast(x, f64)
+        shape = (self.m, self.k, x.shape[0])
+        exact = xp.reshape(flat @ exact_x.T, shape) + bias[:, :, None]
         exact += cast(self.absent, f64)[:, :, None]
-        z = self._logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
-        return xp.sum(xp.max(xp.abs(cast(z, f64) - exact), axis=1), axis=1) / len(checked)
+        if self.dtype == f64:
+            terms = xp.reshape(xp.abs(flat) @ xp.abs(exact_x).T, shape) + xp.abs(bias)[:, :, None]
+            error = epsilon(f64, w) * terms
+        else:
+            z = self._logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
+            error = xp.abs(cast(z, f64) - exact)
+        share = cast(self.weights_at(index), f64)
+        residual = row_terms(exact, self.labels_at(index), share).residual
+        sizes = xp.reshape(xp.abs(residual), (self.m * self.k, -1)) @ xp.abs(exact_x)
+        return (
+            xp.sum(xp.max(error, axis=1) * share, axis=1),
+            xp.reshape(sizes, (self.m, -1)),
+            xp.sum(share, axis=1),
+        )
+
+    def _doubt(self, sizes: Array) -> Array:
+        """`||error||^2 / (2 l2)` of a gradient whose terms have these mean sizes, `(m, k d)`."""
+        xp = self.xp
+        square = (epsilon(self.dtype, sizes) ** 2) * xp.sum(sizes * sizes, axis=1)
+        return xp.where(self.l2 > 0, square / (2.0 * xp.where(self.l2 > 0, self.l2, 1.0)), 0.0)
 
     def _evaluate_constant(self, w: Array, *, keep: bool) -> Evaluation:
         """Without weights all rows have one distribution, and the moments say the rest: no pass."""
@@ -158,6 +187,7 @@ class Problem(LinearModel):
             entropy=-xp.sum(p * xp.where(p > 0, log_p, 0.0), axis=1),
             uncertainty=xp.broadcast_to(row, (self.m, self.rows.n)),
             rounding=2.0 * epsilon(self.dtype, w) * (xp.abs(largest[:, 0]) + loss),
+            doubt=xp.zeros_like(loss),
             logits=logits,
         )
 

@@ -56,8 +56,13 @@ class Diagonal:
         """One weighted product of squared features."""
         problem = sample.problem
         curvature = sample.p * (1.0 - sample.p) * sample.weight[:, None, :]
-        (diagonal,) = problem.all_reduce(problem.pullback(curvature, sample.x * sample.x))
-        weights, bias = problem.split(diagonal)
+        xp, (m, k, s) = problem.xp, curvature.shape
+        flat = xp.reshape(curvature, (m * k, s))
+        weights, bias = problem.all_reduce(
+            cast(flat @ (sample.x * sample.x), xp.float64),
+            xp.sum(curvature, axis=2, dtype=xp.float64),
+        )
+        weights = xp.reshape(weights, (m, k, problem.d))
         diagonal = problem.join(weights + problem.l2[:, None, None], bias)
         floor = 1e-12 * problem.xp.max(diagonal, axis=1, keepdims=True) + 1e-300
         return _Diagonal(1.0 / problem.xp.maximum(diagonal, floor))
@@ -118,7 +123,10 @@ class Curvature:
             (gram,) = problem.all_reduce(cast(root.T @ root, f64))
         eye = xp.eye(gram.shape[0], dtype=f64, device=gram.device)
         # Keeps l2 = 0 invertible; the low-rank form subtracts, and cancels in float32 below this.
-        floor = (1e-5 if low else 1e-10) * xp.sum(gram * eye) / problem.d + 1e-200
+        # Without a penalty only the floor keeps rounding out of directions that no row has.
+        trace = xp.sum(gram * eye) / problem.d
+        share = xp.full_like(problem.l2, 1e-5 if low else 1e-10)
+        floor = xp.where(problem.l2 > 0, share, 1e-5) * trace + 1e-200
         ridge = xp.maximum(problem.l2, floor)
         shape = _Shape(problem, mass / total, ridge, mean, mass)
         if self._is_spectral(problem):

@@ -20,8 +20,7 @@ certificate and stopping. A solver outside this package imports from here alone:
 `examples/write_a_solver.py` is a solver in one file. In this package a new one is a file with its
 state, `init` and `step`, and a line in `SOLVERS`; the tests and benchmarks then run over it.
 
-`"auto"` is newton-cg, which the benchmark recommends whatever the rows, features, classes, tasks,
-dtype and device (`docs/decisions/solver.md`).
+`"auto"` is `Auto`: exact Newton steps for small problems, L-BFGS for all others.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ from convexprobe.problem.preconditioners import (
 )
 from convexprobe.problem.row_sample import Sample, sample_size
 from convexprobe.solvers.adam import Adam
+from convexprobe.solvers.auto import Auto
 from convexprobe.solvers.base import Solver, SolverState, fresh_inverse, inner
 from convexprobe.solvers.conjugate_gradient import conjugate_gradient
 from convexprobe.solvers.katyusha import Katyusha
@@ -46,6 +46,7 @@ from convexprobe.solvers.lbfgs import LBFGS
 from convexprobe.solvers.line_search import line_search
 from convexprobe.solvers.loop import solve
 from convexprobe.solvers.newton_cg import NewtonCG
+from convexprobe.solvers.newton_cholesky import NewtonCholesky
 from convexprobe.solvers.rmsprop import RMSprop
 from convexprobe.solvers.sag import SAG
 from convexprobe.solvers.saga import SAGA
@@ -53,8 +54,9 @@ from convexprobe.solvers.solution import Record, Solution, Status
 from convexprobe.solvers.svrg import SVRG
 
 SOLVERS: dict[str, type] = {
-    "auto": NewtonCG,
+    "auto": Auto,
     "newton-cg": NewtonCG,
+    "newton-cholesky": NewtonCholesky,
     "lbfgs": LBFGS,
     "sag": SAG,
     "saga": SAGA,
@@ -81,8 +83,9 @@ def by_name(solver: str | Solver) -> Solver:
 
 
 __all__ = [
-    "LBFGS", "SAG", "SAGA", "SOLVERS", "SVRG", "Adam", "Array", "Curvature", "Diagonal",
-    "Evaluation", "Identity", "Inverse", "Katyusha", "NewtonCG", "Preconditioner", "Problem",
+    "LBFGS", "SAG", "SAGA", "SOLVERS", "SVRG", "Adam", "Array", "Auto", "Curvature", "Diagonal",
+    "Evaluation", "Identity", "Inverse", "Katyusha", "NewtonCG", "NewtonCholesky",
+    "Preconditioner", "Problem",
     "RMSprop", "Record", "Sample", "Solution", "Solver", "SolverState", "Status", "by_name",
     "conjugate_gradient", "fresh_inverse", "generator", "inner", "line_search", "sample_size",
     "solve",

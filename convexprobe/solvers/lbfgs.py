@@ -2,62 +2,89 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from convexprobe.arrays.backend import Array, generator, namespace
-from convexprobe.problem.objective import Evaluation, Problem
-from convexprobe.problem.preconditioners import Curvature, Inverse, Preconditioner
+from convexprobe.arrays.backend import Array, cast, generator, namespace
+from convexprobe.problem.objective import Problem
+from convexprobe.problem.preconditioners import Inverse, Preconditioner
 from convexprobe.problem.row_sample import Sample, sample_size
 from convexprobe.solvers.base import SolverState, fresh_inverse, inner
+from convexprobe.solvers.ladder import Bought, ladder
 from convexprobe.solvers.line_search import line_search
 
 
 @dataclass
 class LBFGSState(SolverState):
-    """Attributes: `steps_taken` and `changes`, the last pairs `(m, p)`, newest last."""
+    """Attributes: `steps_taken` and `changes`, the last pairs `(m, p)`, newest last; `bought`, the
+    place on the ladder."""
 
     steps_taken: list[Array] = field(default_factory=list)
     changes: list[Array] = field(default_factory=list)
+    bought: Bought = field(default_factory=Bought)
 
 
 @dataclass(frozen=True)
 class LBFGS:
     """L-BFGS: two-loop recursion around a preconditioner, line search on logits.
 
-    A step is one pass. The preconditioner is built anew whenever a task's loss has fallen below 0.6
-    of what it was. Memory: O(memory m p) for the pairs, O(m k n) for logits and their change, and
-    the preconditioner's. Use it for few rows or many classes, where a sample of rows saves little.
+    A step is one pass. Memory: O(memory m p) for the pairs, O(m k n) for logits and their change,
+    and the preconditioner's.
 
     Sources: Nocedal and Wright, Algorithms 7.4 and 7.5; the scaled first metric is eq. 7.20 in the
     preconditioner's norm.
 
     Attributes:
-        preconditioner: the first metric.
+        preconditioner: the first metric, built anew whenever a task's loss has fallen below 0.6 of
+            what it was; None buys one when it pays (`solvers/ladder.py`).
         memory: pairs kept.
-        rows: rows of the sample it is built from, or `4 d` if that is more (`d` up to 1 024).
+        rows: rows of the sample that a given preconditioner is built from, or `4 d` if that is
+            more (`d` counted up to 1 024).
         seed: of that draw.
     """
 
-    preconditioner: Preconditioner = field(default_factory=Curvature)
-    memory: int = 10
+    preconditioner: Preconditioner | None = None
+    memory: int = 20
     rows: int = 2500
     seed: int = 0
-
-    def _build(self, problem: Problem, at: Evaluation, step: int) -> Inverse:
-        size = sample_size(problem.n, problem.d, self.rows)
-        return self.preconditioner.build(Sample.draw(problem, at, size, generator(self.seed, step)))
 
     def init(self, problem: Problem, w: Array) -> LBFGSState:
         """Evaluate at `w`; nothing is built before a step is asked for."""
         at = problem.evaluate(w, keep=True)
         return LBFGSState(at, built=at.loss)
 
+    def _metric(self, problem: Problem, state: LBFGSState) -> tuple[Inverse, Array, Bought]:
+        """This step's preconditioner, the losses where it was built, the place on the ladder."""
+        at, rng = state.at, generator(self.seed, state.steps + 1)
+        assert at is not None
+
+        def build(recipe: Preconditioner, rows: int) -> Inverse:
+            return recipe.build(Sample.draw(problem, at, rows, rng))
+
+        if self.preconditioner is not None:
+            recipe, size = self.preconditioner, sample_size(problem.n, problem.d, self.rows)
+            return *fresh_inverse(state, lambda: build(recipe, size)), state.bought
+
+        def stale(fraction: float) -> bool:
+            return bool(namespace(at.loss).any(at.loss < fraction * state.built))
+
+        levels, bought = ladder(problem), state.bought
+        if state.inverse is not None and bought.level < 0:  # a warm start's: as good as the first
+            bought = replace(bought, level=0)
+        level = bought.next(problem, levels, stale)
+        if level is None:
+            assert state.inverse is not None
+            bought = replace(bought, there=bought.there + 1.0, since=bought.since + 1.0)
+            return state.inverse, state.built, bought
+        inverse = build(levels[level].recipe, levels[level].rows)
+        there = 1.0 if level != bought.level else bought.there + 1.0
+        return inverse, at.loss, Bought(level, there, since=1.0)
+
     def step(self, problem: Problem, w: Array, state: LBFGSState) -> tuple[Array, LBFGSState]:
         """One quasi-Newton step."""
         xp, at = problem.xp, state.at
         assert at is not None
         steps = state.steps + 1
-        inverse, built = fresh_inverse(state, lambda: self._build(problem, at, steps))
+        inverse, built, bought = self._metric(problem, state)
         direction = two_loop(inverse, at.gradient, state.steps_taken, state.changes)
         new, _ = line_search(problem, at, direction)
         s, y = new.w - at.w, new.gradient - at.gradient
@@ -66,28 +93,40 @@ class LBFGS:
         s, y = xp.where(good[:, None], s, 0.0), xp.where(good[:, None], y, 0.0)
         taken = [*state.steps_taken, s][-self.memory :]
         changes = [*state.changes, y][-self.memory :]
-        return new.w, LBFGSState(new, None, steps, inverse, built, taken, changes)
+        return new.w, LBFGSState(new, None, steps, inverse, built, taken, changes, bought)
 
 
 def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) -> Array:
     """The inverse BFGS metric of the pairs applied to the gradient, `(m, p)`.
 
     A zero pair stands for a task that made no usable step, and leaves that task alone.
+
+    The two loops are triangular systems in the pairs' inner products: with `S` and `Y` the pairs,
+    oldest first, `T` the upper triangle of `S^T Y` and `D` its diagonal,
+
+        a = T^-1 S^T g,    r = P^-1 (g - Y a),    r + S T^-T (D a - Y^T r),
+
+    where `P^-1` is scaled by `s.y / y.(P^-1 y)` of the newest pair that is not zero.
     """
+    if not s:
+        return inverse.solve(gradient)
     xp = namespace(gradient)
-    q, kept = gradient, []
-    for s_i, y_i in zip(reversed(s), reversed(y), strict=True):
-        sy = inner(s_i, y_i)
-        rho = xp.where(sy > 0, 1.0 / xp.where(sy > 0, sy, 1.0), 0.0)
-        alpha = rho * inner(s_i, q)
-        q = q - alpha[:, None] * y_i
-        kept.append((s_i, y_i, rho, alpha))
-    r = inverse.solve(q)
-    if kept:
-        s_i, y_i, _, _ = kept[0]
-        sy, yhy = inner(s_i, y_i), inner(y_i, inverse.solve(y_i))
-        usable = (sy > 0) & (yhy > 0)
-        r = r * xp.where(usable, sy / xp.where(usable, yhy, 1.0), 1.0)[:, None]
-    for s_i, y_i, rho, alpha in reversed(kept):
-        r = r + (alpha - rho * inner(y_i, r))[:, None] * s_i
-    return r
+    steps, changes = xp.stack(s, axis=1), xp.stack(y, axis=1)  # (m, pairs, p)
+    transposed = xp.matrix_transpose(changes)
+    order = xp.arange(len(s), dtype=gradient.dtype, device=gradient.device)
+    eye = xp.eye(len(s), dtype=gradient.dtype, device=gradient.device)
+    products = xp.where(order[:, None] <= order[None, :], steps @ transposed, 0.0)
+    own = xp.sum(products * eye, axis=2)  # (m, pairs)
+    usable = own > 0
+    products = products + eye * cast(~usable, eye.dtype)[:, None, :]
+    a = xp.linalg.solve(products, steps @ gradient[:, :, None])
+    q = gradient - (transposed @ a)[:, :, 0]
+    latest = xp.max(xp.where(usable, order[None, :], -1.0), axis=1)  # -1 where there is none
+    chosen = cast(order[None, :] == latest[:, None], eye.dtype)
+    newest = xp.sum(chosen[:, :, None] * changes, axis=1)
+    curvature, sy = inner(newest, inverse.solve(newest)), xp.sum(chosen * own, axis=1)
+    scale = xp.where(curvature > 0, sy / xp.where(curvature > 0, curvature, 1.0), 1.0)
+    r = inverse.solve(q) * xp.where(latest >= 0, scale, 1.0)[:, None]
+    right = xp.where(usable, own, 0.0)[:, :, None] * a - changes @ r[:, :, None]
+    back = xp.linalg.solve(xp.matrix_transpose(products), right)
+    return r + (xp.matrix_transpose(steps) @ back)[:, :, 0]

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from convexprobe.arrays.backend import Array, generator, synchronise, to_numpy
-from convexprobe.problem.certificate import estimated_gap, lower_bound
+from convexprobe.arrays.backend import Array, synchronise, to_numpy
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
-from convexprobe.problem.row_sample import Sample
 from convexprobe.problem.tasks import take_tasks
 from convexprobe.solvers.base import Solver
+from convexprobe.solvers.certifier import Certifier
 from convexprobe.solvers.solution import Record, Solution, Status
 
 STALLED_STEPS = 8
@@ -33,8 +33,10 @@ class _Best:
         self.w = [w[t, :] for t in range(m)]
         self.logits: list[Array] = [None] * m  # at that point, where the evaluation kept them
         self.objective, self.loss = np.full(m, np.inf), np.full(m, np.inf)
-        self.rounding, self.bound = np.zeros(m), np.zeros(m)
+        self.rounding, self.bound, self.doubt = np.zeros(m), np.zeros(m), np.zeros(m)
         self.score, self.last = np.full(m, np.inf), np.full(m, np.inf)
+        weights, _ = problem.split(w)
+        self.moved = to_numpy(problem.xp.any(weights != 0, axis=(1, 2)))  # from zero weights
         self.stale = np.zeros(m, dtype=int)  # evaluations in a row without a lower score
         self.quiet = np.zeros(m, dtype=int)  # steps in a row without a change
 
@@ -64,13 +66,41 @@ class _Best:
                 self.w[t], self.objective[t], self.loss[t] = at.w[i, :], value, float(at.loss[i])
                 self.rounding[t] = rounding
                 self.logits[t] = None if at.logits is None else at.logits[i, :, :]
-        self.bound[tasks] = np.maximum(self.bound[tasks], bound)
+            if bound[i] > self.bound[t]:
+                self.bound[t], self.doubt[t] = bound[i], float(at.doubt[i])
         self.quiet[tasks] *= ~(self.gap[tasks] < 0.99 * before)
 
     @property
     def gap(self) -> np.ndarray:
-        """Value less bound, `(m,)`, with an allowance for the rounding of the value."""
-        return np.maximum(self.objective - self.bound, 0.0) + self.rounding
+        """Value less bound, `(m,)`, with what rounding may have taken from it.
+
+        A gradient off by `e` moves `||r||^2 / (2 l2)` to `(||r|| + ||e||)^2 / (2 l2)` at most.
+        """
+        gap = np.maximum(self.objective - self.bound, 0.0)
+        return (np.sqrt(gap) + np.sqrt(self.doubt)) ** 2 + self.rounding
+
+
+class OutOfTime(Exception):
+    """The time ran out in the middle of a step."""
+
+
+@contextmanager
+def _watched(problem: Problem, deadline: float) -> Iterator[None]:
+    """Raise `OutOfTime` at the first product with rows after the deadline.
+
+    Over ranks a step goes on to its end: one that stopped would leave the others waiting.
+    """
+
+    def look() -> None:
+        if time.perf_counter() > deadline:
+            raise OutOfTime
+
+    alone = problem.communicator.process_group is None
+    problem.watch(look if alone and np.isfinite(deadline) else None)
+    try:
+        yield
+    finally:
+        problem.watch(None)
 
 
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a trial may overflow: refused
@@ -122,24 +152,28 @@ def solve(
     state = solver.init(family, w) if state is None else state
     if inverse is not None:
         state = replace(state, inverse=inverse)
-    step = 0
+    step, certifier = 0, Certifier()
     while True:
         at = state.at if state.at is not None else family.evaluate(w)
         unpenalised = family.host_l2 == 0
         notable = np.where(unpenalised, 1e-2 * target[active], 0.0)
-        bound = _certify(family, at, state.sample, target[active], step)
-        score = to_numpy(at.value) if stopping is None else stopping(at.w)
-        best.update(active, at, bound, notable, score)
         synchronise(problem.rows.reference)
         elapsed = problem.communicator.clock(time.perf_counter() - started)
         spent = problem.passes
-        history.append(Record(step, spent, elapsed, best.objective.copy(), best.gap))
+        late = elapsed >= max_seconds or spent >= max_passes
+        bound = certifier(
+            family, at, state.sample, state.inverse, target[active], step, last=late or step == 0
+        )
+        score = to_numpy(at.value) if stopping is None else stopping(at.w)
+        best.update(active, at, bound, notable, score)
+        history.append(Record(step, problem.passes, elapsed, best.objective.copy(), best.gap))
         for callback in callbacks:
             callback(history[-1])
 
         keep = []
         for i, task in enumerate(active):
-            if best.gap[task] <= target[task]:
+            start = step == 0 and not best.moved[task] and best.gap[task] > 1e-3 * target[task]
+            if best.gap[task] <= target[task] and not start:
                 status[task] = Status.CERTIFIED
             elif stopping is not None and best.stale[task] >= PATIENCE:
                 status[task] = Status.VALIDATION
@@ -158,7 +192,11 @@ def solve(
             w, stopping = take_tasks(w, keep), take_tasks(stopping, keep)
         if not any(status[t] is None for t in active):
             break
-        w, state = solver.step(family, w, state)
+        try:
+            with _watched(problem, started + max_seconds):
+                w, state = solver.step(family, w, state)
+        except OutOfTime:
+            max_seconds = 0.0  # the point before the step stands
         step += 1
 
     points = problem.xp.stack(best.w)
@@ -181,17 +219,3 @@ def solve(
         state=state,
         running=tuple(active),
     )
-
-
-def _certify(
-    family: Problem, at: Evaluation, sample: Sample | None, target: np.ndarray, step: int
-) -> np.ndarray:
-    """Lower bounds `(m,)`: the free one, and the repaired one where it may be what is missing."""
-    bound = to_numpy(lower_bound(family, at))
-    value, hope = to_numpy(at.value), to_numpy(estimated_gap(family, at))
-    if ((value - bound > target) & (hope <= 2.0 * target)).any():
-        if sample is None:
-            size = max(2500, family.n // 20)
-            sample = Sample.draw(family, at, size, generator(step))
-        bound = np.maximum(bound, to_numpy(lower_bound(family, at, sample)))
-    return bound

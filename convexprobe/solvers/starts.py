@@ -137,6 +137,12 @@ def transferred(
         The parameters, and `(C + l2)^-1`, a preconditioner near them. Half a pass and the sample's.
     """
     xp = problem.xp
+    present = cast(problem.absent == 0, xp.float64)[:, :, None]
+    weights, bias = problem.split(base)
+    # Weights that all classes share change no probability, and cost a penalty.
+    shared = xp.sum(weights * present, axis=1, keepdims=True)
+    shared = shared / xp.sum(present, axis=1, keepdims=True)
+    base = problem.join((weights - shared) * present, bias)
     source = problem.rows if len(rows) == problem.rows.n else problem.rows.subset(rows)
     z = cast(logits, problem.dtype)
     z = xp.where(xp.isfinite(z) & (problem.absent[:, :, None] == 0), z, 0.0)
@@ -170,7 +176,10 @@ def transferred(
     mass, total = problem.all_reduce(mass, xp.sum(shared))
     h = cast(mass / (total + 1e-30), problem.dtype)[:, :, None] * shared  # as they weigh in C
     gap = xp.take(z, take, axis=2) - problem.directions(base, sample.x)
-    gap *= cast(problem.absent == 0, problem.dtype)[:, :, None]
+    present = cast(present, problem.dtype)
+    # A number that all logits of a row share says nothing.
+    gap -= xp.sum(gap * present, axis=1, keepdims=True) / xp.sum(present, axis=1, keepdims=True)
+    gap *= present
     (right,) = problem.all_reduce(problem.pullback(gap * h, sample.x) - pulled.value())
     return base + inverse.solve(right - problem.penalty(base)), inverse
 

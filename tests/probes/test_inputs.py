@@ -111,7 +111,7 @@ REFUSED: dict[str, Case] = {
     "no weight": (lambda: fit(sample_weight=np.zeros(N)), ValueError, ["positive weight"]),
     # options
     "solver": (lambda: fit(solver="newton_cg"), ValueError, ["newton_cg", "'newton-cg'", "adam"]),
-    "far solver": (lambda: fit(solver="zzz"), ValueError, ["zzz", "newton-cg, lbfgs"]),
+    "far solver": (lambda: fit(solver="zzz"), ValueError, ["zzz", "newton-cholesky, lbfgs"]),
     "negative l2": (lambda: fit(l2=-1e-3), ValueError, ["l2", "at least 0", "-0.001"]),
     "negative l2 in a path": (lambda: fit(l2=[1.0, -1.0]), ValueError, ["l2", "-1"]),
     "NaN l2": (lambda: fit(l2=np.nan), ValueError, ["l2", "finite", "nan"]),

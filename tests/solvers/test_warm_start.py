@@ -103,7 +103,7 @@ def test_no_start_biases_the_answer(l2: float) -> None:
     cold = cxp.fit_probes(turned.x, DATA.y, l2=l2, tol=1e-5)["activations"]
     warm = cxp.fit_probes(turned.x, DATA.y, l2=l2, tol=1e-5, warm_start=memory)["activations"]
     assert (cold.start, warm.start) == ("zero", "transferred")
-    assert warm.passes < cold.passes
+    assert warm.passes <= cold.passes
     best = minimum(turned, l2)[1]
     for probe in (cold, warm):
         assert -1e-9 <= probe.objective - best <= probe.gap + 1e-9

@@ -1,0 +1,149 @@
+"""A preconditioner with a curvature of its own for each class, in an eigenbasis that all share.
+
+The exact Hessian's diagonal blocks are one matrix a class, with `h_ic = P_ic (1 - P_ic)`,
+
+    C_c = sum_i h_ic (x_i - m_c)(x_i - m_c)^T + l2 I,    m_c = sum_i h_ic x_i / sum_i h_ic,
+
+the bias decoupled by the class's own mean. All of them as dense factors cost `k d^3`. Instead the
+sample's shared curvature `sum_ic h_ic (x_i - m)(x_i - m)^T = V diag(lambda) V^T` gives coordinates
+in which every `C_c` is nearly diagonal: there each class has a dense block on the leading
+directions, its own diagonal on the rest of `V`, and a scale beyond `V` where the rows do not span
+all features. Costs about twice the shared curvature's matrix; `docs/decisions/preconditioner.md`
+has what it saves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from convexprobe.arrays.backend import Array, cast, namespace
+from convexprobe.arrays.linalg import inverse_spd
+from convexprobe.problem.objective import Problem
+from convexprobe.problem.preconditioners import Inverse
+from convexprobe.problem.row_sample import Sample
+from convexprobe.problem.tasks import PerTask, take_tasks
+
+
+@dataclass(frozen=True)
+class EigenBlocks:
+    """A recipe for the inverse above.
+
+    Attributes:
+        leading: directions on which every class has a dense block.
+        rank: features up to which all eigenvectors are used; beyond, those of so many rows.
+    """
+
+    leading: int = 128
+    rank: int = 1024
+
+    def build(self, sample: Sample) -> Inverse:
+        """O(s d^2 + d^3 + m k s r^2) with `r` leading directions; `rank` for `d` if it is less."""
+        problem, xp = sample.problem, sample.problem.xp
+        f32, f64 = problem.dtype, xp.float64
+        m, k, s = sample.p.shape
+        h = sample.p * (1.0 - sample.p) * sample.weight[:, None, :]
+        mass = xp.sum(h, axis=2, dtype=f64)
+        shared = xp.sum(xp.mean(h, axis=0), axis=0)
+        mass, total, mean = problem.all_reduce(
+            mass, xp.sum(shared, dtype=f64), cast(shared @ sample.x, f64)
+        )
+        mass = xp.maximum(mass, 1e-12 * xp.max(mass) + 1e-300)
+        mean = mean / (total + 1e-300)
+        centred = sample.x - cast(mean, f32)
+        basis = _eigenbasis(problem, sample, centred, shared, self.rank)
+        q = basis.shape[1]
+        full, r = q == problem.d, min(self.leading, q)
+        b = centred @ basis
+        flat = xp.reshape(h, (m * k, s))
+        first, second = problem.all_reduce(cast(flat @ b, f64), cast(flat @ (b * b), f64))
+        class_mean = xp.reshape(first, (m, k, q)) / mass[:, :, None]
+        diagonal = xp.reshape(second, (m, k, q)) - mass[:, :, None] * class_mean * class_mean
+        ridge = problem.l2[:, None, None] + 1e-6 * xp.mean(
+            xp.clip(diagonal, 0.0, None), axis=(1, 2), keepdims=True
+        )
+        diagonal = xp.clip(diagonal, 0.0, None) + ridge
+        rest = xp.zeros((m, k), dtype=f64, device=mean.device)
+        if not full:  # the low end of what is seen stands for what is not
+            rest = xp.mean(1.0 / diagonal, axis=2)
+            rest = 1.0 / xp.maximum(0.5 / rest, ridge[:, :, 0])
+        lead = cast(b[:, :r], f32)
+        blocks = []
+        for t in range(m):
+            for c in range(k):
+                row = h[t, c, :]
+                rows = (lead - cast(class_mean[t, c, :r], f32)) * xp.sqrt(row)[:, None]
+                blocks.append(rows.T @ rows)
+        gram = problem.all_reduce(cast(xp.stack(blocks), f64))[0]
+        gram = xp.reshape(gram, (m, k, r, r))
+        eye = xp.eye(r, dtype=f64, device=gram.device)
+        block = inverse_spd(gram + ridge[:, :, :, None] * eye)
+        return _EigenInverse(
+            problem,
+            cast(mean, f32),
+            basis,
+            mass,
+            class_mean,
+            1.0 / diagonal,
+            cast(block, f32),
+            rest,
+        )
+
+
+def _eigenbasis(
+    problem: Problem, sample: Sample, centred: Array, shared: Array, rank: int
+) -> Array:
+    """Orthonormal eigenvectors `(d, q)` of the shared curvature, largest eigenvalue first."""
+    xp, f64 = problem.xp, problem.xp.float64
+    if problem.d <= min(rank, sample.rows):
+        root = centred * xp.sqrt(shared)[:, None]
+        (gram,) = problem.all_reduce(cast(root.T @ root, f64))
+        return xp.flip(xp.linalg.eigh(cast(gram, problem.dtype))[1], axis=1)
+    stride = -(-sample.rows // rank)
+    thin = slice(-sample.own.start % stride, None, stride)
+    root = problem.communicator.all_gather(centred[thin, :] * xp.sqrt(shared[thin])[:, None])
+    values, inner = xp.linalg.eigh(cast(root @ root.T, f64))
+    values, inner = xp.flip(values, axis=0), xp.flip(inner, axis=1)
+    kept = max(int(xp.sum(cast(values > 1e-5 * values[0], f64))), 1)
+    inner = inner[:, :kept] / xp.sqrt(values[:kept])
+    return root.T @ cast(inner, problem.dtype)
+
+
+@dataclass(frozen=True)
+class _EigenInverse(PerTask):
+    problem: Problem
+    mean: Array  # (d,)
+    basis: Array  # (d, q)
+    mass: Array  # (m, k)
+    class_mean: Array  # (m, k, q), in the basis
+    inverse_diagonal: Array  # (m, k, q)
+    block: Array  # (m, k, r, r)
+    rest: Array  # (m, k)
+
+    def solve(self, v: Array) -> Array:
+        xp, f32 = namespace(v), self.basis.dtype
+        weights, bias = self.problem.split(v)
+        m, k, d = weights.shape
+        r, q = self.block.shape[-1], self.basis.shape[1]
+        centred = cast(weights, f32) - cast(bias, f32)[:, :, None] * self.mean
+        flat = xp.reshape(centred, (m * k, d))
+        inside = xp.reshape(flat @ self.basis, (m, k, q))
+        t = cast(inside, v.dtype) - bias[:, :, None] * self.class_mean
+        dense = (self.block @ cast(t[:, :, :r, None], f32))[:, :, :, 0]
+        out = xp.concat(
+            [cast(dense, v.dtype), t[:, :, r:] * self.inverse_diagonal[:, :, r:]], axis=2
+        )
+        out_bias = bias / self.mass - xp.sum(out * self.class_mean, axis=2)
+        back = xp.reshape(cast(out, f32), (m * k, q))
+        if q < d:
+            rest = cast(xp.reshape(self.rest, (m * k, 1)), f32)
+            back = back - rest * xp.reshape(inside, (m * k, q))
+            whole = back @ self.basis.T + rest * flat
+        else:
+            whole = back @ self.basis.T
+        out_bias = out_bias - cast(xp.reshape(whole @ self.mean, (m, k)), v.dtype)
+        return self.problem.join(xp.reshape(cast(whole, v.dtype), (m, k, d)), out_bias)
+
+    def take_tasks(self, index: list[int]) -> _EigenInverse:
+        names = ("mass", "class_mean", "inverse_diagonal", "block", "rest")
+        kept = {name: take_tasks(getattr(self, name), index) for name in names}
+        return replace(self, problem=self.problem.take_tasks(index), **kept)
