@@ -12,6 +12,7 @@ import convexprobe as cxp
 from convexprobe.activations.placement import place
 from convexprobe.activations.source import Rows, Source
 from convexprobe.problem.objective import Problem
+from convexprobe.solvers import LBFGS, solve
 from convexprobe.solvers.solution import Status
 from tests.oracle import Data, minimum, random_data, reference
 from tests.storage import write_activations
@@ -62,17 +63,21 @@ def test_the_problem_solved_is_that_of_the_stored_rows(dtype: torch.dtype, tmp_p
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
-def test_what_rounding_ends_reports_its_floor(dtype: torch.dtype) -> None:
+def test_what_float32_cannot_certify_is_finished_in_float64(dtype: torch.dtype) -> None:
     data = random_data(800, 6, 3)
     rows = torch.tensor(data.x).to(dtype)
     stored = Data(rows.double().numpy(), data.y, 3)
     goal = 1e-9 * data.label_entropy
-    probe = cxp.fit_probes(rows, data.y, l2=1e-2, tol=1e-9)["activations"]
-    assert probe.status is Status.ROUNDING
-    assert goal < probe.gap < 1e-4
-    assert probe.objective - minimum(stored, 1e-2)[1] <= probe.gap
-    wide = cxp.fit_probes(rows.double(), data.y, l2=1e-2, tol=1e-9)["activations"]
-    assert wide.status is Status.CERTIFIED and wide.gap <= goal
+    problem = Problem(Rows(rows), torch.tensor(data.y), [1e-2], classes=3)
+    alone = solve(problem, LBFGS(), tol=1e-9)
+    assert alone.status == (Status.ROUNDING,) and goal < alone.gap[0] < 1e-4
+    probe = cxp.fit_probes(rows, data.y, "lbfgs", l2=1e-2, tol=1e-9)["activations"]
+    assert probe.status is Status.CERTIFIED and probe.gap <= goal
+    assert probe.weights.dtype == torch.float32  # and it is their objective that is certified
+    w = np.concatenate([probe.weights.double().numpy().ravel(), probe.bias.double().numpy()])
+    exact = reference(stored, w, 1e-2)[0]
+    assert exact == pytest.approx(probe.objective, abs=1e-12)
+    assert exact - minimum(stored, 1e-2)[1] <= probe.gap + 1e-13
 
 
 def test_sums_over_rows_do_not_lose_the_small_ones() -> None:

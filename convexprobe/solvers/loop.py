@@ -127,7 +127,7 @@ def solve(
         solver: the algorithm.
         w: where to start, `(m, p)`; the best constant classifier when None.
         tol: relative tolerance.
-        max_passes: budget of passes of the whole family, set-up of the problem included.
+        max_passes: budget of passes of this call.
         max_seconds: budget of seconds of the whole family.
         callbacks: called with each `Record`.
         state: a previous solution's state, to resume the same problem instead of starting.
@@ -140,7 +140,7 @@ def solve(
     Returns:
         The solution, with the best point seen for each task.
     """
-    started = time.perf_counter()
+    started, before = time.perf_counter(), problem.passes
     if w is None:
         w = problem.constant_classifier() if state is None or state.at is None else state.at.w
     target = (tol if stopping is None else 1e-2 * tol) * problem.label_entropy
@@ -160,7 +160,7 @@ def solve(
         synchronise(problem.rows.reference)
         elapsed = problem.communicator.clock(time.perf_counter() - started)
         spent = problem.passes
-        late = elapsed >= max_seconds or spent >= max_passes
+        late = elapsed >= max_seconds or spent - before >= max_passes
         bound = certifier(
             family, at, state.sample, state.inverse, target[active], step, last=late or step == 0
         )
@@ -179,7 +179,7 @@ def solve(
                 status[task] = Status.VALIDATION
             elif best.quiet[task] >= STALLED_STEPS:
                 status[task] = Status.UNCERTIFIED if unpenalised[i] else Status.ROUNDING
-            elif spent >= max_passes:
+            elif spent - before >= max_passes:
                 status[task] = Status.MAX_PASSES
             elif elapsed >= max_seconds:
                 status[task] = Status.MAX_SECONDS

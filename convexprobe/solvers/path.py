@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from convexprobe.arrays.backend import Array
 from convexprobe.problem.objective import Problem
-from convexprobe.problem.row_space import RowSpace, is_wide, row_space
+from convexprobe.problem.row_space import RowSpace, is_wide, row_space, row_space_passes
 from convexprobe.problem.tasks import take_tasks
 from convexprobe.solvers.base import Solver
 from convexprobe.solvers.early_stopping import ValidationLoss
+from convexprobe.solvers.float64 import finish_in_float64
 from convexprobe.solvers.loop import solve
-from convexprobe.solvers.solution import Record, Solved
+from convexprobe.solvers.solution import Record, Solution, Solved, Status
 from convexprobe.solvers.starts import Previous, best_start
 
 NEIGHBOURS = 4
@@ -76,7 +78,7 @@ def solve_path(
         solver: the algorithm.
         previous: an earlier probe of each task, to start from where that is better, or None.
         tol: relative tolerance.
-        max_passes: budget of passes of all of it.
+        max_passes: budget of passes of each penalty.
         max_seconds: budget of seconds of all of it.
         callbacks: called with each `Record`.
         stopping: the tasks' early stopping, instead of the certificate.
@@ -92,8 +94,8 @@ def solve_path(
         base.n // ranks, base.d, base.k, neighbours=neighbours, memory=memory
     )
     order = np.argsort(-penalties, kind="stable")
-    wide = previous is None and stopping is None and bool((penalties > 0).all())
-    space = row_space(base) if wide and is_wide(base) else None
+    wide = previous is None and stopping is None and is_wide(base) and bool((penalties > 0).all())
+    spaces: list[RowSpace] = []  # built once, when it pays
     for first in range(0, base.m, width):
         members = range(first, min(first + width, base.m))
         origin = None  # the members' solutions at the last penalty
@@ -105,22 +107,35 @@ def solve_path(
             if origin is not None:
                 origin = take_tasks(origin, [task - first for task in index])
             start = best_start(family, take_tasks(previous, index), origin=origin)
-            w = start.w
-            if space is not None:
-                left = max_seconds - (time.perf_counter() - started)
-                w = _solve_inside(space, family, index, solver, w, 0.5 * tol, max_passes, left)
             waited = clock(time.perf_counter() - started)
-            solution = solve(
-                family,
-                solver,
-                w,
-                tol=tol,
-                max_passes=max_passes,
-                max_seconds=max_seconds - waited,
-                callbacks=callbacks,
-                inverse=start.inverse,
-                stopping=None if stopping is None else stopping.take_tasks(index),
-            )
+            run = partial(solve, tol=tol, callbacks=callbacks)
+            left = max_seconds - waited
+            watched = None if stopping is None else stopping.take_tasks(index)
+            if wide:
+                solution = _solve_wide(
+                    base, spaces, family, index, start.w, solver, run, tol, max_passes, left
+                )
+            else:
+                solution = run(
+                    family,
+                    solver,
+                    start.w,
+                    max_passes=max_passes,
+                    max_seconds=left,
+                    inverse=start.inverse,
+                    stopping=watched,
+                )
+            if watched is None:
+                left = max_seconds - clock(time.perf_counter() - started)
+                solution = finish_in_float64(
+                    family,
+                    solver,
+                    solution,
+                    tol=tol,
+                    max_passes=max_passes,
+                    max_seconds=left,
+                    callbacks=callbacks,
+                )
             for i, key in enumerate(keys):
                 known = solution.task(i, start=start.names[i], waited=waited).known()
                 solutions[key] = Fitted(**known, w=solution.w[i, :])
@@ -128,22 +143,34 @@ def solve_path(
     return [[solutions[task, v] for v in range(len(penalties))] for task in range(base.m)]
 
 
-def _solve_inside(
-    space: RowSpace,
+def _solve_wide(
+    base: Problem,
+    spaces: list[RowSpace],
     family: Problem,
     index: list[int],
-    solver: Solver,
     w: Array,
+    solver: Solver,
+    run: Callable[..., Solution],
     tol: float,
     max_passes: float,
     max_seconds: float,
-) -> Array:
-    """Where a solve in the rows' space arrives, on the rows themselves."""
+) -> Solution:
+    """Solve wide rows as they are for as many passes as their row space costs, then inside it."""
+    started = time.perf_counter()
+    if not spaces:
+        price = min(row_space_passes(family), max_passes)
+        solution = run(family, solver, w, max_passes=price, max_seconds=max_seconds)
+        if Status.MAX_PASSES not in solution.status or price == max_passes:
+            return solution
+        w = solution.w
+        spaces.append(row_space(base))
+    space, left = spaces[0], max_seconds - (time.perf_counter() - started)
     inside = space.problem.take_tasks(index, family.host_l2)
     before = inside.passes
-    solution = solve(
-        inside, solver, space.project(w), tol=tol, max_passes=max_passes, max_seconds=max_seconds
-    )
+    start = space.project(w)
+    solution = run(inside, solver, start, tol=0.5 * tol, max_passes=max_passes, max_seconds=left)
     # A pass there reads rows that are n features wide: n / d of a pass here.
     family.count_rows(2.0 * family.n * (inside.passes - before) * family.n / family.d)
-    return space.lift(solution.w)
+    left = max_seconds - (time.perf_counter() - started)
+    lifted = space.lift(solution.w)
+    return run(family, solver, lifted, max_passes=max_passes, max_seconds=left)

@@ -81,7 +81,7 @@ def test_they_are_solved_there_and_the_budget_still_holds(monkeypatch: pytest.Mo
     assert stopped.status is Status.MAX_PASSES and stopped.passes < probe.passes
     fit_probes(data.x, data.y, l2=0.0, max_passes=50)  # nothing bounds a solve without a penalty
     fit_probes(data.x[:, :30], data.y, l2=1e-3)
-    assert seen == [200, 200]
+    assert seen == [200]  # a budget below its price, no penalty, few features: solved as they are
 
 
 def test_what_counts_as_wide() -> None:
