@@ -47,12 +47,7 @@ def corrected_bound(problem: Problem, at: Evaluation, sample: Sample, v: Array) 
 
     A bound whatever `v`, `(m, p)`; at least the repaired one for `v = 0`.
     """
-    xp = problem.xp
-    p = cast(sample.p, xp.float64)
-    u = cast(problem.directions(v, sample.x), xp.float64)
-    step = u - xp.sum(p * u, axis=1, keepdims=True)
-    q = p * xp.clip(1.0 - step, 0.0, None)
-    q = q / xp.sum(q, axis=1, keepdims=True)
+    q = _moved(sample.p, problem.directions(v, sample.x))
     entropy, gradient = problem.all_reduce(*_move(problem, sample, q))
     residual = at.gradient - problem.penalty(at.w) + gradient
     return _bound(problem, residual, at.entropy + entropy, replace(sample, p=q))
@@ -103,11 +98,11 @@ def estimated_gap(problem: Problem, at: Evaluation) -> Array:
 def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]:
     """Change of mean entropy `(m,)` and of `[G; mean]` `(m, p)` that cancels `delta` `(m, k)`."""
     xp = namespace(delta)
-    p = cast(sample.p, xp.float64)
-    share = cast(sample.share, xp.float64)[:, None, :]
+    p, share = sample.p, sample.share[:, None, :]
     weighted = p * share
     eye = xp.eye(problem.k, dtype=xp.float64, device=delta.device)
-    mass, outer = problem.all_reduce(xp.sum(weighted, axis=2), weighted @ xp.matrix_transpose(p))
+    outer = cast(weighted @ xp.matrix_transpose(p), xp.float64)
+    mass, outer = problem.all_reduce(xp.sum(weighted, axis=2, dtype=xp.float64), outer)
     k_matrix = eye[None, :, :] * mass[:, :, None] - outer
     # The system is singular along constants and for classes with no mass in the sample.
     size = xp.max(mass, axis=1)[:, None, None]
@@ -118,24 +113,29 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]
     # Q_ik = P_ik (1 - beta_k + P_i.beta) >= 0 whenever the range of beta is below 1.
     spread = xp.max(beta, axis=1, keepdims=True)
     beta = beta * xp.where(spread > 1.0, 1.0 / xp.where(spread > 1.0, spread, 1.0), 1.0)
-    step = beta - xp.sum(p * beta, axis=1, keepdims=True)
-    q = p * xp.clip(1.0 - step, 0.0, None)
-    q = q / xp.sum(q, axis=1, keepdims=True)
-    return problem.all_reduce(*_move(problem, sample, q))
+    return problem.all_reduce(*_move(problem, sample, _moved(p, cast(beta, p.dtype))))
+
+
+def _moved(p: Array, u: Array) -> Array:
+    """`P_i - J_i u_i`, cut off at 0: distributions `(m, k, s)`."""
+    xp = namespace(p)
+    q = u - xp.sum(p * u, axis=1, keepdims=True)
+    q = p * xp.clip(1.0 - q, 0.0, None)
+    q /= xp.sum(q, axis=1, keepdims=True)
+    return q
 
 
 def _move(problem: Problem, sample: Sample, q: Array) -> tuple[Array, Array]:
     """This rank's change of mean entropy `(m,)` and of `[G; mean]` `(m, p)` when the sample's rows
     go to the distributions `q`."""
     xp = problem.xp
-    share = cast(sample.share, xp.float64)[:, None, :]
-    p, q = cast(sample.p, xp.float64), cast(q, xp.float64)
-    change = xp.sum((_plogp(p) - _plogp(q)) * share, axis=(1, 2))
-    return change, problem.pullback(cast((q - p) * share, problem.dtype), sample.x)
+    p, share = sample.p, sample.share
+    change = (xp.sum(_plogp(p) - _plogp(q), axis=1)) * share
+    moved = (q - p) * share[:, None, :]
+    return xp.sum(change, axis=1, dtype=xp.float64), problem.pullback(moved, sample.x)
 
 
 def _plogp(p: Array) -> Array:
     """`p log p`, 0 at 0."""
     xp = namespace(p)
-    positive = p > 0
-    return xp.where(positive, p * xp.log(xp.where(positive, p, 1.0)), 0.0)
+    return p * xp.log(xp.clip(p, 1e-37, None))

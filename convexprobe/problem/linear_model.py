@@ -21,9 +21,9 @@ import numpy as np
 
 from convexprobe.activations.source import Source, in_smaller_blocks
 from convexprobe.arrays.backend import Array, cast, compute_dtype, like, namespace, to_numpy
+from convexprobe.arrays.elementwise import one_hot
 from convexprobe.arrays.products import combine_rows, dot_rows
 from convexprobe.arrays.ranks import ALONE, Communicator
-from convexprobe.problem.softmax import one_hot
 from convexprobe.problem.tasks import take_tasks
 
 _ABSENT = -1e30

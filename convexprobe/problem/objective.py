@@ -22,9 +22,10 @@ import numpy as np
 
 from convexprobe.activations.source import in_smaller_blocks
 from convexprobe.arrays.backend import Array, cast, epsilon, like, to_numpy
+from convexprobe.arrays.elementwise import one_hot
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import LinearModel, Pullback
-from convexprobe.problem.softmax import one_hot, ray_terms, row_terms, softmax_
+from convexprobe.problem.softmax import ray_terms, row_terms, softmax_
 
 _CHECKED = 64
 """Rows whose logits are checked against float64 in every evaluation."""

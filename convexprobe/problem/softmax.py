@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from convexprobe.arrays.backend import Array, cast, namespace
+from convexprobe.arrays.elementwise import exponential, minus_one_hot_, pick
 
 _NEGLIGIBLE = -41.0
 """Logit below the largest at which a probability becomes exactly 0.
@@ -17,17 +18,11 @@ products with denormal numbers are many times slower.
 """
 
 
-def one_hot(labels: Array, k: int) -> Array:
-    """Booleans `(q, k, r)`: which class each row has, for class indices `(q, r)`."""
-    order = namespace(labels).arange(k, dtype=labels.dtype, device=labels.device)
-    return labels[:, None, :] == order[None, :, None]
-
-
 def softmax_(z: Array) -> Array:
     """Probabilities `(m, k, r)` of logits `(m, k, r)`, which it overwrites."""
     xp = namespace(z)
     z -= xp.max(z, axis=1, keepdims=True)
-    p = _exponential(z)
+    p = exponential(z, _NEGLIGIBLE)
     p /= xp.sum(p, axis=1, keepdims=True)
     return p
 
@@ -68,15 +63,14 @@ def row_terms(z: Array, labels: Array, weights: Array | None = None) -> RowTerms
     xp = namespace(z)
     largest = xp.max(z, axis=1, keepdims=True)
     z = z - largest
-    p = _exponential(z)
+    p = exponential(z, _NEGLIGIBLE)
     total = xp.sum(p, axis=1, keepdims=True)
     p /= total
     log_total = xp.log(total)[:, 0, :]
-    correct = one_hot(labels, z.shape[1])
-    loss = log_total - xp.sum(xp.where(correct, z, xp.zeros_like(z)), axis=1)
+    loss = log_total - pick(z, labels)
     entropy = log_total - xp.sum(p * z, axis=1)
     uncertainty = 1.0 - xp.sum(p * p, axis=1)
-    residual, largest = p - cast(correct, p.dtype), largest[:, 0, :]
+    residual, largest = minus_one_hot_(p, labels), largest[:, 0, :]
     if weights is not None:
         residual *= weights[:, None, :]
         loss, entropy, largest = loss * weights, entropy * weights, largest * weights
@@ -96,18 +90,12 @@ def ray_terms(z: Array, dz: Array, t: Array, labels: Array) -> tuple[Array, Arra
     xp = namespace(z)
     z = z - cast(t, z.dtype)[:, None, None] * dz
     z -= xp.max(z, axis=1, keepdims=True)
-    p = _exponential(z)
+    p = exponential(z, _NEGLIGIBLE)
     total = xp.sum(p, axis=1)
-    correct, zero = one_hot(labels, z.shape[1]), xp.zeros_like(z)
-    loss = xp.log(total) - xp.sum(xp.where(correct, z, zero), axis=1)
-    weighted = p * dz
-    mean = xp.sum(weighted, axis=1) / total
-    square = xp.sum(weighted * dz, axis=1) / total
-    slope = xp.sum(xp.where(correct, dz, zero), axis=1) - mean
+    loss = xp.log(total) - pick(z, labels)
+    p *= dz
+    mean = xp.sum(p, axis=1) / total
+    p *= dz
+    square = xp.sum(p, axis=1) / total
+    slope = pick(dz, labels) - mean
     return loss, slope, square - mean * mean
-
-
-def _exponential(z: Array) -> Array:
-    """`exp(z)` of logits relative to the largest; exactly 0 where it is negligible."""
-    xp = namespace(z)
-    return xp.where(z > _NEGLIGIBLE, xp.exp(z), 0.0)

@@ -77,7 +77,7 @@ class Certifier:
         open_ = (value - bound > target) & (hope <= REACH * target)
         if not open_.any():
             return bound
-        near = open_ & (hope <= 2.0 * target)
+        near = open_ & (hope <= target)
         size = family.n if sample is None else sample.rows
         size = min(max(2500, family.n // 20), size)
         iterations = int((family.passes - self.tried) / 3.0 * family.n / size)

@@ -8,8 +8,8 @@ import numpy as np
 
 from convexprobe.activations.source import Source, in_smaller_blocks
 from convexprobe.arrays.backend import Array, to_numpy
+from convexprobe.arrays.elementwise import one_hot
 from convexprobe.problem.objective import Problem
-from convexprobe.problem.softmax import one_hot
 from convexprobe.problem.tasks import PerTask, take_tasks
 
 _LARGEST = 1e6

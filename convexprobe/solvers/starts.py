@@ -22,12 +22,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from convexprobe.arrays.backend import Array, cast, generator, like, to_numpy
+from convexprobe.arrays.elementwise import one_hot
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import Pullback
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Curvature, Inverse
 from convexprobe.problem.row_sample import Sample, draw_rows
-from convexprobe.problem.softmax import one_hot, softmax_
+from convexprobe.problem.softmax import softmax_
 from convexprobe.problem.tasks import PerTask, take_tasks
 
 
