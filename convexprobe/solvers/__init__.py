@@ -25,8 +25,7 @@ state, `init` and `step`, and a line in `SOLVERS`; the tests and benchmarks then
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
+from convexprobe._arguments import check_choice
 from convexprobe.arrays.backend import Array, generator
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import (
@@ -71,15 +70,15 @@ def by_name(solver: str | Solver) -> Solver:
     """A solver from its name, with its default settings; a configured solver as it is.
 
     Raises:
+        TypeError: neither a name nor a solver: a class that was not called, say.
         ValueError: no solver has this name; the message has the nearest name and all of them.
     """
-    if not isinstance(solver, str):
-        return solver
-    if solver not in SOLVERS:
-        near = get_close_matches(solver, SOLVERS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"solver: unknown name {solver!r}{hint} (known: {', '.join(SOLVERS)})")
-    return SOLVERS[solver]()
+    if isinstance(solver, str):
+        return SOLVERS[check_choice("solver", solver, SOLVERS)]()
+    if isinstance(solver, type) or not all(hasattr(solver, name) for name in ("init", "step")):
+        call = f"; call it: {solver.__name__}()" if isinstance(solver, type) else ""
+        raise TypeError(f"solver: expected a name or a configured solver, found {solver!r}{call}")
+    return solver
 
 
 __all__ = [

@@ -22,6 +22,16 @@ class Adam(Adaptive):
 
     decay: tuple[float, float] = (0.9, 0.999)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.decay, tuple) or len(self.decay) != 2:
+            raise TypeError(f"Adam(decay=): expected two numbers, found {self.decay!r}")
+        super().__post_init__()
+
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """Those of the gradients and of their squares."""
+        return self.decay
+
     def moments(
         self, g: Array, first: Array, second: Array, updates: int
     ) -> tuple[Array, Array, Array]:

@@ -16,7 +16,7 @@ import numpy as np
 from convexprobe.arrays.backend import Array, generator
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.row_sample import Sample
-from convexprobe.solvers.base import SolverState
+from convexprobe.solvers.base import SolverState, check_fraction, check_settings
 
 
 @dataclass
@@ -44,6 +44,16 @@ class Adaptive(ABC):
     batch: int | None = 256
     rate: float = 0.3
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(self, batch=1, rate=0.0)
+        for decay in self.decays:
+            check_fraction(self, "decay", decay)
+
+    @property
+    @abstractmethod
+    def decays(self) -> tuple[float, ...]:
+        """What an update keeps of each running mean."""
 
     @abstractmethod
     def moments(

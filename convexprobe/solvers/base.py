@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from convexprobe._arguments import check_integer, check_real
 from convexprobe.arrays.backend import Array, namespace
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
@@ -62,3 +63,28 @@ def fresh_inverse(state: SolverState, build: Callable[[], Inverse]) -> tuple[Inv
 def inner(a: Array, b: Array) -> Array:
     """Inner product of each task, `(m,)`."""
     return namespace(a, b).sum(a * b, axis=1)
+
+
+def check_settings(solver: Any, **least: float) -> None:
+    """Refuse a solver's settings that are below these bounds, or not of their default's kind.
+
+    A bound given as an integer asks for an integer; settings that are None are left alone.
+
+    Raises:
+        TypeError, ValueError: with the solver's name and the setting's.
+    """
+    for name, bound in {**least, "seed": 0}.items():
+        value, where = getattr(solver, name), f"{type(solver).__name__}({name}=)"
+        if value is None:
+            continue
+        if isinstance(bound, int):
+            check_integer(where, value, least=bound)
+        else:
+            check_real(where, value, above=bound)
+
+
+def check_fraction(solver: Any, name: str, value: Any) -> None:
+    """Refuse a setting that is not between 0 and 1, both excluded."""
+    where = f"{type(solver).__name__}({name}=)"
+    if not 0.0 < check_real(where, value) < 1.0:
+        raise ValueError(f"{where}: expected a number between 0 and 1, found {value}")

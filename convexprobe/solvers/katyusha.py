@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from convexprobe._arguments import check_real
 from convexprobe.arrays.backend import Array
 from convexprobe.solvers.stochastic import Stage, VarianceReduced
 
@@ -23,6 +24,13 @@ class Katyusha(VarianceReduced):
     """
 
     momentum: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < check_real("Katyusha(momentum=)", self.momentum) <= 0.5:
+            raise ValueError(
+                f"Katyusha(momentum=): expected more than 0, at most 0.5, found {self.momentum}"
+            )
 
     def walk(self, stage: Stage) -> Array:
         """Coupled steps: `z` by `2 / (3 theta_1 L)`, which moves `y` by `2 / (3 L)`."""

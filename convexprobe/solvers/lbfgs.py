@@ -8,7 +8,7 @@ from convexprobe.arrays.backend import Array, cast, generator, namespace
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Inverse, Preconditioner
 from convexprobe.problem.row_sample import Sample, sample_size
-from convexprobe.solvers.base import SolverState, fresh_inverse, inner
+from convexprobe.solvers.base import SolverState, check_settings, fresh_inverse, inner
 from convexprobe.solvers.ladder import Bought, ladder
 from convexprobe.solvers.line_search import line_search
 
@@ -46,6 +46,9 @@ class LBFGS:
     memory: int = 20
     rows: int = 2500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(self, memory=1, rows=1)
 
     def init(self, problem: Problem, w: Array) -> LBFGSState:
         """Evaluate at `w`; nothing is built before a step is asked for."""

@@ -9,7 +9,13 @@ from convexprobe.arrays.backend import Array, generator
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Curvature, Preconditioner
 from convexprobe.problem.row_sample import Sample, sample_size
-from convexprobe.solvers.base import SolverState, fresh_inverse, inner
+from convexprobe.solvers.base import (
+    SolverState,
+    check_fraction,
+    check_settings,
+    fresh_inverse,
+    inner,
+)
 from convexprobe.solvers.conjugate_gradient import conjugate_gradient
 from convexprobe.solvers.line_search import line_search
 
@@ -52,6 +58,10 @@ class NewtonCG:
     tolerance: float = 0.2
     iterations: int = 100
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(self, rows=1, iterations=1)
+        check_fraction(self, "tolerance", self.tolerance)
 
     def _draw(self, problem: Problem, at: Evaluation, growth: int, step: int) -> Sample:
         size = sample_size(problem.n, problem.d, self.rows, growth)

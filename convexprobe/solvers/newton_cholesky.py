@@ -98,5 +98,7 @@ def _ordered(problem: Problem, matrix: Array) -> Array:
     kind = np.concatenate([np.zeros(k * d), np.ones(k)])
     free, weights = like(np.outer(kind, kind) / k, matrix), like(np.diag(1.0 - kind), matrix)
     size = xp.max(xp.abs(matrix), axis=(1, 2))[:, None, None]
+    # Without a penalty only this keeps rounding out of directions that no row has.
+    least = like(np.where(problem.host_l2 > 0, 1e-13, 1e-5), matrix)[:, None, None] * size + 1e-300
     eye = like(np.eye(problem.p), matrix)
-    return matrix + problem.l2[:, None, None] * weights + size * (free + 1e-13 * eye) + 1e-300 * eye
+    return matrix + problem.l2[:, None, None] * weights + size * free + least * eye

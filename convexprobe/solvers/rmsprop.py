@@ -21,6 +21,11 @@ class RMSprop(Adaptive):
 
     decay: float = 0.9
 
+    @property
+    def decays(self) -> tuple[float, ...]:
+        """That of the squares."""
+        return (self.decay,)
+
     def moments(
         self, g: Array, first: Array, second: Array, updates: int
     ) -> tuple[Array, Array, Array]:

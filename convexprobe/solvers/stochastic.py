@@ -37,7 +37,7 @@ from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Curvature, Inverse, Preconditioner
 from convexprobe.problem.row_sample import Sample, sample_size
 from convexprobe.problem.softmax import curvature_product, softmax_
-from convexprobe.solvers.base import SolverState, fresh_inverse, inner
+from convexprobe.solvers.base import SolverState, check_settings, fresh_inverse, inner
 from convexprobe.solvers.line_search import line_search
 
 BATCH = 256
@@ -127,6 +127,9 @@ class VarianceReduced(ABC):
     epochs: int = 2
     rows: int = 2500
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(self, epochs=1, rows=1)
 
     @abstractmethod
     def walk(self, stage: Stage) -> Array:
