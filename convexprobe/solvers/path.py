@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -53,7 +53,44 @@ def tasks_at_once(
     return together, int(max(memory // (task * together), 1))
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a start may overflow: not taken
+@dataclass(frozen=True)
+class Walk:
+    """How far a path goes: down from the largest penalty, for as long as validation rows gain.
+
+    A concept's tasks leave the path when their loss on validation rows has risen twice in a row.
+    Below the smallest penalty given the path goes on, by factors of ten, while that loss falls by
+    more than `notable`.
+
+    Attributes:
+        loss: of a task's solution on its validation rows, nats.
+        concept: which concept each task belongs to; their losses are averaged.
+        notable: a fall that counts, nats.
+        further: penalties at most below the smallest given.
+    """
+
+    loss: Callable[[int, Fitted], float]
+    concept: Sequence[int]
+    notable: float
+    further: int = 4
+
+
+@dataclass
+class _Trail:
+    """The validation losses of one concept, from the largest penalty on."""
+
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last two losses have risen."""
+        return len(self.losses) > 2 and self.losses[-1] > self.losses[-2] > self.losses[-3]
+
+    def falls(self, notable: float) -> bool:
+        """Whether the last loss is the lowest, by more than what is notable."""
+        before = min(self.losses[:-1], default=np.inf)
+        return self.losses[-1] < before - notable
+
+
 def solve_path(
     base: Problem,
     penalties: np.ndarray,
@@ -65,6 +102,7 @@ def solve_path(
     max_seconds: float,
     callbacks: Sequence[Callable[[Record], None]] = (),
     stopping: ValidationLoss | None = None,
+    walk: Walk | None = None,
     neighbours: int = NEIGHBOURS,
     memory: float = MEMORY,
 ) -> list[list[Fitted]]:
@@ -82,95 +120,150 @@ def solve_path(
         max_seconds: budget of seconds of all of it.
         callbacks: called with each `Record`.
         stopping: the tasks' early stopping, instead of the certificate.
-        neighbours, memory: as in `tasks_at_once`.
+        walk: stop early on the way down, or go on below the smallest; None solves all of them.
+        neighbours, memory: as in `tasks_at_once`; with a walk, penalties come one by one.
 
     Returns:
-        For each task, its solutions in the order of `penalties`.
+        For each task, its solutions: in the order of `penalties`, or of a walk from large to small.
     """
-    started = time.perf_counter()
-    clock, ranks = base.communicator.clock, base.communicator.size
-    solutions: dict[tuple[int, int], Fitted] = {}
+    job = _Job(base, solver, previous, tol, max_passes, max_seconds, callbacks, stopping)
     together, width = tasks_at_once(
-        base.n // ranks, base.d, base.k, neighbours=neighbours, memory=memory
+        base.n // base.communicator.size, base.d, base.k, neighbours=neighbours, memory=memory
     )
     order = np.argsort(-penalties, kind="stable")
-    wide = previous is None and stopping is None and is_wide(base) and bool((penalties > 0).all())
-    spaces: list[RowSpace] = []  # built once, when it pays
+    solutions: list[list[Fitted]] = []
     for first in range(0, base.m, width):
-        members = range(first, min(first + width, base.m))
+        members = list(range(first, min(first + width, base.m)))
+        if walk is not None:
+            solutions += _walk(job, members, penalties[order].tolist(), walk)
+            continue
+        chunk: list[list[Fitted]] = [[] for _ in members]
         origin = None  # the members' solutions at the last penalty
         for position in range(0, len(order), together):
-            values = order[position : position + together].tolist()
-            keys = [(task, value) for task in members for value in values]
-            index = [task for task, _ in keys]
-            family = base.take_tasks(index, penalties[[value for _, value in keys]])
-            if origin is not None:
-                origin = take_tasks(origin, [task - first for task in index])
-            start = best_start(family, take_tasks(previous, index), origin=origin)
-            waited = clock(time.perf_counter() - started)
-            run = partial(solve, tol=tol, callbacks=callbacks)
-            left = max_seconds - waited
-            watched = None if stopping is None else stopping.take_tasks(index)
-            if wide:
-                solution = _solve_wide(
-                    base, spaces, family, index, start.w, solver, run, tol, max_passes, left
-                )
-            else:
-                solution = run(
-                    family,
-                    solver,
-                    start.w,
-                    max_passes=max_passes,
-                    max_seconds=left,
-                    inverse=start.inverse,
-                    stopping=watched,
-                )
-            if watched is None:
-                left = max_seconds - clock(time.perf_counter() - started)
-                solution = finish_in_float64(
-                    family,
-                    solver,
-                    solution,
-                    tol=tol,
-                    max_passes=max_passes,
-                    max_seconds=left,
-                    callbacks=callbacks,
-                )
-            for i, key in enumerate(keys):
-                known = solution.task(i, start=start.names[i], waited=waited).known()
-                solutions[key] = Fitted(**known, w=solution.w[i, :])
-            origin = base.xp.stack([solutions[task, values[-1]].w for task in members])
-    return [[solutions[task, v] for v in range(len(penalties))] for task in range(base.m)]
+            values = penalties[order[position : position + together]].tolist()
+            for task, found in enumerate(job.solve(members, values, origin)):
+                chunk[task] += found
+            origin = [found[-1].w for found in chunk]
+        back = np.argsort(order, kind="stable")
+        solutions += [[found[v] for v in back] for found in chunk]
+    return solutions
 
 
-def _solve_wide(
-    base: Problem,
-    spaces: list[RowSpace],
-    family: Problem,
-    index: list[int],
-    w: Array,
-    solver: Solver,
-    run: Callable[..., Solution],
-    tol: float,
-    max_passes: float,
-    max_seconds: float,
-) -> Solution:
-    """Solve wide rows as they are for as many passes as their row space costs, then inside it."""
-    started = time.perf_counter()
-    if not spaces:
-        price = min(row_space_passes(family), max_passes)
-        solution = run(family, solver, w, max_passes=price, max_seconds=max_seconds)
-        if Status.MAX_PASSES not in solution.status or price == max_passes:
-            return solution
-        w = solution.w
-        spaces.append(row_space(base))
-    space, left = spaces[0], max_seconds - (time.perf_counter() - started)
-    inside = space.problem.take_tasks(index, family.host_l2)
-    before = inside.passes
-    start = space.project(w)
-    solution = run(inside, solver, start, tol=0.5 * tol, max_passes=max_passes, max_seconds=left)
-    # A pass there reads rows that are n features wide: n / d of a pass here.
-    family.count_rows(2.0 * family.n * (inside.passes - before) * family.n / family.d)
-    left = max_seconds - (time.perf_counter() - started)
-    lifted = space.lift(solution.w)
-    return run(family, solver, lifted, max_passes=max_passes, max_seconds=left)
+def _walk(job: _Job, members: list[int], penalties: list[float], walk: Walk) -> list[list[Fitted]]:
+    """The members' solutions on the way down."""
+    trails = {walk.concept[task]: _Trail() for task in members}
+    solutions: dict[int, list[Fitted]] = {task: [] for task in members}
+    smallest = penalties[-1]
+    values = [*penalties, *(smallest * 10.0**-i for i in range(1, walk.further + 1))]
+    active = members
+    for value in values:
+        if value < smallest:  # none of those given: only for whom it may pay
+            active = [t for t in active if trails[walk.concept[t]].falls(walk.notable)]
+        active = [t for t in active if not trails[walk.concept[t]].ended]
+        if not active:
+            break
+        origin = None if not solutions[active[0]] else [solutions[t][-1].w for t in active]
+        losses: dict[int, list[float]] = {}
+        for task, (found,) in zip(active, job.solve(active, [value], origin), strict=True):
+            solutions[task].append(found)
+            losses.setdefault(walk.concept[task], []).append(walk.loss(task, found))
+        for concept, values_of in losses.items():
+            trails[concept].losses.append(float(np.mean(values_of)))
+    return [solutions[task] for task in members]
+
+
+class _Job:
+    """One path's solves, which share a clock, a row space and everything that does not change."""
+
+    def __init__(
+        self,
+        base: Problem,
+        solver: Solver,
+        previous: Previous | None,
+        tol: float,
+        max_passes: float,
+        max_seconds: float,
+        callbacks: Sequence[Callable[[Record], None]],
+        stopping: ValidationLoss | None,
+    ) -> None:
+        self.base, self.solver, self.previous, self.stopping = base, solver, previous, stopping
+        self.tol, self.max_passes = tol, max_passes
+        self.deadline = time.perf_counter() + max_seconds
+        self.run = partial(solve, tol=tol, callbacks=callbacks)
+        self.wide = previous is None and stopping is None and is_wide(base)
+        self.space: RowSpace | None = None  # built when it pays
+        self.started = time.perf_counter()
+
+    @property
+    def left(self) -> float:
+        """Seconds left, by rank 0's clock."""
+        return self.base.communicator.clock(self.deadline - time.perf_counter())
+
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a start may overflow
+    def solve(
+        self, members: list[int], penalties: list[float], origin: list[Array] | None
+    ) -> list[list[Fitted]]:
+        """These tasks at these penalties, from the members' solutions at another, if any."""
+        base, count = self.base, len(penalties)
+        index = [task for task in members for _ in penalties]
+        family = base.take_tasks(index, np.tile(penalties, len(members)))
+        given = None
+        if origin is not None:
+            given = base.xp.stack([w for w in origin for _ in penalties])
+        start = best_start(family, take_tasks(self.previous, index), origin=given)
+        waited = base.communicator.clock(time.perf_counter() - self.started)
+        if self.wide and (family.host_l2 > 0).all():
+            solution = self._wide(family, index, start.w)
+        else:
+            solution = self.run(
+                family,
+                self.solver,
+                start.w,
+                max_passes=self.max_passes,
+                max_seconds=self.left,
+                inverse=start.inverse,
+                stopping=None if self.stopping is None else self.stopping.take_tasks(index),
+            )
+        if self.stopping is None:
+            solution = finish_in_float64(
+                family,
+                self.solver,
+                solution,
+                tol=self.tol,
+                max_passes=self.max_passes,
+                max_seconds=self.left,
+            )
+        flat = [
+            Fitted(**solution.task(i, start=name, waited=waited).known(), w=solution.w[i, :])
+            for i, name in enumerate(start.names)
+        ]
+        return [flat[i * count : (i + 1) * count] for i in range(len(members))]
+
+    def _wide(self, family: Problem, index: list[int], w: Array) -> Solution:
+        """Wide rows as they are, for as many passes as their row space costs; then inside it."""
+        if self.space is None:
+            price = min(row_space_passes(family), self.max_passes)
+            solution = self.run(family, self.solver, w, max_passes=price, max_seconds=self.left)
+            if Status.MAX_PASSES not in solution.status or price == self.max_passes:
+                return solution
+            w, self.space = solution.w, row_space(self.base)
+        space = self.space
+        inside = space.problem.take_tasks(index, family.host_l2)
+        before = inside.passes
+        solution = self.run(
+            inside,
+            self.solver,
+            space.project(w),
+            tol=0.5 * self.tol,
+            max_passes=self.max_passes,
+            max_seconds=self.left,
+        )
+        # A pass there reads rows that are n features wide: n / d of a pass here.
+        family.count_rows(2.0 * family.n * (inside.passes - before) * family.n / family.d)
+        return self.run(
+            family,
+            self.solver,
+            space.lift(solution.w),
+            max_passes=self.max_passes,
+            max_seconds=self.left,
+        )

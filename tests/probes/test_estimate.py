@@ -91,5 +91,5 @@ def test_tiers_and_tasks_count() -> None:
     assert folds.host > here.total.host
     adam = cxp.estimate(x, y, "adam", l2=1.0).total
     assert adam.host < here.total.host  # it keeps no logits
-    with pytest.raises(ValueError, match="solver: unknown"):
+    with pytest.raises(ValueError, match="solver: expected one of"):
         cxp.estimate(x, y, "newton")
