@@ -1,4 +1,4 @@
-"""Check single arguments at the door: each error says what was expected and what was found."""
+"""Check single arguments; each error says what was expected and what was found."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def check_integer(name: str, value: Any, *, least: int = 0) -> int:
 def check_real(
     name: str, value: Any, *, above: float | None = None, least: float | None = None
 ) -> float:
-    """The value as a `float`, above or at least a bound where one is given; infinity may be.
+    """The value as a `float`, `above` a bound or at `least` a bound; it may be infinite.
 
     Raises:
         TypeError: not a real number (a bool is none).
-        ValueError: NaN, or not within the bound.
+        ValueError: NaN, or outside the bound.
     """
     bound = "" if above is None else f" above {above:g}"
     bound = bound if least is None else f" of at least {least:g}"
@@ -43,11 +43,11 @@ def check_real(
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    """The value, which has to be one of the choices.
+    """The value, which must be one of the choices.
 
     Raises:
         TypeError: not a string.
-        ValueError: no such choice; the message has the nearest one and all of them.
+        ValueError: not one of the choices; the message lists them and the nearest one.
     """
     known = list(choices)
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""When a progress bar is shown: one rule for every long loop of the package."""
+"""The progress bar of every long loop of the package."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ def progress_bar(
     desc: str | None = None,
     show: bool | None = None,
 ) -> tqdm:
-    """A tqdm bar on stderr, to iterate over or to `update` by hand.
+    """A tqdm bar on stderr.
 
     Args:
         iterable: what to iterate over; None for a bar that is updated by hand.
         total: the number of steps; None takes `len(iterable)` where it has one.
         desc: the words in front of the bar.
-        show: None shows the bar only if stderr is a terminal, so that logs and notebooks run
-            by a machine stay clean; True shows it always, False never.
+        show: None shows the bar only if stderr is a terminal, so that logs stay clean.
     """
     # tqdm's own `disable=None` means "unless the file is a terminal"
     disable = None if show is None else not show

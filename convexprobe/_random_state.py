@@ -1,4 +1,4 @@
-"""The global random states of torch, NumPy and Python, kept while somebody else's code runs."""
+"""Keep the global random states of torch, NumPy and Python while somebody else's code runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def random_states_kept(seed: int | None = None) -> Iterator[None]:
-    """Put the states back at the end, also after an error; inside, they start from `seed`."""
+    """Restore the states at the end, after an error too; inside, they start from `seed`."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 (not ours: kept)
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(gpus):

@@ -1,4 +1,4 @@
-"""Check activations before any work is done, and bring them to one form."""
+"""Check activations before any work is done, and bring them into one form."""
 
 from __future__ import annotations
 
@@ -6,28 +6,22 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+import torch
+
 from convexprobe.activations.source import Source
 from convexprobe.activations.stored import StoredRows
-from convexprobe.arrays.backend import (
-    Array,
-    as_array,
-    cast,
-    check_device,
-    is_real,
-    namespace,
-    to_numpy,
-)
+from convexprobe.arrays.backend import Array, as_array, cast, is_real, namespace, to_numpy
 
 
 def check_activations(
     activations: Any, what: str = "activations", *, min_rows: int = 1
 ) -> dict[str, Array | StoredRows]:
-    """Layer name -> `(n, d)`, a real array (integers and booleans become float32) or a store.
+    """The rows `(n, d)` by layer name; integers and booleans become float32.
 
     Args:
         activations: as for `fit_probes`.
-        what: what messages call them.
-        min_rows: rows that a layer has to have.
+        what: the name of the argument, for messages.
+        min_rows: the fewest rows that a layer may have.
 
     Raises:
         TypeError: a layer is not a real numeric array.
@@ -70,7 +64,7 @@ def check_activations(
 
 
 def check_finite(rows: Source, where: str) -> None:
-    """Name the first row with NaN or Inf, if there is one; one reading."""
+    """Raise a ValueError that names the first row with NaN or Inf, if there is one; one pass."""
     count, first = 0, ""
     for span, x in rows.blocks():
         xp = namespace(x)
@@ -87,10 +81,10 @@ def check_finite(rows: Source, where: str) -> None:
 
 
 def check_memory(device: Any, limit: Any) -> None:
-    """A device that torch knows and can use, and a limit in bytes."""
+    """Raise a ValueError unless torch can use the device, and the limit is a number of bytes."""
     if device is not None:
         try:
-            check_device(device)
+            torch.empty(0, device=device)
         except (AssertionError, RuntimeError, TypeError) as error:  # torch without CUDA asserts
             raise ValueError(f"device: found {device!r}, which cannot be used: {error}") from None
     real = isinstance(limit, (int, float)) and not isinstance(limit, bool)
@@ -99,7 +93,7 @@ def check_memory(device: Any, limit: Any) -> None:
 
 
 def check_layer(name: str, known: Iterable[str], what: str) -> None:
-    """A layer that has to be among the known ones."""
+    """Raise a ValueError unless the layer is among the known ones."""
     known = list(known)
     if name not in known:
         near = get_close_matches(name, known, n=3) or known[:3]

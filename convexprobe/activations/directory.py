@@ -1,8 +1,7 @@
-"""Activations in a directory, read as `activations.manifest` says, and checked.
+"""Read activations from a directory, and check them; `activations.manifest` has the format.
 
-Rows are read straight into a buffer; a tensor is checked against its CRC-32 the first time that it
-is read from end to end. Measured on one core at 0.5 GB of bfloat16 in the page cache, GB/s: reading
-8 to 15, reading and conversion to float32 8, reading and CRC-32 5 (SHA-256 alone 1.4).
+Rows are read straight into a buffer. A tensor is compared with its CRC-32 the first time that it is
+read from end to end; `docs/decisions/reading.md` has the speeds.
 """
 
 from __future__ import annotations
@@ -27,14 +26,11 @@ from convexprobe.activations.manifest import LABELS, Block, Layer, Manifest
 from convexprobe.activations.stored import CHUNK, StoredRows
 
 DENSE = 8
-"""Rows of which one in so many is wanted are read with all between them, not one by one."""
+"""If at least one in so many rows is wanted, all rows between them are read, in one go."""
 
 
 class DirectoryRows(StoredRows):
-    """The rows of one layer in a directory, `(n, d)`, torch tensors as they are read.
-
-    `shape`, `dtype` and `nbytes` tell what is there, `load()` reads all of it.
-    """
+    """The rows `(n, d)` of one layer in a directory; `load()` reads them into one torch tensor."""
 
     def __init__(self, directory: Path, blocks: tuple[Block, ...], layer: Layer) -> None:
         self.directory, self.layer = directory, layer
@@ -50,7 +46,7 @@ class DirectoryRows(StoredRows):
 
     @contextmanager
     def reader(self) -> Iterator[_Reader]:
-        """One that checks what it reads, and raises ValueError where a block is torn or changed."""
+        """Check what is read; a block that is torn or changed is a ValueError."""
         reader = _Reader(self)
         try:
             yield reader
@@ -58,7 +54,7 @@ class DirectoryRows(StoredRows):
             reader.close()
 
     def gather(self, index: np.ndarray) -> Tensor:
-        """Row by row, or by ranges where many are wanted; in the order of the disk."""
+        """Read in the order of the disk: row by row, or by ranges where many are wanted."""
         out = self.buffer(len(index))
         view = raw_bytes(out)
         order = np.argsort(index, kind="stable")
@@ -74,8 +70,8 @@ class DirectoryRows(StoredRows):
                 rows, to = wanted[lo:hi], order[lo:hi]
                 if DENSE * (hi - lo) >= stop - start:
                     dense = self.buffer(window) if dense is None else dense
-                    found = read(start, stop, dense)
-                    out[torch.from_numpy(to)] = found[torch.from_numpy(rows - start)]
+                    span = read(start, stop, dense)
+                    out[torch.from_numpy(to)] = span[torch.from_numpy(rows - start)]
                 else:
                     size = self.row_bytes
                     for row, place in zip(rows.tolist(), to.tolist(), strict=True):
@@ -85,7 +81,7 @@ class DirectoryRows(StoredRows):
         return out
 
     def block_of(self, row: int) -> tuple[int, int, int]:
-        """The number of the block that a row is in, its first row and the one after its last."""
+        """The number of a row's block, the block's first row and the one after its last."""
         number = bisect_right(self._ends, row)
         return number, self._ends[number] - self.blocks[number].rows, self._ends[number]
 
@@ -102,24 +98,24 @@ class DirectoryRows(StoredRows):
 
 
 class _Reader:
-    """Reads a layer's rows from its blocks, and checks those that it reads from end to end.
+    """Reads a layer's rows from its blocks, and checks the blocks that it reads from end to end.
 
-    The file that it is in stays open: that is how a system sees that it is read in order, and
-    reads ahead.
+    A file stays open until another one is read: the operating system then sees that it is read in
+    order, and reads ahead.
     """
 
-    def __init__(self, shards: DirectoryRows) -> None:
-        self.shards = shards
+    def __init__(self, stored: DirectoryRows) -> None:
+        self.stored = stored
         self.number = -1
         self.file: Any = None
         self.offset = 0  # of the layer's first byte in the file
-        self.done, self.crc = 0, 0  # bytes read in order from the layer's first, their checksum
+        self.done, self.crc = 0, 0  # bytes read in order from the layer's first on; their CRC-32
 
     def __call__(self, start: int, stop: int, buffer: Tensor) -> Tensor:
         """Rows `start` to `stop`, in the buffer."""
-        at, size = start, self.shards.row_bytes
+        at, size = start, self.stored.row_bytes
         while at < stop:
-            number, first, end = self.shards.block_of(at)
+            number, first, end = self.stored.block_of(at)
             upto = min(stop, end)
             view = raw_bytes(buffer[at - start : upto - start])
             self.fill(number, (at - first) * size, view)
@@ -128,14 +124,14 @@ class _Reader:
         return buffer[: stop - start]
 
     def fill(self, number: int, position: int, view: memoryview) -> None:
-        """Fill the view from that position of the layer's bytes in a block; unchecked."""
+        """Fill the view with a block's bytes of the layer from `position` on, unchecked."""
         if number != self.number:
             self._open(number)
         self.file.seek(self.offset + position)
         while view:
             count = self.file.readinto(view)
             if not count:
-                raise self.shards.torn(number, "it ends too early")
+                raise self.stored.torn(number, "it ends too early")
             view = view[count:]
 
     def close(self) -> None:
@@ -146,9 +142,9 @@ class _Reader:
 
     def _open(self, number: int) -> None:
         self.close()
-        path, block, layer = self.shards.path(number), self.shards.blocks[number], self.shards.layer
+        path, block, layer = self.stored.path(number), self.stored.blocks[number], self.stored.layer
         try:
-            self.file = open(path, "rb", buffering=0)  # noqa: SIM115 until another is read
+            self.file = open(path, "rb", buffering=0)  # noqa: SIM115 (open until another is read)
         except OSError as error:
             raise ValueError(
                 f"{os.fspath(path)!r}: a block of activations is gone: {error}"
@@ -158,46 +154,46 @@ class _Reader:
             header = json.loads(self.file.read(min(length, block.bytes)))
             entry = header[layer.key]
             start, stop = entry["data_offsets"]
-            found = tuple(entry["shape"])
+            shape = tuple(entry["shape"])
         except (KeyError, TypeError, ValueError) as error:
-            raise self.shards.torn(number, f"its header cannot be read: {error}") from None
-        size = block.rows * self.shards.row_bytes
-        if found != (block.rows, layer.width) or stop - start != size:
-            raise self.shards.torn(number, f"its header says {found} for {layer.key!r}")
+            raise self.stored.torn(number, f"its header cannot be read: {error}") from None
+        size = block.rows * self.stored.row_bytes
+        if shape != (block.rows, layer.width) or stop - start != size:
+            raise self.stored.torn(number, f"its header says {shape} for {layer.key!r}")
         self.number, self.offset = number, 8 + length + int(start)
 
     def _check(self, position: int, view: memoryview) -> None:
-        """Go on with the checksum of a block that is read in order; compare it at the end."""
+        """Continue the checksum of a block that is read in order; compare it at the block's end."""
         number = self.number
-        if number in self.shards.checked or position != self.done:
+        if number in self.stored.checked or position != self.done:
             return
         self.crc, self.done = zlib.crc32(view, self.crc), self.done + len(view)
-        block, key = self.shards.blocks[number], self.shards.layer.key
-        if self.done == block.rows * self.shards.row_bytes:
+        block, key = self.stored.blocks[number], self.stored.layer.key
+        if self.done == block.rows * self.stored.row_bytes:
             if self.crc != block.crc32[key]:
-                raise self.shards.torn(number, f"the checksum of {key!r} is another one")
-            self.shards.checked.add(number)
+                raise self.stored.torn(number, f"the checksum of {key!r} is another one")
+            self.stored.checked.add(number)
 
 
 def open_activations(
     directory: str | os.PathLike[str], *, partial: bool = False
 ) -> tuple[dict[str, DirectoryRows], Tensor | None]:
-    """The activations and labels that `extract(..., out=directory)` wrote, as it returned them.
+    """Open the activations and labels that `extract(..., out=directory)` wrote.
 
-    Nothing but the labels is read here: `fit_probes` loads a layer that fits in memory and streams
-    one that does not. No pickle is read.
+    Only the labels are read here: `fit_probes` loads a layer that fits in memory and streams one
+    that does not. No pickle is read.
 
     Args:
-        directory: where they are.
-        partial: also accept an extraction that was interrupted: the rows that it had written.
+        directory: the directory.
+        partial: accept an interrupted extraction too, with the rows that it had written.
 
     Returns:
-        Rows by layer, in the order in which the network computes them, each with `shape`, `dtype`
-        and `load()`, and the labels `(n,)`, None if there are none.
+        The rows `(n, d)` by layer, in the order in which the network computes them, each with
+        `shape`, `dtype` and `load()`; and the labels `(n,)`, or None if there are none.
 
     Raises:
-        FileNotFoundError: no manifest there.
-        ValueError: damaged, not such a directory, or an interrupted extraction.
+        FileNotFoundError: the directory has no manifest.
+        ValueError: a damaged directory, one of something else, or an interrupted extraction.
     """
     directory = Path(directory)
     manifest = Manifest.read(directory)
@@ -215,15 +211,15 @@ def open_activations(
         )
     if not blocks:
         raise ValueError(f"{os.fspath(directory)!r}: no row was written before the interruption")
-    found: dict[str, DirectoryRows] = {}
+    rows: dict[str, DirectoryRows] = {}
     for layer in manifest.layers:
-        found.update(dict.fromkeys(layer.names, DirectoryRows(directory, blocks, layer)))
-    return found, _labels(directory, blocks) if manifest.labels else None
+        rows.update(dict.fromkeys(layer.names, DirectoryRows(directory, blocks, layer)))
+    return rows, _labels(directory, blocks) if manifest.labels else None
 
 
 def _labels(directory: Path, blocks: tuple[Block, ...]) -> Tensor:
     """The labels of all blocks, `(n,)`, checked."""
-    found = []
+    parts = []
     for block in blocks:
         path = directory / block.file
         try:
@@ -233,5 +229,5 @@ def _labels(directory: Path, blocks: tuple[Block, ...]) -> Tensor:
             raise ValueError(f"{os.fspath(path)!r}: torn or changed: {error}") from None
         if len(labels) != block.rows or zlib.crc32(raw_bytes(labels)) != block.crc32[LABELS]:
             raise ValueError(f"{os.fspath(path)!r}: torn or changed: its labels are other ones")
-        found.append(labels)
-    return torch.cat(found)
+        parts.append(labels)
+    return torch.cat(parts)

@@ -2,7 +2,7 @@
 
 A directory holds row blocks `00000.safetensors`, `00001.safetensors`, ... and `manifest.json`. A
 block has the rows of every layer for the same examples, tensors `"activations/NAME"` `(r, d)`, and
-their `"labels"` `(r,)` if there are any: any program that reads safetensors can read it. The
+their `"labels"` `(r,)` if there are any. Any program that reads safetensors can read it. The
 manifest lists
 
     format, complete   the version; whether the extraction reached its end
@@ -10,9 +10,9 @@ manifest lists
     request            what was asked for: points, dtype, pools
     layers             names, width and dtype of each, in the order of computation
     labels             whether there are labels
-    blocks             file, bytes, rows, batches, checksum of the inputs, and CRC-32 by tensor
+    blocks             what `Block` has, of each
 
-and is replaced after every block, so that what it lists is whole on disk at any instant.
+and is replaced after every block, so that every block that it lists is complete on disk.
 """
 
 from __future__ import annotations
@@ -28,17 +28,13 @@ import torch
 from convexprobe._files import write_whole
 
 FORMAT = "convexprobe-activations-1"
-
-
 MANIFEST = "manifest.json"
-
-
 LABELS = "labels"
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a manifest; `names` are all names it was asked by."""
+    """One layer of a manifest; `names` are all the names under which it was asked for."""
 
     names: tuple[str, ...]
     width: int
@@ -46,7 +42,7 @@ class Layer:
 
     @property
     def key(self) -> str:
-        """Its tensor in every block."""
+        """The name of its tensor in every block."""
         return f"activations/{self.names[0]}"
 
 
@@ -55,12 +51,12 @@ class Block:
     """One file of a manifest.
 
     Attributes:
-        file: its name in the directory.
-        bytes: its size.
-        rows: examples.
-        batches: of the loader that they came from.
-        inputs: CRC-32 of those batches, so that a resumed extraction can tell other data.
-        crc32: of the bytes of each tensor.
+        file: the file's name in the directory.
+        bytes: the file's size.
+        rows: the number of examples.
+        batches: the number of the loader's batches that they came from.
+        inputs: CRC-32 of those batches, by which a resumed extraction recognises other data.
+        crc32: CRC-32 of the bytes of each tensor, by its name.
     """
 
     file: str
@@ -73,7 +69,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a directory holds; see the module's docstring."""
+    """What a directory contains; see the module's docstring."""
 
     model: str
     request: dict[str, Any]
@@ -84,35 +80,31 @@ class Manifest:
 
     @property
     def rows(self) -> int:
-        """Rows of every layer."""
+        """The rows that every layer has."""
         return sum(block.rows for block in self.blocks)
 
     def write(self, directory: Path) -> None:
-        """Replace the directory's manifest at once.
-
-        Raises:
-            OSError: it cannot be written; the old one stays.
-        """
+        """Replace the directory's manifest; if it cannot be written, OSError, and the old stays."""
         write_whole(directory / MANIFEST, json.dumps({"format": FORMAT, **asdict(self)}).encode())
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
-        """The manifest of a directory, every file of which has the size that it says.
+        """The manifest of a directory.
 
         Raises:
             FileNotFoundError: there is none.
-            ValueError: it is damaged or of another kind, or a block is missing or torn.
+            ValueError: it is damaged, or of something else.
         """
         path = directory / MANIFEST
         if not path.is_file():
             raise FileNotFoundError(f"{os.fspath(path)!r}: no such file, so no activations here")
         try:
-            found = json.loads(path.read_bytes())
-            if found.pop("format") != FORMAT:
+            content = json.loads(path.read_bytes())
+            if content.pop("format") != FORMAT:
                 raise ValueError(f"expected the format {FORMAT!r}")
-            layers = [Layer(**{**e, "names": tuple(e["names"])}) for e in found.pop("layers")]
-            blocks = [Block(**entry) for entry in found.pop("blocks")]
-            out = cls(layers=tuple(layers), blocks=tuple(blocks), **found)
+            layers = [Layer(**{**e, "names": tuple(e["names"])}) for e in content.pop("layers")]
+            blocks = [Block(**entry) for entry in content.pop("blocks")]
+            out = cls(layers=tuple(layers), blocks=tuple(blocks), **content)
             for layer in out.layers:
                 if not getattr(torch, layer.dtype).is_floating_point or layer.width < 1:
                     raise ValueError(f"layer {layer.names[0]!r} has no such dtype or width")
@@ -126,7 +118,7 @@ class Manifest:
         return out
 
     def check_sizes(self, directory: Path) -> int:
-        """How many blocks, from the first, are there with the size that the manifest says."""
+        """How many blocks, from the first on, exist with the size that the manifest says."""
         for index, block in enumerate(self.blocks):
             path = directory / block.file
             if not path.is_file() or path.stat().st_size != block.bytes:

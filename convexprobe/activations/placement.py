@@ -1,4 +1,4 @@
-"""Where rows are kept while they are multiplied: the device, the host or the disk."""
+"""Choose where rows are kept while they are multiplied: the device, the host or the disk."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from convexprobe.activations.stream import Stream
 from convexprobe.arrays.backend import Array, to_torch
 
 SHARE = 0.5
-"""Of the free memory, what a layer's rows may take when no limit is given."""
+"""The share of the free memory that a layer's rows may take when no limit is given."""
 
 
 def place(rows: Array | StoredRows, device: str | None, limit: float | None) -> Source:
-    """The fastest source that fits: the device's memory, else the host's, else the disk.
+    """The rows in the fastest memory that has room: the device's, else the host's, else the disk.
 
     Args:
         rows: one layer, `(n, d)`.
-        device: where to multiply; None where an array is already, the CPU for rows on disk.
+        device: where to multiply. None is where the array is, and the CPU for rows on disk.
         limit: bytes that the rows may take, on the device and on the host alike; None is half of
-            what is free there. An array in host memory stays there.
+            what is free there. An array that is in host memory already stays there.
     """
     if device is None and not isinstance(rows, StoredRows):
         return Rows(rows)
@@ -42,14 +42,14 @@ def place(rows: Array | StoredRows, device: str | None, limit: float | None) -> 
 
 
 def reference(rows: Array | StoredRows, device: str | None) -> Array:
-    """The `Source.reference` that `place` will give, but without rows: none is read or moved."""
+    """The `reference` of the source that `place` will return, without reading or moving rows."""
     return place(rows if isinstance(rows, StoredRows) else rows[:0, :], device, 0.0).reference
 
 
 def choose_tier(
     size: int, target: torch.device, limit: float | None, *, disk: bool
 ) -> tuple[str, float]:
-    """Where rows of so many bytes go: "device" (where they are multiplied), "host" or "disk".
+    """Choose "device" (where rows are multiplied), "host" or "disk" for so many bytes of rows.
 
     Returns:
         The tier, and the bytes that rows may take on the device.
@@ -66,14 +66,17 @@ def choose_tier(
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that can be allocated: of a GPU what it says, of the host what neither the machine nor
-    the process's control group (a container, a batch system) has given away."""
+    """Bytes that can be allocated on a device.
+
+    On the host that is the least of what the machine and the process's control group (a container,
+    a batch system) have left.
+    """
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024.0 * next(int(s.split()[1]) for s in lines if s.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux: all that there is
+    except (OSError, StopIteration):  # not Linux: all the memory
         free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     group = Path("/sys/fs/cgroup")
     try:

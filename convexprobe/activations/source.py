@@ -1,11 +1,12 @@
-"""Where rows come from: the interface that every user of rows keeps to, and rows held in memory."""
+"""Sources of rows: the interface that solvers read rows through, and rows in memory."""
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,56 +27,59 @@ from convexprobe.arrays.products import block_rows
 class Source(ABC):
     """Activations `X`, shape `(n, d)`, read in blocks of rows.
 
-    Blocks and gathered rows are handed out in the compute dtype (float64 for float64, float32 for
-    everything narrower) on the device where they are multiplied. A block is good until the next
-    one is asked for.
+    Blocks and gathered rows have the compute dtype (float64 for float64, float32 for everything
+    narrower) and are on the device where they are multiplied. The next block overwrites a block.
 
     Attributes:
-        reference: an array of the rows' library, stored dtype and device; perhaps without rows.
+        reference: an array of the rows' library, stored dtype and device; it may have no rows.
         n: number of rows.
         d: number of features.
         capacity: rows that may be gathered and held at a time.
+        most_rows: the most rows of a block; by default what stays in the cache decides alone.
     """
 
     reference: Array
     n: int
     d: int
     capacity: int
+    most_rows = sys.maxsize
     _halvings = 0
 
     @abstractmethod
     def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
-        """Row slices and their rows, in order; `columns` are the logits beside each row."""
+        """Row slices and their rows, in order; each row is used with `columns` logits."""
 
     @abstractmethod
     def take(self, index: np.ndarray) -> Array:
-        """The rows of a host index, `(s, d)`."""
+        """The rows `(s, d)` of a host index."""
 
     @abstractmethod
     def subset(self, index: np.ndarray) -> Source:
-        """The rows of a host index as a source of their own."""
+        """The rows of a host index, as a source."""
 
     def block(self, columns: int) -> int:
-        """Rows a block of so many columns has."""
-        return max(block_rows(columns, self.reference) >> self._halvings, 1)
+        """The rows of a block with so many columns."""
+        rows = min(block_rows(columns, self.reference), self.most_rows)
+        return max(rows >> self._halvings, 1)
 
     def spans(self, columns: int) -> Iterator[slice]:
-        """Row slices, in order; a block of an array with so many columns stays in cache.
+        """The row slices of blocks with so many columns, in order.
 
-        Without rows (a rank may hold none) one empty slice, so that sums have their shape.
+        A source without rows (a rank may hold none) has one empty slice, so that sums get their
+        shape.
         """
         size = self.block(columns)
         for start in range(0, max(self.n, 1), size):
             yield slice(start, min(start + size, self.n))
 
     def conversion_buffer(self, rows: int) -> Array:
-        """For the conversion of so many rows; empty where they need none."""
+        """An array to convert so many rows into; empty where rows need no conversion."""
         xp, dtype = namespace(self.reference), compute_dtype(self.reference)
         rows = 0 if dtype == self.reference.dtype else rows
         return xp.empty((rows, self.d), dtype=dtype, device=device(self.reference))
 
     def halve(self) -> bool:
-        """Half the rows a block from now on; False where a block has one row already."""
+        """Make blocks half as long from now on; False if a block has one row already."""
         if self.block(self.d) == 1:
             return False
         self._halvings += 1
@@ -83,27 +87,26 @@ class Source(ABC):
 
 
 class Rows(Source):
-    """Rows held in memory, on any device, in the dtype they came in.
-
-    Half-precision activations are never copied whole: blocks are converted as they are read.
+    """Rows in memory, on any device; half precision is converted block by block, never whole.
 
     Args:
         matrix: the activations, `(n, d)`, of any array library.
+        most_rows: see `Source`.
     """
 
-    def __init__(self, matrix: Array) -> None:
+    def __init__(self, matrix: Array, most_rows: int = sys.maxsize) -> None:
+        self.most_rows = most_rows
         self.matrix = self.reference = contiguous_rows(matrix)
         self.n, self.d = (int(size) for size in matrix.shape)
         self.capacity = self.n
 
     def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
-        """Views of the matrix, or its conversions."""
         out = self.conversion_buffer(min(self.block(max(self.d, columns)), self.n))
         for rows in self.spans(max(self.d, columns)):
             yield rows, convert(self.matrix[rows, :], out)
 
     def take(self, index: np.ndarray) -> Array:
-        """Gathered rows, or the matrix as it is if the index has all of it in order."""
+        """A copy of the rows, or the matrix itself if the index has all its rows in order."""
         xp = namespace(self.matrix)
         if len(index) == self.n and (index == np.arange(self.n)).all():
             return cast(self.matrix, compute_dtype(self.matrix))
@@ -111,34 +114,20 @@ class Rows(Source):
         return cast(rows, compute_dtype(self.matrix))
 
     def subset(self, index: np.ndarray) -> Rows:
-        """A copy of the rows."""
-        return Rows(self.take(index))
+        return Rows(self.take(index), self.most_rows)
 
 
-class _ReadsRows(Protocol):
-    @property
-    def rows(self) -> Source: ...
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-_Reader = TypeVar("_Reader", bound=_ReadsRows)
+def in_smaller_blocks(method: _Method) -> _Method:
+    """Call a method again, with blocks half as long, when the device runs out of memory.
 
-
-_P = ParamSpec("_P")
-
-
-_T = TypeVar("_T")
-
-
-def in_smaller_blocks(
-    method: Callable[Concatenate[_Reader, _P], _T],
-) -> Callable[Concatenate[_Reader, _P], _T]:
-    """A method that reads `self.rows` in blocks and changes nothing before it has read them all.
-
-    Where the device runs out of memory, it is called again with half the rows a block.
+    The method reads `self.rows` in blocks, and changes nothing before it has read them all.
     """
 
     @wraps(method)
-    def retried(self: _Reader, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    def retried(self: Any, *args: Any, **kwargs: Any) -> Any:
         while True:
             try:
                 return method(self, *args, **kwargs)
@@ -146,4 +135,4 @@ def in_smaller_blocks(
                 if not is_out_of_memory(error) or not self.rows.halve():
                     raise
 
-    return retried
+    return retried  # type: ignore[return-value]  # of the same signature

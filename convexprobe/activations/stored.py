@@ -1,23 +1,22 @@
-"""Where rows are kept before they are multiplied: the interface, and host memory."""
+"""Stored rows that are read by range or index: the interface, and rows in host memory."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 CHUNK = 4 << 20
-"""Bytes read at a time: large enough for a disk's full speed, small beside any memory."""
+"""Bytes read at a time: enough for a disk's full speed, and little for any memory."""
 
 
-class Read(Protocol):
-    """Reads rows `start` to `stop`: into `buffer`, `(stop - start or more, d)`, or as a view."""
-
-    def __call__(self, start: int, stop: int, buffer: Tensor) -> Tensor: ...
+Read: TypeAlias = Callable[[int, int, Tensor], Tensor]
+"""Reads rows `start` to `stop` into a buffer of at least so many rows, or gives a view of them."""
 
 
 class StoredRows(ABC):
@@ -25,7 +24,7 @@ class StoredRows(ABC):
 
     Attributes:
         shape: `(n, d)`.
-        dtype: that of the stored values.
+        dtype: of the stored values.
     """
 
     shape: tuple[int, int]
@@ -37,34 +36,33 @@ class StoredRows(ABC):
 
     @abstractmethod
     def gather(self, index: np.ndarray) -> Tensor:
-        """The rows of a host index, `(s, d)`, in its order: a copy."""
+        """A copy of the rows `(s, d)` of a host index, in its order."""
 
     def buffer(self, rows: int, *, pinned: bool = False) -> Tensor:
-        """Host memory for `read`; pinned, a device copies from it while the host goes on."""
+        """Host memory for `read`; if pinned, a device copies from it while the host goes on."""
         return torch.empty((rows, self.shape[1]), dtype=self.dtype, pin_memory=pinned)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes a row."""
+        """Bytes of a row."""
         return self.shape[1] * self.dtype.itemsize
 
     @property
     def nbytes(self) -> int:
-        """Bytes in all."""
+        """Bytes of all rows."""
         return self.shape[0] * self.row_bytes
 
     def load(self, device: torch.device | str = "cpu", *, pinned: bool = False) -> Tensor:
-        """All rows in memory, `(n, d)` in the stored dtype; nothing else of that size is made."""
-        n, d = self.shape
-        out = torch.empty((n, d), dtype=self.dtype, device=device, pin_memory=pinned)
+        """All rows `(n, d)` in memory, in the stored dtype; needs no second copy of that size."""
+        n = self.shape[0]
+        out = torch.empty(self.shape, dtype=self.dtype, device=device, pin_memory=pinned)
         step = max(CHUNK // self.row_bytes, 1)
-        direct = out.device.type == "cpu"
-        buffer = out[:0] if direct else self.buffer(min(step, n))
+        buffer = None if out.device.type == "cpu" else self.buffer(min(step, n))
         with self.reader() as read:
             for start in range(0, n, step):
                 stop = min(start + step, n)
-                rows = read(start, stop, out[start:stop] if direct else buffer)
-                if not direct:
+                rows = read(start, stop, out[start:stop] if buffer is None else buffer)
+                if buffer is not None:
                     out[start:stop] = rows
         return out
 
@@ -78,18 +76,14 @@ class HostRows(StoredRows):
         self.dtype = tensor.dtype
 
     def reader(self) -> AbstractContextManager[Read]:
-        """One that gives views."""
         return nullcontext(lambda start, stop, buffer: self.tensor[start:stop])
 
     def gather(self, index: np.ndarray) -> Tensor:
-        """A copy."""
         return self.tensor[torch.from_numpy(np.ascontiguousarray(index))]
 
     def buffer(self, rows: int, *, pinned: bool = False) -> Tensor:
-        """None of its own is needed."""
-        return self.tensor[:0]
+        return self.tensor[:0]  # views need none
 
     def load(self, device: torch.device | str = "cpu", *, pinned: bool = False) -> Tensor:
-        """The tensor itself where it is there already."""
         out = self.tensor.to(device)
         return out.pin_memory() if pinned else out

@@ -1,8 +1,7 @@
-"""The array layer: which library, device and dtype; host copies, row blocks, seeded draws.
+"""Arrays of any library: which library, dtype and device, host copies, conversions, seeded draws.
 
-The only file that names NumPy, torch or CuPy. Everything above it works on the namespace that
-`namespace` returns (the array API standard through array-api-compat), so what goes in decides
-where the work runs.
+The code above works on the namespace that `namespace` returns (the array API standard, through
+array-api-compat), so the arrays that go in decide where the work runs.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ import torch
 Array: TypeAlias = Any
 """An array of any library that follows the array API standard."""
 
+is_array = compat.is_array_api_obj
+device = compat.device
 
 _TORCH = compat.array_namespace(torch.empty(0))
 _NUMPY = compat.array_namespace(np.empty(0))
@@ -32,11 +33,6 @@ def namespace(*arrays: Array) -> ModuleType:
     return compat.array_namespace(*(a for a in arrays if a is not None))
 
 
-def is_array(value: Any) -> bool:
-    """Whether the value is an array of a library that speaks the standard."""
-    return bool(compat.is_array_api_obj(value))
-
-
 def as_array(value: Any) -> Array:
     """An array from an array of any library, a DLPack exporter or a nested sequence.
 
@@ -44,7 +40,7 @@ def as_array(value: Any) -> Array:
     """
     if isinstance(value, torch.Tensor):
         return value.detach()
-    if compat.is_array_api_obj(value):
+    if is_array(value):
         return value
     if hasattr(value, "__dlpack__"):  # the protocol's own test: any other library's array
         return torch.from_dlpack(value)
@@ -68,12 +64,12 @@ def like(values: Any, reference: Array, dtype: Any = None) -> Array:
     values = np.asarray(values)
     if not values.flags.writeable and isinstance(reference, torch.Tensor):
         values = values.copy()  # torch warns about, and may not write to, read-only memory
-    out = namespace(reference).asarray(values, device=compat.device(reference))
+    out = namespace(reference).asarray(values, device=device(reference))
     return out if dtype is None else cast(out, dtype)
 
 
 def to_torch(array: Array) -> torch.Tensor:
-    """The array as a contiguous tensor where it is, sharing its memory where that can be."""
+    """The array as a contiguous tensor on its device, sharing its memory where that is possible."""
     array = contiguous_rows(as_array(array))
     if isinstance(array, torch.Tensor):
         return array
@@ -85,7 +81,7 @@ def to_torch(array: Array) -> torch.Tensor:
 
 
 def from_torch(values: torch.Tensor, reference: Array) -> Array:
-    """The tensor's values in the library, dtype, shape and place of the reference."""
+    """The tensor's values in the library, dtype, shape and device of the reference."""
     values = values.reshape(reference.shape)
     if isinstance(reference, torch.Tensor):
         return values.to(reference.device, reference.dtype)
@@ -102,8 +98,8 @@ def cast(array: Array, dtype: Any) -> Array:
 def convert(block: Array, out: Array) -> Array:
     """The block in the dtype of `out`: itself if it has it, else written over the rows of `out`.
 
-    An array made anew for every block costs half as much again, and leaves holes in the heap that
-    small arrays made in between keep open: 1.5 GB of them in one fit to 6 GB of streamed rows.
+    A new array for every block would be slower and fragment the heap; see
+    `docs/decisions/row_blocks.md`.
     """
     if block.dtype == out.dtype:
         return block
@@ -131,7 +127,7 @@ def compute_dtype(array: Array) -> Any:
 
 
 def epsilon(dtype: Any, reference: Array) -> float:
-    """Spacing of the dtype at 1."""
+    """The distance from 1 to the next larger number of the dtype."""
     return float(namespace(reference).finfo(dtype).eps)
 
 
@@ -141,38 +137,28 @@ def contiguous_rows(array: Array) -> Array:
         return array.contiguous()
     if isinstance(array, np.ndarray):
         array = np.ascontiguousarray(array)
-        # Big-endian or unaligned input would leave every fast path of BLAS.
+        # BLAS has no fast path for big-endian or unaligned numbers
         return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
     return array
 
 
 def on_cpu(array: Array) -> bool:
-    """Whether the array lives in host memory."""
+    """Whether the array is in host memory."""
     if isinstance(array, torch.Tensor):
         return array.device.type == "cpu"
     return not compat.is_cupy_array(array)
 
 
-def device(array: Array) -> Any:
-    """Where the array lives, as its library says it."""
-    return compat.device(array)
-
-
 def synchronise(array: Array) -> None:
-    """Wait for the device that holds the array, so that a clock reads work done."""
+    """Wait until the array's device has done its work, so that a clock can be read."""
     if isinstance(array, torch.Tensor) and array.device.type == "cuda":
         torch.cuda.synchronize(array.device)
     elif compat.is_cupy_array(array):
         array.device.synchronize()
 
 
-def check_device(device: Any) -> None:
-    """A RuntimeError or TypeError where torch has no such device."""
-    torch.empty(0, device=device)
-
-
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device had no room for an array."""
+    """Whether the error says that a device has no room for an array."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
     kind = type(error)  # by name: importing CuPy needs a driver
@@ -180,5 +166,5 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def generator(*key: int) -> np.random.Generator:
-    """A private stream for the key: the same draws on every library and device."""
+    """A private random stream for the key: the same draws on every library and device."""
     return np.random.default_rng(key)

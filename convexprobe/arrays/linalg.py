@@ -1,4 +1,4 @@
-"""Dense linear algebra on small matrices, whatever the library."""
+"""Dense linear algebra on small matrices of any array library."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from convexprobe.arrays.backend import Array, generator, like, namespace, on_cpu
 def inverse_spd(matrix: Array) -> Array:
     """Inverses of symmetric positive definite matrices `(..., r, r)`.
 
-    By Cholesky where the library has that inverse, else by LU, which is what the standard offers
-    (measured in float64 on one thread: seven 1 024 x 1 024 matrices, 0.7 against 1.0 s).
+    By Cholesky where the library has that inverse, which is faster; else by LU.
     """
     if isinstance(matrix, torch.Tensor):
         factor, failed = torch.linalg.cholesky_ex(matrix)
@@ -37,17 +36,14 @@ def cholesky(matrix: Array) -> Array | None:
 
 
 def solve_triangular(factor: Array, b: Array, *, upper: bool) -> Array:
-    """`factor^-1 b` for a triangular factor `(r, r)` and `b` `(r, c)`.
-
-    By LU where the library has no such solver (MKL's fails now and then at a thousand rows).
-    """
+    """`factor^-1 b` for a triangular factor `(r, r)` and `b` `(r, c)`."""
     if isinstance(factor, torch.Tensor):
         return torch.linalg.solve_triangular(factor, b, upper=upper)
-    return namespace(factor).linalg.solve(factor, b)
+    return namespace(factor).linalg.solve(factor, b)  # the standard has no triangular solver
 
 
 def arithmetic(reference: Array) -> str:
-    """What decides the bits of dense algebra where the array lives, and a checksum of such bits."""
+    """Name what decides the bits of dense algebra on the array's device, and checksum some bits."""
     place = torch.backends.cpu.get_cpu_capability()
     if not on_cpu(reference):
         place = torch.cuda.get_device_name(to_torch(reference).device)

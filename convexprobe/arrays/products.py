@@ -1,4 +1,7 @@
-"""Products with blocks of rows: shared among threads, in blocks that stay in cache."""
+"""Products with blocks of rows: threads share the rows, and a block stays in cache.
+
+The numbers behind the constants are in `docs/decisions/row_blocks.md`.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,17 @@ import torch
 from convexprobe.arrays.backend import Array, on_cpu
 
 _FEW = 64
-"""Rows of a left factor up to which MKL's threads help a product little: see `dot_rows`."""
+"""Rows of a left factor up to which MKL's own threads help a product little."""
 
 _PART = 32
-"""Rows that a thread multiplies at least."""
+"""The least rows that a thread is given to multiply."""
 
 
 def dot_rows(a: Array, x: Array) -> Array:
     """`a x^T`, `(q, r)`: rows of `a` `(q, d)` with rows of `x` `(r, d)`.
 
-    On a CPU with several threads and few rows in `a`, each thread takes its part of `x`; MKL has
-    them share one product instead. GFLOP/s this way and MKL's (2 threads, float32, 640 x 2 048):
-    27 and 16 at q = 1, 101 and 72 at 10, 156 and 139 at 30, 198 and 190 at 100; `a x` alike.
+    On a CPU with several threads and few rows in `a`, each thread multiplies its part of `x`, which
+    is faster than the one product that MKL's threads would share.
     """
     parts = _parts(a, x)
     if parts == 1:
@@ -46,7 +48,7 @@ def combine_rows(a: Array, x: Array) -> Array:
 
 
 def _parts(a: Array, x: Array) -> int:
-    """How many parts of the rows of `x` are multiplied beside each other."""
+    """Into how many parts the rows of `x` are split, one a thread."""
     if not isinstance(x, torch.Tensor) or x.device.type != "cpu" or x.dtype != torch.float32:
         return 1
     most = x.shape[0] // _PART if a.shape[0] <= _FEW else 1
@@ -54,10 +56,6 @@ def _parts(a: Array, x: Array) -> int:
 
 
 def block_rows(columns: int, reference: Array) -> int:
-    """Rows a block holds so that it stays in cache between its two products.
-
-    Measured on a CPU: 4 to 6 MB is best from 10 to 25 088 columns (0.84 s a pass at 64 rows of
-    25 088 columns, 1.47 s at 512). A GPU wants far more rows in flight.
-    """
+    """Rows of a block that stays in cache between its two products; far more on a GPU."""
     target, least, most = (5 << 20, 64, 8192) if on_cpu(reference) else (1 << 28, 512, 1 << 17)
     return min(max(target // (4 * max(columns, 1)), least), most)

@@ -1,16 +1,16 @@
 """Several processes: sums over ranks, and the parts of a list for jobs that never talk.
 
-The rows of a matrix may be dealt out over the ranks of a `torch.distributed` process group: rank 0
-holds the first of them, rank 1 the next, and so on, as many each as they like, none too. All that
-solvers know of the rows is sums over them, so a sum over ranks is the only message; whatever else
-has to agree (labels, class lists, rank 0's clock, an error) is sent as a sum to which other ranks
-add zeros. Sums are made in float64 and end in the same bits on every rank.
+The rows of a matrix may be distributed over the ranks of a `torch.distributed` process group: rank
+0 holds the first of them, rank 1 the next, and so on. Ranks may hold different numbers of rows, or
+none. Solvers read the rows only through sums over them, so the only message is a sum over ranks.
+Everything else that has to agree (labels, class lists, rank 0's clock, an error) is sent as a sum
+to which the other ranks add zeros. Sums are made in float64 and have the same bits on every rank.
 
-Everything else is computed by every rank alike, from those sums: `w`, the certificate and every
-decision. Ranks whose arithmetic differs in its bits would part at some decision and wait for each
-other, so they are refused at the door (`arrays.linalg.arithmetic`). Draws are over the numbers
-of all rows, from one stream: each rank keeps its own rows of the draw, so that the result is that
-of one process, to rounding, however the rows are dealt out.
+Each rank computes `w`, the certificate and every decision itself, from those sums. Ranks whose
+arithmetic differs in its bits would differ at some decision and then wait for each other, so
+`fit_probes` refuses them at once (`arrays.linalg.arithmetic`). Random draws are over the row
+numbers of all ranks, from one stream, and each rank keeps its own rows of a draw. So the result is
+that of one process, up to rounding, however the rows are distributed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ S = TypeVar("S", bound=Sequence[Any])
 
 @dataclass(frozen=True)
 class Communicator:
-    """The ranks over which rows are dealt out; by default this process alone, and sums cost none.
+    """The ranks over which rows are distributed; by default this process alone.
 
     Attributes:
         process_group: a `torch.distributed` process group that this process is in, or None.
@@ -64,7 +64,7 @@ class Communicator:
 
     @property
     def rank(self) -> int:
-        """The number of this process."""
+        """The number of this process, from 0."""
         return 0 if self.process_group is None else dist.get_rank(self.process_group)
 
     @property
@@ -74,11 +74,11 @@ class Communicator:
 
     @property
     def min_rows(self) -> int:
-        """Rows that this process has to have: beside others it may have none."""
+        """The fewest rows that this process may have: none where there are other ranks."""
         return 1 if self.process_group is None else 0
 
     def all_reduce(self, *arrays: Array) -> tuple[Array, ...]:
-        """Each array summed over the ranks, in its own library, device and dtype: one message.
+        """Sum each array over the ranks; it keeps its library, device and dtype. One message.
 
         Raises:
             RuntimeError: a rank is gone, or did not answer within the group's timeout.
@@ -102,17 +102,17 @@ class Communicator:
 
     def counts(self, rows: int) -> np.ndarray:
         """The rows of every rank, `(size,)`."""
-        found = np.zeros(self.size)
-        found[self.rank] = rows
-        return self.all_reduce(found)[0].astype(np.int64)
+        counts = np.zeros(self.size)
+        counts[self.rank] = rows
+        return self.all_reduce(counts)[0].astype(np.int64)
 
     def span(self, rows: int) -> tuple[slice, int]:
-        """Where this rank's rows stand among those of all ranks, and how many those are."""
+        """This rank's slice of the rows of all ranks, and the number of those."""
         ends = np.cumsum(self.counts(rows))
         return slice(int(ends[self.rank]) - rows, int(ends[self.rank])), int(ends[-1])
 
     def all_gather(self, array: Array) -> Array:
-        """The rows `(r, ...)` of all ranks, one rank after another; exact up to float64."""
+        """The rows `(r, ...)` of all ranks in their order; exact for what float64 can hold."""
         if self.process_group is None:
             return array
         own, rows = self.span(array.shape[0])
@@ -132,27 +132,27 @@ class Communicator:
         return [part.astype(np.uint8).tobytes().decode() for part in parts]
 
     def broadcast(self, array: Array) -> Array:
-        """Rank 0's array on every rank, where all have one of that shape; exact up to float64."""
+        """Rank 0's array on every rank; each passes one of that shape. Exact as `all_gather`."""
         mine = array if self.rank == 0 else namespace(array).zeros_like(array)
         return self.all_reduce(mine)[0]
 
     def clock(self, seconds: float) -> float:
-        """Rank 0's time on every rank: of clocks, one has to be right."""
+        """Rank 0's time on every rank, so that all stop together."""
         return float(self.broadcast(np.asarray(seconds)))
 
     @contextmanager
     def raise_together(self) -> Iterator[None]:
-        """A block without messages, whose `TypeError`, `ValueError` or `OverflowError` all raise.
+        """If any rank raises in this block, every rank raises. The block must not communicate.
 
-        Else the ranks without an error would wait for the one that has it.
+        This holds for `TypeError`, `ValueError` and `OverflowError`.
         """
         try:
             yield
             error = ""
-        except (TypeError, ValueError, OverflowError) as found:
+        except (TypeError, ValueError, OverflowError) as raised:
             if self.process_group is None:
                 raise
-            error = f"{type(found).__name__}: {found}"
+            error = f"{type(raised).__name__}: {raised}"
         for rank, text in enumerate(self.texts(error)):
             if text:
                 kind, _, message = text.partition(": ")
@@ -183,16 +183,20 @@ ALONE = Communicator()
 
 
 def local(index: np.ndarray, own: slice) -> np.ndarray:
-    """Of row numbers among all ranks' rows, those of this rank, counted from its first row."""
+    """Those of the numbers of all ranks' rows that are this rank's, counted from its first row."""
     return index[(index >= own.start) & (index < own.stop)] - own.start
 
 
 def shard(items: S, part: str) -> S:
-    """The part "i/n" of a list, tuple or range, i from 0: stretches that differ by one at most.
+    """Part i of n consecutive parts of a list, tuple or range; their lengths differ by at most one.
 
     For jobs that never talk (a Slurm array over checkpoints or layers), and for the rows that a
     rank extracts: `Subset(data, shard(range(len(data)), f"{rank}/{ranks}"))`. Neighbours stay
     together, so that each checkpoint can start from the one before.
+
+    Args:
+        items: what is divided.
+        part: "i/n", with i from 0 to n - 1.
 
     Raises:
         ValueError: not of that form, or i not below n.

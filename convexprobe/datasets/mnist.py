@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import logging
-import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,25 +17,14 @@ import pooch
 
 _DIRECTORY_VARIABLE = "CONVEXPROBE_DATA"
 
-# tried in this order; the original host answers most requests with an error
-_MIRRORS = (
-    "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)
-
 _SHA256 = {
-    "train-images-idx3-ubyte.gz": (
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-    ),
-    "train-labels-idx1-ubyte.gz": (
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-    ),
-    "t10k-images-idx3-ubyte.gz": (
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-    ),
-    "t10k-labels-idx1-ubyte.gz": (
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
-    ),
+    f"{name}-ubyte.gz": sha256
+    for name, sha256 in {
+        "train-images-idx3": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "train-labels-idx1": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "t10k-images-idx3": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "t10k-labels-idx1": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    }.items()
 }
 
 _PREFIXES = {"train": "train", "test": "t10k"}
@@ -44,10 +33,10 @@ _PREFIXES = {"train": "train", "test": "t10k"}
 def mnist(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
     """The images and labels of one split of MNIST, in the order of the original files.
 
-    If the environment variable `CONVEXPROBE_DATA` names a directory, the files are read from it
-    or from its folder `mnist`; it is never written to, and no network is used. Otherwise they are
+    If the environment variable `CONVEXPROBE_DATA` names a directory, the files are read from it or
+    from its folder `mnist`; it is never written to, and no network is used. Otherwise the files are
     downloaded at the first call (11.6 MB for both splits) and kept in the user's cache directory.
-    Their sha256 is checked at every call, wherever they come from.
+    Their SHA-256 is checked at every call, wherever they come from.
 
     Args:
         split: "train" (60 000 images) or "test" (10 000 images).
@@ -58,52 +47,86 @@ def mnist(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
         Both are new arrays that the caller may change.
 
     Raises:
-        ValueError: the split has another name; or a file is not the original one.
+        ValueError: the split has another name, or a file is not the original one.
         FileNotFoundError: `CONVEXPROBE_DATA` is set and a file is not there.
         OSError: no mirror delivered a file, or the cache cannot be written.
     """
-    if split not in _PREFIXES:
-        raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
-    prefix = _PREFIXES[split]
-    images = _read_idx(_locate(f"{prefix}-images-idx3-ubyte.gz"), shape=(-1, 28, 28))
-    labels = _read_idx(_locate(f"{prefix}-labels-idx1-ubyte.gz"), shape=(len(images),))
-    return images, labels.astype(np.int64)
+    return Files().read(split)
 
 
-def _locate(name: str) -> Path:
-    # an empty value is how shells and CI files unset a variable
-    directory = os.environ.get(_DIRECTORY_VARIABLE)
-    return _find(name, Path(directory)) if directory else _download(name)
+@dataclass(frozen=True)
+class Files:
+    """The four files.
+
+    Attributes:
+        mirrors: base URLs, tried in this order.
+        sha256: by file name.
+        cache: the directory for downloads; by default in the user's cache directory.
+    """
+
+    # the original host answers most requests with an error
+    mirrors: tuple[str, ...] = (
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    )
+    sha256: Mapping[str, str] = field(default_factory=lambda: _SHA256)
+    cache: Path = field(default_factory=lambda: Path(pooch.os_cache("convexprobe")) / "mnist")
+
+    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """As `mnist`."""
+        if split not in _PREFIXES:
+            raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
+        prefix = _PREFIXES[split]
+        images = self._read_idx(f"{prefix}-images-idx3-ubyte.gz", shape=(-1, 28, 28))
+        labels = self._read_idx(f"{prefix}-labels-idx1-ubyte.gz", shape=(len(images),))
+        return images, labels.astype(np.int64)
+
+    def locate(self, name: str) -> Path:
+        """The path of a file, which is downloaded if need be."""
+        # an empty value is how shells and CI files unset a variable
+        directory = os.environ.get(_DIRECTORY_VARIABLE)
+        return _find(name, Path(directory)) if directory else self._download(name)
+
+    def _download(self, name: str) -> Path:
+        """The file in the cache, from the first mirror that delivers the right bytes."""
+        failures = []
+        for mirror in self.mirrors:
+            fetcher = pooch.create(path=self.cache, base_url=mirror, registry=dict(self.sha256))
+            try:
+                with _quiet_pooch():
+                    return Path(fetcher.fetch(name))
+            except (OSError, ValueError) as error:  # a wrong hash is a ValueError
+                failures.append(f"{mirror}: {error}")
+        raise OSError(
+            f"could not download {name} to {self.cache}. Without a network, put MNIST's four .gz "
+            f"files in a directory and set the environment variable {_DIRECTORY_VARIABLE} to it. "
+            "Tried:\n  " + "\n  ".join(failures)
+        )
+
+    def _read_idx(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The array in a gzipped IDX file; -1 in `shape` is any length."""
+        path = self.locate(name)
+        compressed = path.read_bytes()
+        expected, found = self.sha256[name], hashlib.sha256(compressed).hexdigest()
+        if found != expected:
+            raise ValueError(
+                f"{path} is damaged or another file: expected sha256 {expected}, "
+                f"found {found} ({len(compressed)} bytes)"
+            )
+        # IDX: a header of four bytes, and four for the length of each axis; then the values
+        values = np.frombuffer(gzip.decompress(compressed), np.uint8, offset=4 + 4 * len(shape))
+        return values.reshape(shape).copy()  # a view would be read-only, which torch warns about
 
 
 def _find(name: str, directory: Path) -> Path:
     # pooch's own `env=` is not used: it writes into the directory and fetches what is missing
-    candidates = (directory / name, directory / "mnist" / name)
-    for path in candidates:
+    for path in (directory / name, directory / "mnist" / name):
         if path.is_file():
             return path
     state = "has no such file" if directory.is_dir() else "is not a directory"
     raise FileNotFoundError(
         f"expected {name} in the directory named by {_DIRECTORY_VARIABLE} or in its folder "
         f"'mnist', but {directory} {state}; put the file there, or unset the variable to download"
-    )
-
-
-def _download(name: str) -> Path:
-    """The file in the cache, fetched from the first mirror that delivers the right bytes."""
-    cache = Path(pooch.os_cache("convexprobe")) / "mnist"
-    failures = []
-    for mirror in _MIRRORS:
-        fetcher = pooch.create(path=cache, base_url=mirror, registry=_SHA256)
-        try:
-            with _quiet_pooch():
-                return Path(fetcher.fetch(name))
-        except (OSError, ValueError) as error:  # requests' errors are OSErrors; a bad hash is not
-            failures.append(f"{mirror}: {error}")
-    raise OSError(
-        f"could not download {name} to {cache}. Without a network, put MNIST's four .gz files in "
-        f"a directory and set the environment variable {_DIRECTORY_VARIABLE} to it. Tried:\n  "
-        + "\n  ".join(failures)
     )
 
 
@@ -117,41 +140,3 @@ def _quiet_pooch() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The array in a gzipped IDX file whose sha256 is known; -1 in `shape` is any length."""
-    compressed = path.read_bytes()
-    expected, found = _SHA256[path.name], hashlib.sha256(compressed).hexdigest()
-    if found != expected:
-        raise ValueError(
-            f"{path} is damaged or another file: expected sha256 {expected}, "
-            f"found {found} ({len(compressed)} bytes)"
-        )
-    array = _parse_idx(gzip.decompress(compressed), path)
-    if array.ndim != len(shape) or any(
-        want not in (-1, have) for want, have in zip(shape, array.shape, strict=True)
-    ):
-        raise ValueError(f"{path}: expected shape {shape} (-1: any), found {array.shape}")
-    return array
-
-
-def _parse_idx(content: bytes, path: Path) -> np.ndarray:
-    """IDX: two zero bytes, the type (8: uint8), the number of axes, the length of each axis as
-    a big-endian uint32, then the values in C order."""
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise ValueError(
-            f"{path}: expected an IDX file of unsigned bytes, which starts with 00 00 08, "
-            f"found {content[:3].hex(' ') or 'nothing'}"
-        )
-    start = 4 + 4 * content[3]
-    if len(content) < start:
-        raise ValueError(f"{path}: expected a header of {start} bytes, found {len(content)}")
-    lengths = tuple(np.frombuffer(content[4:start], dtype=">u4").tolist())
-    if len(content) - start != math.prod(lengths):
-        raise ValueError(
-            f"{path}: expected {math.prod(lengths)} values for the shape {lengths} in its header, "
-            f"found {len(content) - start}"
-        )
-    # frombuffer alone gives a read-only view, which torch warns about
-    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(lengths).copy()

@@ -1,4 +1,4 @@
-"""Rows read in blocks give the answer of rows in memory, in a bounded part of it."""
+"""Rows that are read in blocks give the answer of rows in memory, and need a part of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 import convexprobe as cxp
-import convexprobe.activations.stream as streaming
 from convexprobe.activations.placement import free_memory, place
 from convexprobe.activations.source import Rows
 from convexprobe.activations.stored import HostRows
-from convexprobe.activations.stream import Stream
+from convexprobe.activations.stream import LEAST, Stream
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
+from convexprobe.solvers.loop import solve
 from convexprobe.solvers.solution import Status
 from tests.claims import untimed
 from tests.oracle import random_data
@@ -40,11 +40,8 @@ def stored(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return store
 
 
-@pytest.fixture
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks even of a small matrix, each of several blocks."""
-    monkeypatch.setattr(streaming, "CHUNK", 6000)
-    monkeypatch.setattr("convexprobe.activations.source.block_rows", lambda columns, reference: 64)
+SMALL: dict[str, Any] = {"chunk": 6000, "most_rows": 64}
+"""Several chunks even of a small matrix, each of several blocks."""
 
 
 def matrix(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -52,11 +49,10 @@ def matrix(n: int, d: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, T
     return torch.tensor(data.x).to(dtype), torch.tensor(data.y)
 
 
-@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_blocks_and_gathered_rows_are_those_of_memory(stored: Any, dtype: torch.dtype) -> None:
     x, _ = matrix(1001, 7, dtype)
-    memory, stream = Rows(x), Stream(stored(x), "cpu", 0)
+    memory, stream = Rows(x, 64), Stream(stored(x), "cpu", 0, **SMALL)
     assert (stream.n, stream.d) == (1001, 7)
     for _ in range(2):  # the second pass is given the buffers of the first
         pairs = zip(memory.blocks(), stream.blocks(), strict=True)
@@ -72,24 +68,22 @@ def test_blocks_and_gathered_rows_are_those_of_memory(stored: Any, dtype: torch.
     assert torch.equal(part.subset(np.array([7])).take(np.array([0])), expected.matrix[7:8])
 
 
-@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_gives_the_answer_of_memory(solver: str, tmp_path: Path) -> None:
     x, y = matrix(1500, 6, torch.float32)
     write_activations(tmp_path, {"a": x}, y)
-    activations, labels = cxp.open_activations(tmp_path)
-    options: dict[str, Any] = {"l2": [1e-2, 1.0], "tol": 2e-2, "max_passes": 300}
-    memory = cxp.fit_probes({"a": x}, y, solver, **options)["a"]
-    stream = cxp.fit_probes(activations, labels, solver, memory_limit=1, **options)["a"]
-    loaded = cxp.fit_probes(activations, labels, solver, **options)["a"]
-    assert memory.status is Status.CERTIFIED
-    for found in (stream, loaded):  # the same blocks, so the same sums to the last bit
-        assert torch.equal(found.weights, memory.weights)
-        assert (found.loss, found.gap, found.l2) == (memory.loss, memory.gap, memory.l2)
-        assert untimed(found.path) == untimed(memory.path) and found.passes == memory.passes
+    stream = Stream(cxp.open_activations(tmp_path)[0]["a"], "cpu", 1e9, **SMALL)
+    found = []
+    for rows in (Rows(x, 64), stream):  # the same blocks, so the same sums to the last bit
+        problem = Problem(rows, y, [1e-2, 1.0], classes=3)
+        found.append(solve(problem, SOLVERS[solver](), tol=2e-2, max_passes=300))
+    memory, streamed = found
+    assert set(memory.status) == {Status.CERTIFIED}
+    assert torch.equal(streamed.w, memory.w) and streamed.passes.tolist() == memory.passes.tolist()
+    for name in ("loss", "objective", "gap"):
+        assert getattr(streamed, name).tolist() == getattr(memory, name).tolist()
 
 
-@pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize(
     "options",
     [
@@ -105,8 +99,11 @@ def test_every_kind_of_fit_can_be_streamed(options: dict[str, Any], tmp_path: Pa
     activations, labels = cxp.open_activations(tmp_path)
     memory = cxp.fit_probes({"a": x}, y, tol=1e-2, **options)["a"]
     stream = cxp.fit_probes(activations, labels, tol=1e-2, memory_limit=1, **options)["a"]
-    np.testing.assert_allclose(stream.weights, memory.weights, atol=1e-6)
-    assert stream.validation_error == memory.validation_error and stream.l2 == memory.l2
+    loaded = cxp.fit_probes(activations, labels, tol=1e-2, **options)["a"]
+    for found in (stream, loaded):
+        assert torch.equal(found.weights, memory.weights)
+        assert (found.loss, found.gap, found.l2) == (memory.loss, memory.gap, memory.l2)
+        assert untimed(found.path) == untimed(memory.path) and found.passes == memory.passes
 
 
 def test_validation_and_evaluation_read_from_disk(tmp_path: Path) -> None:
@@ -173,11 +170,11 @@ def test_samples_keep_to_the_limit(tmp_path: Path) -> None:
     x, y = matrix(20_000, 4, torch.float32)
     write_activations(tmp_path, {"a": x}, y, rows=5000)
     shards = cxp.open_activations(tmp_path)[0]["a"]
-    assert Stream(shards, "cpu", 1e3).capacity == streaming.LEAST
+    assert Stream(shards, "cpu", 1e3).capacity == LEAST
     assert Stream(shards, "cpu", 1e6).capacity == 6250
     problem = Problem(Stream(shards, "cpu", 1e3), y, [1e-3], classes=3)
     state = SOLVERS["newton-cg"](rows=5000).init(problem, problem.constant_classifier())
-    assert len(state.sample.index) < 1.1 * streaming.LEAST
+    assert len(state.sample.index) < 1.1 * LEAST
 
 
 def test_one_layer_is_in_memory_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
