@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
-from math import isnan
+from math import isnan, nan
 from numbers import Integral, Real
+from pathlib import Path
+from reprlib import Repr
 from typing import Any
+
+_REPR = Repr()  # does not fail where `repr` does, and never writes out all of a long list
+_REPR.maxstring = _REPR.maxother = 60
 
 
 def check_integer(name: str, value: Any, *, least: int = 0) -> int:
@@ -17,9 +23,9 @@ def check_integer(name: str, value: Any, *, least: int = 0) -> int:
         ValueError: below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: expected an integer, found {_shown(value)}")
+        raise TypeError(f"{name}: expected an integer, found {shown(value)}")
     if value < least:
-        raise ValueError(f"{name}: expected an integer of at least {least}, found {value}")
+        raise ValueError(f"{name}: expected an integer of at least {least}, found {shown(value)}")
     return int(value)
 
 
@@ -35,11 +41,15 @@ def check_real(
     bound = "" if above is None else f" above {above:g}"
     bound = bound if least is None else f" of at least {least:g}"
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: expected a number{bound}, found {_shown(value)}")
+        raise TypeError(f"{name}: expected a number{bound}, found {shown(value)}")
     low = (above is not None and value <= above) or (least is not None and value < least)
-    if isnan(value) or low:
-        raise ValueError(f"{name}: expected a number{bound}, found {value}")
-    return float(value)
+    try:
+        number = nan if low else float(value)
+    except OverflowError:  # an integer that no float can hold
+        number = nan
+    if isnan(number):
+        raise ValueError(f"{name}: expected a number{bound}, found {shown(value)}")
+    return number
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
@@ -51,7 +61,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     """
     known = list(choices)
     if not isinstance(value, str):
-        raise TypeError(f"{name}: expected one of {', '.join(known)}, found {_shown(value)}")
+        raise TypeError(f"{name}: expected one of {', '.join(known)}, found {shown(value)}")
     if value not in known:
         near = get_close_matches(value, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -59,8 +69,21 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     return value
 
 
-def _shown(value: Any) -> str:
+def check_bool(name: str, value: Any) -> bool:
+    """The value, which must be True or False; otherwise a TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, found {shown(value)}")
+    return value
+
+
+def check_path(name: str, value: Any) -> Path:
+    """The value as a path; a TypeError if it is neither a string nor a path."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name}: expected a path, found {shown(value)}")
+    return Path(value)
+
+
+def shown(value: Any) -> str:
     """The value and its type, cut to a line."""
-    text = repr(value).splitlines()[0] if repr(value) else ""
-    text = text if len(text) <= 60 else f"{text[:57]}..."
+    text = (_REPR.repr(value).splitlines() or [""])[0]
     return f"{text} ({type(value).__name__})"
