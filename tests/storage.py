@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from convexprobe._files import write_whole
-from convexprobe._hashing import raw_bytes
-from convexprobe.activations.manifest import Block, Layer, Manifest
+from convexprobe.activations.manifest import LABELS, Block, Layer, Manifest
 
 
 class Exhausted:
@@ -35,17 +31,14 @@ def write_activations(
 ) -> None:
     """A directory as extract writes it, in blocks of so many rows."""
     directory.mkdir(exist_ok=True)
-    listed = [Layer((n,), x.shape[1], str(x.dtype).split(".")[1]) for n, x in layers.items()]
+    listed = [Layer.of((name,), x) for name, x in layers.items()]
     blocks = []
     for start in range(0, len(labels), rows):
         tensors = {
             layer.key: x[start : start + rows].clone()
             for layer, x in zip(listed, layers.values(), strict=True)
         }
-        tensors["labels"] = labels[start : start + rows].clone()
-        crc = {key: zlib.crc32(raw_bytes(t)) for key, t in tensors.items()}
-        data = save(tensors)
-        name = f"{len(blocks):05d}.safetensors"
-        write_whole(directory / name, data)
-        blocks.append(Block(name, len(data), len(tensors["labels"]), 1, 0, crc))
-    Manifest("", {}, tuple(listed), True, tuple(blocks), True).write(directory)
+        tensors[LABELS] = labels[start : start + rows].clone()
+        blocks.append(Block.write(directory, len(blocks), tensors, 1, 0))
+    kind = Layer.of((), labels).dtype
+    Manifest("", {}, tuple(listed), kind, tuple(blocks), True).write(directory)

@@ -18,12 +18,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from convexprobe._arguments import check_bool, check_path
+from convexprobe._files import open_regular
 from convexprobe._hashing import raw_bytes
-from convexprobe.activations.manifest import LABELS, Block, Layer, Manifest
+from convexprobe.activations.manifest import Block, Layer, Manifest, block_name
 from convexprobe.activations.stored import CHUNK, StoredRows
+
+MOST_HEADER = 100 << 20
+"""Bytes of a block's header that is read: the limit of safetensors."""
 
 DENSE = 8
 """If at least one in so many rows is wanted, all rows between them are read, in one go."""
@@ -39,10 +43,10 @@ class DirectoryRows(StoredRows):
         self.blocks = blocks
         self.checked: set[int] = set()
         """Numbers of the blocks whose rows are as they were written."""
-        self._ends = list(accumulate(block.rows for block in blocks))
+        self.block_ends = list(accumulate(block.rows for block in blocks))
 
     def __repr__(self) -> str:
-        return f"DirectoryRows({self.layer.names[0]!r}, {self.shape}, {self.layer.dtype})"
+        return f"DirectoryRows({self.layer.key!r}, {self.shape}, {self.layer.dtype})"
 
     @contextmanager
     def reader(self) -> Iterator[_Reader]:
@@ -68,6 +72,7 @@ class DirectoryRows(StoredRows):
                 hi = int(np.searchsorted(wanted, min(start + window, end)))
                 stop = int(wanted[hi - 1]) + 1
                 rows, to = wanted[lo:hi], order[lo:hi]
+                read.verify(number)
                 if DENSE * (hi - lo) >= stop - start:
                     dense = self.buffer(window) if dense is None else dense
                     span = read(start, stop, dense)
@@ -82,12 +87,12 @@ class DirectoryRows(StoredRows):
 
     def block_of(self, row: int) -> tuple[int, int, int]:
         """The number of a row's block, the block's first row and the one after its last."""
-        number = bisect_right(self._ends, row)
-        return number, self._ends[number] - self.blocks[number].rows, self._ends[number]
+        number = bisect_right(self.block_ends, row)
+        return number, self.block_ends[number] - self.blocks[number].rows, self.block_ends[number]
 
     def path(self, number: int) -> Path:
         """The file of a block."""
-        return self.directory / self.blocks[number].file
+        return self.directory / block_name(number)
 
     def torn(self, number: int, why: str) -> ValueError:
         """The error for a block that is not what was written."""
@@ -123,6 +128,17 @@ class _Reader:
             at = upto
         return buffer[: stop - start]
 
+    def verify(self, number: int) -> None:
+        """Read a block from end to end, to check it, unless that has been done."""
+        if number not in self.stored.checked:
+            self.close()
+            stop = self.stored.block_ends[number]
+            start = stop - self.stored.blocks[number].rows
+            step = max(CHUNK // self.stored.row_bytes, 1)
+            buffer = self.stored.buffer(min(step, stop - start))
+            for at in range(start, stop, step):
+                self(at, min(at + step, stop), buffer)
+
     def fill(self, number: int, position: int, view: memoryview) -> None:
         """Fill the view with a block's bytes of the layer from `position` on, unchecked."""
         if number != self.number:
@@ -142,25 +158,22 @@ class _Reader:
 
     def _open(self, number: int) -> None:
         self.close()
-        path, block, layer = self.stored.path(number), self.stored.blocks[number], self.stored.layer
+        path, block = self.stored.path(number), self.stored.blocks[number]
         try:
-            self.file = open(path, "rb", buffering=0)  # noqa: SIM115 (open until another is read)
+            self.file = open_regular(path)
         except OSError as error:
             raise ValueError(
                 f"{os.fspath(path)!r}: a block of activations is gone: {error}"
             ) from None
         try:
             length = int.from_bytes(self.file.read(8), "little")
-            header = json.loads(self.file.read(min(length, block.bytes)))
-            entry = header[layer.key]
-            start, stop = entry["data_offsets"]
-            shape = tuple(entry["shape"])
-        except (KeyError, TypeError, ValueError) as error:
+            if length > min(block.bytes, MOST_HEADER):
+                raise ValueError(f"it would have {length} bytes")
+            header = json.loads(self.file.read(length))
+            self.offset = 8 + length + self.stored.layer.offset(header, block.rows)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise self.stored.torn(number, f"its header cannot be read: {error}") from None
-        size = block.rows * self.stored.row_bytes
-        if shape != (block.rows, layer.width) or stop - start != size:
-            raise self.stored.torn(number, f"its header says {shape} for {layer.key!r}")
-        self.number, self.offset = number, 8 + length + int(start)
+        self.number = number
 
     def _check(self, position: int, view: memoryview) -> None:
         """Continue the checksum of a block that is read in order; compare it at the block's end."""
@@ -195,7 +208,8 @@ def open_activations(
         FileNotFoundError: the directory has no manifest.
         ValueError: a damaged directory, one of something else, or an interrupted extraction.
     """
-    directory = Path(directory)
+    directory = check_path("directory", directory)
+    check_bool("partial", partial)
     manifest = Manifest.read(directory)
     if not manifest.complete and not partial:
         raise ValueError(
@@ -206,28 +220,18 @@ def open_activations(
     whole = manifest.check_sizes(directory)
     if whole < len(blocks):
         raise ValueError(
-            f"{os.fspath(directory / blocks[whole].file)!r}: expected {blocks[whole].bytes} bytes, "
+            f"{os.fspath(directory / block_name(whole))!r}: expected {blocks[whole].bytes} bytes, "
             "found a torn or missing block; call extract again to redo it"
         )
     if not blocks:
         raise ValueError(f"{os.fspath(directory)!r}: no row was written before the interruption")
     rows: dict[str, DirectoryRows] = {}
-    for layer in manifest.layers:
-        rows.update(dict.fromkeys(layer.names, DirectoryRows(directory, blocks, layer)))
-    return rows, _labels(directory, blocks) if manifest.labels else None
-
-
-def _labels(directory: Path, blocks: tuple[Block, ...]) -> Tensor:
-    """The labels of all blocks, `(n,)`, checked."""
-    parts = []
-    for block in blocks:
-        path = directory / block.file
-        try:
-            with safe_open(path, framework="pt") as file:
-                labels = file.get_tensor(LABELS)
-        except SafetensorError as error:
-            raise ValueError(f"{os.fspath(path)!r}: torn or changed: {error}") from None
-        if len(labels) != block.rows or zlib.crc32(raw_bytes(labels)) != block.crc32[LABELS]:
-            raise ValueError(f"{os.fspath(path)!r}: torn or changed: its labels are other ones")
-        parts.append(labels)
-    return torch.cat(parts)
+    for tensor in manifest.tensors:
+        stored = DirectoryRows(directory, blocks, tensor)
+        rows.update(dict.fromkeys(tensor.names, stored))
+    if manifest.labels is None:
+        return rows, None
+    with stored.reader() as read:
+        for number in range(len(blocks)):  # in a small buffer: nothing false takes memory
+            read.verify(number)
+    return rows, stored.load()[:, 0]

@@ -9,8 +9,9 @@ manifest lists
     model              SHA-256 of the parameters and buffers
     request            what was asked for: points, dtype, pools
     layers             names, width and dtype of each, in the order of computation
-    labels             whether there are labels
+    labels             the dtype of the labels; null if there are none
     blocks             what `Block` has, of each
+    crc32              CRC-32 of all this
 
 and is replaced after every block, so that every block that it lists is complete on disk.
 """
@@ -19,39 +20,97 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
+from torch import Tensor
 
-from convexprobe._files import write_whole
+from convexprobe._arguments import check_bool, check_integer
+from convexprobe._files import read_json, write_whole
+from convexprobe._hashing import raw_bytes
 
-FORMAT = "convexprobe-activations-1"
+FORMAT = "convexprobe-activations-2"
 MANIFEST = "manifest.json"
 LABELS = "labels"
+
+MOST = 256 << 20
+"""Bytes of a manifest that is read: more would be a directory of hundreds of terabytes."""
+
+FLOATS = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+}
+"""The dtypes that layers may have, as torch and as safetensors call them."""
+
+DTYPES = {
+    **FLOATS,
+    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+    "bool": "BOOL",
+}
+"""The dtypes that labels may have."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a manifest; `names` are all the names under which it was asked for."""
+    """A layer, or the labels, which have no name.
+
+    Attributes:
+        names: all the names under which it was asked for.
+        width: the features of a row.
+        dtype: of the stored values, as torch calls it.
+    """
 
     names: tuple[str, ...]
     width: int
     dtype: str
 
+    def __post_init__(self) -> None:
+        if self.dtype not in (FLOATS if self.names else DTYPES):
+            raise ValueError(f"{self.key!r} has the dtype {self.dtype}, which cannot be stored")
+
+    @classmethod
+    def of(cls, names: Iterable[str], rows: Tensor) -> Layer:
+        """The layer of these rows `(n, d)`; of labels `(n,)` if there is no name."""
+        width = 1 if rows.ndim == 1 else rows.shape[1]
+        return cls(tuple(names), width, str(rows.dtype).removeprefix("torch."))
+
     @property
     def key(self) -> str:
         """The name of its tensor in every block."""
-        return f"activations/{self.names[0]}"
+        return f"activations/{self.names[0]}" if self.names else LABELS
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.width * getattr(torch, self.dtype).itemsize
+
+    def offset(self, header: dict[str, Any], rows: int) -> int:
+        """Where its bytes begin behind the header of a block; a ValueError if that is wrong."""
+        entry = header[self.key]
+        shape = [rows, self.width] if self.names else [rows]
+        start, stop = (check_integer("data_offsets", at) for at in entry["data_offsets"])
+        if [entry["dtype"], entry["shape"]] != [DTYPES[self.dtype], shape]:
+            raise ValueError(f"{self.key!r} is {entry['dtype']} {entry['shape']}")
+        if stop - start != rows * self.row_bytes:
+            raise ValueError(f"{self.key!r} has {stop - start} bytes")
+        return start
 
 
 @dataclass(frozen=True)
 class Block:
-    """One file of a manifest.
+    """One file of rows.
 
     Attributes:
-        file: the file's name in the directory.
         bytes: the file's size.
         rows: the number of examples.
         batches: the number of the loader's batches that they came from.
@@ -59,12 +118,26 @@ class Block:
         crc32: CRC-32 of the bytes of each tensor, by its name.
     """
 
-    file: str
     bytes: int
     rows: int
     batches: int
     inputs: int
     crc32: dict[str, int]
+
+    @classmethod
+    def write(
+        cls, directory: Path, number: int, tensors: Mapping[str, Tensor], batches: int, inputs: int
+    ) -> Block:
+        """Write the file of a block."""
+        crc32 = {key: zlib.crc32(raw_bytes(tensor)) for key, tensor in tensors.items()}
+        data = save(dict(tensors))
+        write_whole(directory / block_name(number), data)
+        return cls(len(data), len(next(iter(tensors.values()))), batches, inputs, crc32)
+
+
+def block_name(number: int) -> str:
+    """A block's file name, which no manifest can change to that of another file."""
+    return f"{number:05d}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -73,9 +146,9 @@ class Manifest:
 
     model: str
     request: dict[str, Any]
-    layers: tuple[Layer, ...]
-    labels: bool
-    blocks: tuple[Block, ...]
+    layers: tuple[Layer, ...] = ()
+    labels: str | None = None
+    blocks: tuple[Block, ...] = ()
     complete: bool = False
 
     @property
@@ -83,9 +156,16 @@ class Manifest:
         """The rows that every layer has."""
         return sum(block.rows for block in self.blocks)
 
+    @property
+    def tensors(self) -> tuple[Layer, ...]:
+        """The layers, and the labels if there are any."""
+        return self.layers if self.labels is None else (*self.layers, Layer((), 1, self.labels))
+
     def write(self, directory: Path) -> None:
         """Replace the directory's manifest; if it cannot be written, OSError, and the old stays."""
-        write_whole(directory / MANIFEST, json.dumps({"format": FORMAT, **asdict(self)}).encode())
+        content = {"format": FORMAT, **asdict(self)}
+        content["crc32"] = _checksum(content)
+        write_whole(directory / MANIFEST, json.dumps(content).encode())
 
     @classmethod
     def read(cls, directory: Path) -> Manifest:
@@ -96,31 +176,68 @@ class Manifest:
             ValueError: it is damaged, or of something else.
         """
         path = directory / MANIFEST
-        if not path.is_file():
-            raise FileNotFoundError(f"{os.fspath(path)!r}: no such file, so no activations here")
         try:
-            content = json.loads(path.read_bytes())
-            if content.pop("format") != FORMAT:
-                raise ValueError(f"expected the format {FORMAT!r}")
-            layers = [Layer(**{**e, "names": tuple(e["names"])}) for e in content.pop("layers")]
-            blocks = [Block(**entry) for entry in content.pop("blocks")]
-            out = cls(layers=tuple(layers), blocks=tuple(blocks), **content)
-            for layer in out.layers:
-                if not getattr(torch, layer.dtype).is_floating_point or layer.width < 1:
-                    raise ValueError(f"layer {layer.names[0]!r} has no such dtype or width")
-            keys = {layer.key for layer in out.layers} | ({LABELS} if out.labels else set())
-            if any(set(b.crc32) != keys or Path(b.file).name != b.file for b in out.blocks):
-                raise ValueError("a block lists other tensors than the layers, or another folder")
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{os.fspath(path)!r}: damaged or not of activations: {error}"
+            content = read_json(path, MOST)
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(
+                f"{os.fspath(path)!r}: no such file, so no activations here"
             ) from None
-        return out
+        try:
+            if content["format"] != FORMAT:
+                raise ValueError(f"expected the format {FORMAT!r}, found {content['format']!r}")
+            if content.pop("crc32") != _checksum(content):
+                raise ValueError("its checksum is another one")
+            return cls._parse(content)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"{os.fspath(path)!r}: damaged or not of activations: {why}; delete the directory "
+                "and call extract again"
+            ) from None
+
+    @classmethod
+    def _parse(cls, content: dict[str, Any]) -> Manifest:
+        """Check every value, since a checksum proves no good will."""
+        if not isinstance(content["model"], str) or not isinstance(content["request"], dict):
+            raise TypeError("model or request is of another type")
+        layers = tuple(map(_layer, content["layers"]))
+        names = [name for layer in layers for name in layer.names]
+        if len(set(names)) < len(names):
+            raise ValueError("two layers have one name")
+        complete = check_bool("complete", content["complete"])
+        out = cls(content["model"], content["request"], layers, content["labels"], (), complete)
+        blocks = tuple(_block(entry, out.tensors) for entry in content["blocks"])
+        if blocks and not layers:
+            raise ValueError("there are blocks, and no layers")
+        return replace(out, blocks=blocks)
 
     def check_sizes(self, directory: Path) -> int:
         """How many blocks, from the first on, exist with the size that the manifest says."""
-        for index, block in enumerate(self.blocks):
-            path = directory / block.file
+        for number, block in enumerate(self.blocks):
+            path = directory / block_name(number)
             if not path.is_file() or path.stat().st_size != block.bytes:
-                return index
+                return number
         return len(self.blocks)
+
+
+def _layer(entry: dict[str, Any]) -> Layer:
+    names = entry["names"]
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise TypeError("a layer has no names")
+    return Layer(tuple(names), check_integer("width", entry["width"], least=1), entry["dtype"])
+
+
+def _block(entry: dict[str, Any], tensors: tuple[Layer, ...]) -> Block:
+    size, rows, batches = (
+        check_integer(name, entry[name], least=1) for name in ("bytes", "rows", "batches")
+    )
+    crc32 = {key: check_integer("crc32", value) for key, value in entry["crc32"].items()}
+    if set(crc32) != {tensor.key for tensor in tensors}:
+        raise ValueError("a block lists other tensors than the layers")
+    if rows * sum(tensor.row_bytes for tensor in tensors) >= size:
+        raise ValueError(f"a block of {size} bytes cannot have {rows} rows")
+    return Block(size, rows, batches, check_integer("inputs", entry["inputs"]), crc32)
+
+
+def _checksum(content: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(content).encode())

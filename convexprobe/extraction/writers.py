@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import zlib
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from convexprobe._files import remove_leftovers, write_whole
-from convexprobe._hashing import digest, raw_bytes
+from convexprobe._files import remove_leftovers
+from convexprobe._hashing import digest
 from convexprobe.activations.directory import open_activations
-from convexprobe.activations.manifest import LABELS, MANIFEST, Block, Layer, Manifest
+from convexprobe.activations.manifest import LABELS, MANIFEST, Block, Layer, Manifest, block_name
 from convexprobe.extraction.batch import Batch
 from convexprobe.extraction.layer_names import Point
 
@@ -108,7 +106,7 @@ class DirectoryWriter(Writer):
     def __init__(self, directory: Path, model: nn.Module, request: dict[str, Any]) -> None:
         self.directory = directory
         weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self.manifest = Manifest(digest(weights), request, (), False, ())
+        self.manifest = Manifest(digest(weights), request)
         directory.mkdir(parents=True, exist_ok=True)
         remove_leftovers(directory)
         if (directory / MANIFEST).exists():
@@ -159,9 +157,10 @@ class DirectoryWriter(Writer):
         block = self.done[0]
         if self.batches == block.batches:
             if self.inputs != block.inputs:
+                name = block_name(len(self.manifest.blocks) - len(self.done))
                 raise ValueError(
                     f"batch {batch.index}: expected the inputs and labels that "
-                    f"{os.fspath(self.directory / block.file)!r} was made of, found others; to "
+                    f"{os.fspath(self.directory / name)!r} was made of, found others; to "
                     "resume, the loader has to give the same batches (no shuffling)"
                 )
             self.done.popleft()
@@ -202,34 +201,26 @@ class DirectoryWriter(Writer):
         layers, tensors = [], {}
         for point in list(self.pending):
             rows = torch.cat(self.pending.pop(point))
-            layer = Layer(tuple(names[point]), rows.shape[1], str(rows.dtype).split(".")[1])
+            layer = Layer.of(names[point], rows)
             layers.append(layer)
             tensors[layer.key] = rows
         if self.labels:
             tensors[LABELS] = torch.cat(self.labels)
-        if old.blocks and (tuple(layers), bool(self.labels)) != (old.layers, old.labels):
+        labels = Layer.of((), tensors[LABELS]).dtype if self.labels else None
+        if old.blocks and (tuple(layers), labels) != (old.layers, old.labels):
             raise ValueError(
                 f"{os.fspath(self.directory)!r}: expected the layers and labels of the blocks "
                 f"there, {[layer.names[0] for layer in old.layers]}, found others; delete it"
             )
-        crc = {key: zlib.crc32(raw_bytes(tensor)) for key, tensor in tensors.items()}
-        data = save(tensors)
-        name = f"{len(old.blocks):05d}.safetensors"
-        block = Block(name, len(data), self.rows, self.batches, self.inputs, crc)
-        new = replace(
-            old,
-            layers=tuple(layers),
-            labels=bool(self.labels),
-            blocks=(*old.blocks, block),
-            complete=False,
-        )
 
         def to_disk() -> None:
-            write_whole(self.directory / name, data)
+            block = Block.write(self.directory, len(old.blocks), tensors, self.batches, self.inputs)
+            blocks = (*old.blocks, block)
+            new = replace(old, layers=tuple(layers), labels=labels, blocks=blocks, complete=False)
             new.write(self.directory)
+            self.manifest = new
 
         self._to_disk(to_disk)
-        self.manifest = new
         self._clear()
 
     def _to_disk(self, write: Any) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import convexprobe as cxp
+import convexprobe.activations.manifest as manifest
 import convexprobe.extraction.writers as sinks
 from convexprobe.activations.manifest import MANIFEST
 from convexprobe.extraction.pooling import random_features
@@ -104,16 +105,16 @@ def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, labels = cxp.extract(network(), batches())
-    whole, calls = sinks.write_whole, 0
+    whole, calls = manifest.write_whole, 0
 
     def full(path: Path, content: bytes) -> None:
         nonlocal calls
         calls += 1
-        if calls == 3:
+        if calls == 6:  # the third block; every block is followed by a manifest
             raise OSError(errno.ENOSPC, "No space left on device")
         whole(path, content)
 
-    monkeypatch.setattr(sinks, "write_whole", full)
+    monkeypatch.setattr(manifest, "write_whole", full)
     with pytest.raises(OSError, match="full after 28 rows") as error:
         cxp.extract(network(), batches(), out=tmp_path)
     assert error.value.errno == errno.ENOSPC and error.value.filename == str(tmp_path)
