@@ -29,6 +29,12 @@ from convexprobe.arrays.backend import Array, from_torch, namespace, to_torch
 
 S = TypeVar("S", bound=Sequence[Any])
 
+_KINDS = {kind.__name__: kind for kind in (TypeError, ValueError, OverflowError, OSError)}
+
+
+class LostRankError(RuntimeError):
+    """Another rank is gone or silent: nothing that this one does can go on."""
+
 
 @dataclass(frozen=True)
 class Communicator:
@@ -81,7 +87,7 @@ class Communicator:
         """Sum each array over the ranks; it keeps its library, device and dtype. One message.
 
         Raises:
-            RuntimeError: a rank is gone, or did not answer within the group's timeout.
+            LostRankError: a rank is gone, or did not answer within the group's timeout.
         """
         if self.process_group is None:
             return arrays
@@ -93,7 +99,7 @@ class Communicator:
         try:
             dist.all_reduce(flat, group=self.process_group)
         except RuntimeError as error:
-            raise RuntimeError(
+            raise LostRankError(
                 f"rank {self.rank} of {self.size}: another rank is gone or did not answer within "
                 f"the group's timeout; see its own error, and start the job again ({error})"
             ) from error
@@ -144,20 +150,21 @@ class Communicator:
     def raise_together(self) -> Iterator[None]:
         """If any rank raises in this block, every rank raises. The block must not communicate.
 
-        This holds for `TypeError`, `ValueError` and `OverflowError`.
+        An error that is neither `TypeError`, `ValueError`, `OverflowError` nor `OSError`, nor of a
+        class made from these, becomes a `RuntimeError`.
         """
         try:
             yield
             error = ""
-        except (TypeError, ValueError, OverflowError) as raised:
+        except Exception as raised:
             if self.process_group is None:
                 raise
-            error = f"{type(raised).__name__}: {raised}"
+            kind = next((k for k, cls in _KINDS.items() if isinstance(raised, cls)), "RuntimeError")
+            error = f"{kind}: {raised or type(raised).__name__}"
         for rank, text in enumerate(self.texts(error)):
             if text:
                 kind, _, message = text.partition(": ")
-                kinds = {"TypeError": TypeError, "OverflowError": OverflowError}
-                raise kinds.get(kind, ValueError)(f"rank {rank}: {message}")
+                raise _KINDS.get(kind, RuntimeError)(f"rank {rank}: {message}")
 
     def check_same(self, **values: Any) -> None:
         """Refuse values, by name, whose `repr` is not the same on every rank.

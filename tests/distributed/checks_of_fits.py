@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import Any
 
@@ -165,3 +166,15 @@ def extraction_is_data_parallel(ranks: Ranks) -> None:
     assert len(rows[1]) in (32, 33)
     whole = extract(model, DataLoader(data, batch_size=16))
     agree(fit_probes(*rows, l2=0.1, process_group="world"), fit_probes(*whole, l2=0.1))
+
+
+@check
+def an_error_of_any_kind_on_one_rank_is_raised_by_all(ranks: Ranks) -> None:
+    for error, kind in (
+        (json.JSONDecodeError("bad", "", 0), ValueError), (FileNotFoundError("gone"), OSError),
+        (torch.OutOfMemoryError("full"), RuntimeError), (KeyError("name"), RuntimeError),
+    ):  # fmt: skip
+        with pytest.raises(kind, match="rank 2: ") as caught, ranks.world.raise_together():
+            if ranks.world.rank == 2:
+                raise error
+        assert type(caught.value) is kind and str(error).splitlines()[0] in str(caught.value)
