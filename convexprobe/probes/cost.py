@@ -107,7 +107,7 @@ def estimate(
     Raises:
         TypeError, ValueError: input refused, as by `fit_probes`.
     """
-    layers = check_activations(activations)
+    layers = check_activations(activations, values=False)
     check_memory(device, memory_limit)
     targets = read_labels(labels, int(next(iter(layers.values())).shape[0]), None)
     grid, algorithm = check_l2(l2), by_name(solver)

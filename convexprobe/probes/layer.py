@@ -107,9 +107,11 @@ def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
     with np.errstate(over="ignore", invalid="ignore"):
         problem = _family(x, job.labels, job.splits, job.communicator)
         scale = _feature_variance(problem) if job.penalties is None else 1.0
-    if not (np.isfinite(to_numpy(problem.moment)).all() and np.isfinite(scale)):
+    largest = float(problem.xp.finfo(problem.dtype).max)  # of a penalty, too, in that dtype
+    if not (np.isfinite(to_numpy(problem.moment)).all() and scale * max(GRID) < largest):
         with job.communicator.raise_together():
             check_finite(x, where)
+            check_finite(x, where, 0.1 * largest**0.5)
         raise ValueError(f"{where}: values so large that their sum overflows; scale them down")
     return problem, scale
 
