@@ -264,7 +264,7 @@ def test_fit_probes_answers_or_refuses_at_the_door(case: Case) -> None:
 
 def test_sums_that_overflow_are_refused_at_the_door() -> None:
     x = np.full((20, 2), 3e38, dtype=np.float32)
-    with pytest.raises(ValueError, match="1.8e.18 in size, found 3.* row 0.*; divide all"):
+    with pytest.raises(ValueError, match=r"1.8e.18 in size, found 3.* row 0.*; divide all"):
         fit_probes(x, np.arange(20) % 2, l2=1.0)
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from convexprobe._arguments import shown
 from convexprobe.arrays.backend import Array, from_torch, namespace, to_torch
 
 S = TypeVar("S", bound=Sequence[Any])
@@ -206,9 +207,16 @@ def shard(items: S, part: str) -> S:
         part: "i/n", with i from 0 to n - 1.
 
     Raises:
-        ValueError: not of that form, or i not below n.
+        TypeError: part is not a string, or items have no length or no slices.
+        ValueError: part is not of that form, or i is not below n.
     """
+    if not isinstance(part, str):
+        raise TypeError(f'part: expected "i/n" with 0 <= i < n, found {shown(part)}')
     i, _, n = part.partition("/")
     if not (i.isdecimal() and n.isdecimal() and int(i) < int(n)):
         raise ValueError(f'part: expected "i/n" with 0 <= i < n, found {part!r}')
+    try:
+        items[: 0 * len(items)]
+    except (TypeError, KeyError):
+        raise TypeError(f"items: expected a list, tuple or range, found {shown(items)}") from None
     return items[len(items) * int(i) // int(n) : len(items) * (int(i) + 1) // int(n)]  # type: ignore[return-value]  # a slice of S is an S

@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 import pooch
 
+from convexprobe._arguments import check_choice
+
 _DIRECTORY_VARIABLE = "CONVEXPROBE_DATA"
 
 _SHA256 = {
@@ -47,7 +49,7 @@ def mnist(split: Literal["train", "test"]) -> tuple[np.ndarray, np.ndarray]:
         Both are new arrays that the caller may change.
 
     Raises:
-        ValueError: the split has another name, or a file is not the original one.
+        TypeError, ValueError: the split has no such name, or a file is not the original one.
         FileNotFoundError: `CONVEXPROBE_DATA` is set and a file is not there.
         OSError: no mirror delivered a file, or the cache cannot be written.
     """
@@ -74,9 +76,7 @@ class Files:
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """As `mnist`."""
-        if split not in _PREFIXES:
-            raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
-        prefix = _PREFIXES[split]
+        prefix = _PREFIXES[check_choice("split", split, _PREFIXES)]
         images = self._read_idx(f"{prefix}-images-idx3-ubyte.gz", shape=(-1, 28, 28))
         labels = self._read_idx(f"{prefix}-labels-idx1-ubyte.gz", shape=(len(images),))
         return images, labels.astype(np.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,18 @@ def test_shards_are_stretches_that_cover_the_list(parts: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "a/b", "1/2/3", "0/0", "0.5/2"])
-def test_a_shard_that_is_none(text: str) -> None:
-    with pytest.raises(ValueError, match='expected "i/n"'):
+def test_a_part_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match='part: expected "i/n"'):
         shard([1, 2], text)
+
+
+@pytest.mark.parametrize("part", [2, None, 0.5, (0, 2), b"0/2"])
+def test_a_part_that_is_no_string_is_told_its_form(part: Any) -> None:
+    with pytest.raises(TypeError, match=r'part: expected "i/n" with 0 <= i < n, found .*\('):
+        shard([1, 2], part)
+
+
+@pytest.mark.parametrize("items", [3, None, {1, 2}, {"a": 1}, iter([1, 2])])
+def test_items_without_slices_are_refused(items: Any) -> None:
+    with pytest.raises(TypeError, match="items: expected a list, tuple or range, found"):
+        shard(items, "0/2")

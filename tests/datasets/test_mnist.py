@@ -96,8 +96,11 @@ def test_the_directory_is_never_written_to(folder: Folder, tmp_path: Path) -> No
 
 
 def test_another_split_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"split: expected 'train' or 'test', found 'valid'"):
+    with pytest.raises(ValueError, match=r"split: expected one of train, test, found 'valid'"):
         mnist("valid")  # type: ignore[arg-type]  # the wrong type is the test
+    for split in (3, None, ["train"]):
+        with pytest.raises(TypeError, match=r"split: expected one of train, test, found .*\("):
+            mnist(split)  # type: ignore[arg-type]  # the wrong type is the test
 
 
 def test_a_missing_file_is_named_with_directory_and_variable(folder: Folder) -> None:
