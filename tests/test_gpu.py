@@ -17,6 +17,7 @@ from convexprobe.activations.source import Rows
 from convexprobe.activations.stored import HostRows
 from convexprobe.activations.stream import Stream
 from convexprobe.arrays.backend import to_numpy
+from convexprobe.arrays.ranks import Communicator
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS, Solver
 from convexprobe.solvers.loop import solve
@@ -180,3 +181,22 @@ def test_a_full_device_gets_smaller_blocks() -> None:
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     torch.testing.assert_close(found.weights, expected.weights, atol=1e-5, rtol=1e-4)
+
+
+def test_sums_by_nccl_are_those_of_one_process(tmp_path: Path) -> None:
+    torch.distributed.init_process_group(
+        "nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        data = random_data(300, 5, 3)
+        for x in (data.x, torch.tensor(data.x).cuda()):
+            ours = cxp.fit_probes(x, data.y, l2=0.1, process_group="world")["activations"]
+            alone = cxp.fit_probes(x, data.y, l2=0.1)["activations"]
+            np.testing.assert_allclose(to_numpy(ours.weights), to_numpy(alone.weights), atol=1e-6)
+        ranks = Communicator.of("world")
+        for size in (0, 1, 62, 63, 1000):
+            assert ranks.all_reduce(np.arange(size))[0].tolist() == list(range(size))
+        with pytest.raises(OSError, match="rank 0: gone"), ranks.raise_together():
+            raise OSError("gone")
+    finally:
+        torch.distributed.destroy_process_group()

@@ -11,14 +11,21 @@ arithmetic differs in its bits would differ at some decision and then wait for e
 `fit_probes` refuses them at once (`arrays.linalg.arithmetic`). Random draws are over the row
 numbers of all ranks, from one stream, and each rank keeps its own rows of a draw. So the result is
 that of one process, up to rounding, however the rows are distributed.
+
+Every message begins with a part of fixed length that says who sends it, so ranks that are in
+different functions see that at once. A rank that fails sends such a part too, and all others, which
+wait for its next sum, raise its error.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,6 +38,12 @@ from convexprobe.arrays.backend import Array, from_torch, namespace, to_torch
 S = TypeVar("S", bound=Sequence[Any])
 
 _KINDS = {kind.__name__: kind for kind in (TypeError, ValueError, OverflowError, OSError)}
+
+_FIRST = 64
+"""Numbers in the part of a message that is of fixed length: a tag of two, and the first others."""
+
+_FAILED = 0
+"""The code of a rank that has failed; those of functions are larger."""
 
 
 class LostRankError(RuntimeError):
@@ -88,24 +101,75 @@ class Communicator:
         """Sum each array over the ranks; it keeps its library, device and dtype. One message.
 
         Raises:
+            RuntimeError: another rank is in another function, or has arrays of another size.
             LostRankError: a rank is gone, or did not answer within the group's timeout.
+            TypeError, ValueError, ...: a rank failed in `raise_together`, with such an error.
         """
         if self.process_group is None:
             return arrays
         parts = [to_torch(array) for array in arrays]
-        device = parts[0].device
-        if dist.get_backend(self.process_group) == "nccl":
-            device = torch.device("cuda", torch.cuda.current_device())
+        device = self._device(parts[0])
         flat = torch.cat([part.reshape(-1).to(device, torch.float64) for part in parts])
+        sums = torch.split(self._sum_tagged(flat), [part.numel() for part in parts])
+        return tuple(from_torch(s, array) for s, array in zip(sums, arrays, strict=True))
+
+    def _sum_tagged(self, flat: torch.Tensor, failed: str = "") -> torch.Tensor:
+        """The sum of a vector over the ranks; all raise an error if not all of them send this one.
+
+        Args:
+            flat: `(r,)` float64.
+            failed: the error of this rank, which has nothing to sum.
+        """
+        code = zlib.crc32(f"{_caller().f_code.co_qualname} {len(flat)}".encode()) % 2**20 + 1
+        code, size = _FAILED if failed else code, self.size
+        # the codes are equal if, and only if, their sum and that of their squares are this rank's
+        tag = flat.new_tensor([code, code**2])
+        first = torch.nn.functional.pad(flat[: _FIRST - 2], (0, max(_FIRST - 2 - len(flat), 0)))
+        first = self._sum(torch.cat([tag, first]))
+        if failed or first[:2].tolist() != [size * code, size * code**2]:
+            self._raise_disagreement(failed, len(flat))
+        flat = torch.cat([first[2:], self._sum(flat[_FIRST - 2 :])])[: len(flat)]
+        return flat
+
+    def _sum(self, flat: torch.Tensor) -> torch.Tensor:
+        """The sum of a vector over the ranks, in the order in which they call this."""
+        if len(flat) == 0:
+            return flat
         try:
             dist.all_reduce(flat, group=self.process_group)
         except RuntimeError as error:
-            raise LostRankError(
-                f"rank {self.rank} of {self.size}: another rank is gone or did not answer within "
-                f"the group's timeout; see its own error, and start the job again ({error})"
+            raise _of_all(
+                LostRankError(
+                    f"rank {self.rank} of {self.size}: another rank is gone or did not answer "
+                    f"within the group's timeout; see its own error, and start the job again "
+                    f"({error})"
+                )
             ) from error
-        sums = torch.split(flat, [part.numel() for part in parts])
-        return tuple(from_torch(s, array) for s, array in zip(sums, arrays, strict=True))
+        return flat
+
+    def _device(self, tensor: torch.Tensor) -> torch.device:
+        """Where messages about the tensor are sent from."""
+        if dist.get_backend(self.process_group) == "nccl":
+            return torch.device("cuda", torch.cuda.current_device())
+        return tensor.device
+
+    def _raise_disagreement(self, failed: str, length: int) -> None:
+        """Raise one error on every rank: that of the first that failed, or what each is doing."""
+        name = f"{_public_function()} ({_caller().f_code.co_qualname}, {length} numbers)"
+
+        def reduce(values: np.ndarray) -> np.ndarray:
+            flat = torch.from_numpy(values)
+            return self._sum(flat.to(self._device(flat))).cpu().numpy()
+
+        reports = [json.loads(text) for text in self._gather(json.dumps([failed, name]), reduce)]
+        for rank, (error, _) in enumerate(reports):
+            if error:
+                kind, _, message = error.partition(": ")
+                raise _of_all(_KINDS.get(kind, RuntimeError)(f"rank {rank}: {message}"))
+        calls = "; ".join(f"rank {rank}: {name}" for rank, (_, name) in enumerate(reports))
+        raise _of_all(
+            RuntimeError(f"every rank must make the same calls in the same order, found {calls}")
+        )
 
     def counts(self, rows: int) -> np.ndarray:
         """The rows of every rank, `(size,)`."""
@@ -133,9 +197,15 @@ class Communicator:
         """The texts of all ranks."""
         if self.process_group is None:
             return [text]
-        own = np.frombuffer(text.encode(), np.uint8)
-        ends = np.cumsum(self.counts(len(own)))
-        parts = np.split(self.all_gather(own.astype(np.float64)), ends[:-1])
+        return self._gather(text, lambda values: self.all_reduce(values)[0])
+
+    def _gather(self, text: str, reduce: Callable[[np.ndarray], np.ndarray]) -> list[str]:
+        own, lengths = np.frombuffer(text.encode(), np.uint8), np.zeros(self.size)
+        lengths[self.rank] = len(own)
+        ends = np.cumsum(reduce(lengths)).astype(np.int64)
+        whole = np.zeros(ends[-1])
+        whole[ends[self.rank] - len(own) : ends[self.rank]] = own
+        parts = np.split(reduce(whole), ends[:-1])
         return [part.astype(np.uint8).tobytes().decode() for part in parts]
 
     def broadcast(self, array: Array) -> Array:
@@ -149,23 +219,23 @@ class Communicator:
 
     @contextmanager
     def raise_together(self) -> Iterator[None]:
-        """If any rank raises in this block, every rank raises. The block must not communicate.
+        """If any rank raises in this block, every rank raises.
 
-        An error that is neither `TypeError`, `ValueError`, `OverflowError` nor `OSError`, nor of a
-        class made from these, becomes a `RuntimeError`.
+        The others do so at their next message, or at the end of the block. An error that is neither
+        `TypeError`, `ValueError`, `OverflowError` nor `OSError`, nor of a class made from these,
+        becomes a `RuntimeError`.
         """
         try:
             yield
-            error = ""
         except Exception as raised:
-            if self.process_group is None:
+            if self.process_group is None or getattr(raised, "of_all_ranks", False):
                 raise
             kind = next((k for k, cls in _KINDS.items() if isinstance(raised, cls)), "RuntimeError")
+            nothing = torch.zeros(0, dtype=torch.float64)
             error = f"{kind}: {raised or type(raised).__name__}"
-        for rank, text in enumerate(self.texts(error)):
-            if text:
-                kind, _, message = text.partition(": ")
-                raise _KINDS.get(kind, RuntimeError)(f"rank {rank}: {message}")
+            self._sum_tagged(nothing.to(self._device(nothing)), error)
+        else:
+            self.all_reduce(np.zeros(0))
 
     def check_same(self, **values: Any) -> None:
         """Refuse values, by name, whose `repr` is not the same on every rank.
@@ -175,19 +245,47 @@ class Communicator:
         """
         if self.process_group is None:
             return
-        texts = self.texts(json.dumps({name: repr(value) for name, value in values.items()}))
-        first, *others = map(json.loads, texts)
+        # `repr` of an array leaves out most of its numbers and digits
+        written = {n: repr(v.tolist() if hasattr(v, "tolist") else v) for n, v in values.items()}
+        first, *others = map(json.loads, self.texts(json.dumps(written)))
         for rank, other in enumerate(others, start=1):
-            for name, value in first.items():
-                if other[name] != value:
-                    raise ValueError(
-                        f"{name}: expected the same on every rank, found {value} on rank 0 and "
-                        f"{other[name]} on rank {rank}"
+            for name in dict.fromkeys([*first, *other]):
+                ours, theirs = first.get(name, "nothing"), other.get(name, "nothing")
+                if ours != theirs:
+                    raise _of_all(
+                        ValueError(
+                            f"{name}: expected the same on every rank, found {ours:.200} on rank 0 "
+                            f"and {theirs:.200} on rank {rank}"
+                        )
                     )
 
 
 ALONE = Communicator()
 """This process and no other."""
+
+
+def _of_all(error: Exception) -> Exception:
+    """The error, marked as one that every rank raises, or that no rank can be told of."""
+    error.of_all_ranks = True  # type: ignore[attr-defined]
+    return error
+
+
+def _caller() -> FrameType:
+    """The innermost function outside this file, whose message it is."""
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__") in (__name__, "contextlib"):
+        frame = frame.f_back
+    return frame
+
+
+def _public_function() -> str:
+    """The outermost function of the package that is running."""
+    frame, name = sys._getframe(1), ""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("convexprobe."):
+            name = frame.f_code.co_qualname
+        frame = frame.f_back  # type: ignore[assignment]
+    return name
 
 
 def local(index: np.ndarray, own: slice) -> np.ndarray:

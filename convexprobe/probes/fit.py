@@ -161,7 +161,8 @@ def fit_probes(
     show = progress if communicator.rank == 0 else False
     with progress_bar(total=len(layers), desc="probes", show=show) as bar:
         for layer, activation in layers.items():
-            probes |= fit_layer(job, layer, activation, partial(_show, bar, layer))
+            with communicator.raise_together():
+                probes |= fit_layer(job, layer, activation, partial(_show, bar, layer))
             bar.update()
     return ProbeSet(probes)
 

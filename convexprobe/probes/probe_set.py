@@ -73,11 +73,12 @@ class ProbeSet(Mapping[str, Probe]):
             for name in (probe_name(layer, concept) for layer in layers for concept in concepts):
                 check_layer(name, self._probes, "probes")
         communicator.check_same(layers=tuple(layers), concepts=tuple(concepts))
-        return {
-            name: self._probes[name].evaluate(x, values, process_group)
-            for layer, x in layers.items()
-            for name, values in ((probe_name(layer, c), v) for c, v in concepts.items())
-        }
+        with communicator.raise_together():
+            return {
+                name: self._probes[name].evaluate(x, values, process_group)
+                for layer, x in layers.items()
+                for name, values in ((probe_name(layer, c), v) for c, v in concepts.items())
+            }
 
     def plot(self, scores: Mapping[str, Score] | None = None, ax: Axes | None = None) -> Axes:
         """The paper's figure: error by layer.

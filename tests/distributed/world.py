@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import torch
 import torch.multiprocessing as mp
 
 from convexprobe import ProbeSet
 from convexprobe.activations.source import Rows
+from convexprobe.activations.stored import Read, StoredRows
 from convexprobe.arrays.backend import to_numpy
 from convexprobe.arrays.ranks import ALONE, Communicator
 from convexprobe.problem.objective import Problem
 from tests.oracle import Data
 
 RANKS = 4
+
+
+class Streamed(StoredRows):
+    """Rows of a tensor that have to be read, and cannot be any more after so many passes."""
+
+    def __init__(self, tensor: torch.Tensor, passes: float = np.inf, error: Any = None) -> None:
+        self.tensor, self.passes, self.error = tensor, passes, error
+        self.shape, self.dtype = tuple(tensor.shape), tensor.dtype  # type: ignore[assignment]
+
+    @contextmanager
+    def reader(self) -> Iterator[Read]:
+        self.passes -= 1
+        if self.passes < 0:
+            raise self.error
+        yield lambda start, stop, buffer: self.tensor[start:stop]
+
+    def gather(self, index: np.ndarray) -> torch.Tensor:
+        return self.tensor[torch.from_numpy(index)]
+
+
 TIMEOUT = timedelta(seconds=20)
 
 
