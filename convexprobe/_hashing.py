@@ -20,13 +20,40 @@ def raw_bytes(tensor: Tensor) -> memoryview:
 
 
 def digest(state: StateDict) -> str:
-    """SHA-256 of the names, dtypes, shapes and bytes, whatever the order of the names."""
+    """SHA-256 of the names, dtypes, shapes and values, whatever the order of the names.
+
+    Raises:
+        ValueError: a tensor without readable values, such as one on the meta device.
+    """
     sha = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        tensor = state[name].detach()
+        try:
+            shape = [] if tensor.is_nested else tuple(tensor.shape)
+            sha.update(f"{name} {tensor.dtype} {shape};".encode())
+            for part in _values(tensor):
+                sha.update(raw_bytes(part.cpu().contiguous()))
+        except (NotImplementedError, RuntimeError, TypeError) as error:
+            raise ValueError(f"tensor {name!r}: its values cannot be read: {error}") from None
     return sha.hexdigest()
+
+
+def _values(tensor: Tensor) -> list[Tensor]:
+    """Dense tensors that hold all values of a tensor of any layout."""
+    if tensor.is_nested:
+        return [dense for part in tensor.unbind() for dense in (torch.tensor(part.shape), part)]
+    if tensor.is_quantized:
+        return [tensor.int_repr(), tensor.dequantize()]
+    if tensor.layout == torch.sparse_coo:
+        tensor = tensor.coalesce()
+        return [tensor.indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    if tensor.layout != torch.strided:  # such as MKLDNN's
+        tensor = tensor.to_dense()
+    return [tensor.resolve_conj().resolve_neg()]
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
