@@ -1,4 +1,4 @@
-"""One batch of a loader: the arguments of a forward pass and the labels, checked."""
+"""One batch of a loader, checked: the arguments of a forward pass and the labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from convexprobe.extraction.layer_names import described
 
 @dataclass(frozen=True)
 class Batch:
-    """The arguments of one forward pass over `rows` examples, `start` rows into the data."""
+    """The arguments of one forward pass over `rows` examples; `start` rows come before them."""
 
     index: int
     start: int
@@ -27,15 +27,16 @@ class Batch:
     labels: Tensor | None  # (rows,)
 
     @classmethod
-    def read(cls, found: Any, index: int, start: int = 0) -> Batch:
-        """From a tensor, an `(inputs, labels)` pair or a mapping.
+    def read(cls, item: Any, index: int, start: int = 0) -> Batch:
+        """Read what a loader gave: a tensor, a pair `(inputs, labels)` or a mapping.
 
         Raises:
-            TypeError, ValueError: it is none of those, or the labels do not fit.
+            TypeError: the item is none of those, or its labels are not numbers.
+            ValueError: there is not one label a row.
         """
-        inputs, labels = found, None
-        if isinstance(found, tuple | list) and len(found) in (1, 2):
-            inputs, labels = found if len(found) == 2 else (found[0], None)
+        inputs, labels = item, None
+        if isinstance(item, tuple | list) and len(item) in (1, 2):
+            inputs, labels = item if len(item) == 2 else (item[0], None)
         args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else ((inputs,), {})
         if labels is None:
             labels = kwargs.pop("labels" if "labels" in kwargs else "label", None)
@@ -43,7 +44,7 @@ class Batch:
         if first is None or first.ndim == 0:
             raise TypeError(
                 f"batch {index}: expected a tensor with rows, a pair (inputs, labels) or a mapping "
-                f"with such tensors, found {described(found)}"
+                f"with such tensors, found {described(item)}"
             )
         if labels is not None and not isinstance(labels, Tensor):
             try:
@@ -60,7 +61,7 @@ class Batch:
         return cls(index, start, args, kwargs, len(first), labels)
 
     def checksum(self, crc: int) -> int:
-        """CRC-32 of its tensors, going on from `crc`."""
+        """CRC-32 of the batch's tensors after data whose CRC-32 is `crc`."""
         for value in (*self.args, *self.kwargs.values(), self.labels):
             if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
                 crc = zlib.crc32(raw_bytes(value.detach().cpu().contiguous()), crc)
@@ -68,10 +69,13 @@ class Batch:
 
 
 def expected_rows(loader: Iterable[Any]) -> int:
-    """Rows that the loader will give, 0 if it does not tell. Wrong costs memory, nothing else."""
+    """How many rows the loader will give, or 0 if it does not tell.
+
+    Used only to preallocate: a wrong number wastes memory but never changes the result.
+    """
     if isinstance(loader, list | tuple):
-        return sum(Batch.read(found, index).rows for index, found in enumerate(loader))
-    # without a batch size, a batch sampler of the user's own decides
+        return sum(Batch.read(item, index).rows for index, item in enumerate(loader))
+    # without a batch size, the user's own batch sampler decides
     if not isinstance(loader, DataLoader) or not loader.batch_size:
         return 0
     rows = len(loader.sampler) if isinstance(loader.sampler, Sized) else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,7 @@ from convexprobe._progress import progress_bar
 from convexprobe._random_state import random_states_kept
 from convexprobe.extraction.batch import Batch, expected_rows
 from convexprobe.extraction.layer_names import LayerChoice, choose_layers
-from convexprobe.extraction.pooling import (
-    PoolChoice,
-    describe_pool,
-    pool_rules,
-)
+from convexprobe.extraction.pooling import PoolChoice, describe_pool, pool_rules
 from convexprobe.extraction.recorder import Recorder
 from convexprobe.extraction.writers import DirectoryWriter, MemoryWriter, Writer
 
@@ -37,42 +33,45 @@ def extract(
     out: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> tuple[dict[str, Any], Tensor | None]:
-    """Activations of a frozen model, one row per example.
+    """Run a frozen model over a data set and keep the activations, one row per example.
 
-    The model runs in evaluation mode without gradients, on its own device. The first batch runs
-    in full; later ones stop as soon as the deepest point asked for has been read. Rows are pooled
-    and copied the moment a layer has run, so nothing downstream can change them and no larger
-    tensor stays alive. Afterwards the model is as it was, even after an error: the attributes,
-    training flag, hooks and buffers of every submodule; so are the global random states of torch,
-    NumPy and Python, even if the loader shuffles.
+    The model runs in evaluation mode, without gradients, on its own device. The first batch runs in
+    full; later ones stop once the last point asked for has been read. Rows are pooled and copied as
+    soon as a layer has run, so that nothing downstream can change them and no larger tensor stays
+    in memory. Afterwards, even after an error, everything is as it was: the attributes, training
+    flag, hooks and buffers of every submodule, and the global random states of torch, NumPy and
+    Python, which a shuffling loader uses.
 
-    Memory: the result, `n * d * itemsize` bytes a layer, allocated once where a list or a
-    `DataLoader` tells the length, else one layer more at the end; one copy of the model's buffers.
-    With `out`, three times `sinks.BLOCK` and a batch instead of the result, whatever n is.
+    Memory: a copy of the model's buffers, and the result, `n * d * itemsize` bytes a layer. The
+    result is allocated once if a list or a `DataLoader` tells the length; otherwise the end takes
+    one layer more. With `out`, memory has three times `writers.BLOCK` and a batch instead of the
+    result, whatever n is.
 
     Args:
         model: the network. Wrappers that run a copy of it (`torch.compile`, `DataParallel`,
             TorchScript) are refused.
-        loader: an iterable of batches of n_b rows. A batch is a tensor, an `(inputs, labels)`
-            pair, or a mapping that is passed as keyword arguments, less its `"labels"` (or
-            `"label"`); its `"attention_mask"` (n_b, t) also serves the pooling of tokens.
-        layers: a point, a list of points (see `extraction.layer_names`), or a predicate of the name
-            and the module over all modules that define `forward`. None takes every leaf. Modules
-            that were not named and never run are left out, if others of the same choice do run.
-        pool: how activations (n_b, ...) become rows (n_b, d), see `extraction.pooling`. The
-            patterns of a mapping match the point, with or without its `#call`, or the module.
-        dtype: of the stored rows, a torch dtype or its name; None keeps that of each layer.
+        loader: an iterable of batches of n_b rows. A batch is a tensor, a pair `(inputs, labels)`,
+            or a mapping, whose `"labels"` (or `"label"`) are the labels and whose other items are
+            the model's keyword arguments. Its `"attention_mask"` (n_b, t) also tells pools which
+            tokens to keep.
+        layers: a point, a list of points (`extraction.layer_names` has the grammar), or a predicate
+            of name and module over all modules that define `forward`. None takes every leaf.
+            Modules that were not named and never run are left out, if another one of the same
+            choice runs.
+        pool: how activations (n_b, ...) become rows (n_b, d), see `extraction.pooling`. Patterns of
+            a mapping match the module or the point, with or without its `#call`.
+        dtype: of the stored rows, a torch dtype or its name; None keeps each layer's own.
         device: where the rows and labels are stored.
         out: a directory to write to while the network runs, for activations larger than memory
-            (`activations.manifest` has the format). A call that was interrupted goes on when it is
-            made again with a loader that gives the same batches: what is written does not run
-            through the network again.
-        progress: None shows a bar if stderr is a terminal; True always; False never.
+            (`activations.manifest` has the format). To finish an interrupted extraction, make the
+            same call again, with a loader that gives the same batches; the batches that are on disk
+            do not run through the network again.
+        progress: True shows a progress bar, False none, None one if stderr is a terminal.
 
     Returns:
         The rows (n, d) by point, in the order in which the network computes them, and the labels
-        (n,), None if the batches have none. A point that is named keeps the name it was asked by;
-        two names of one point share one tensor. With `out`, what `open_activations(out)` returns.
+        (n,), or None if the batches have none. A point that was named keeps that name; two names of
+        one point share one tensor. With `out`, what `open_activations(out)` returns.
 
     Raises:
         TypeError: an argument, a batch or the value of a point has a type that cannot be used,
@@ -80,25 +79,41 @@ def extract(
         ValueError: a point does not exist, never runs, or is ambiguous (several calls or items);
             the shapes of activations, labels and batches disagree; the loader is empty; `out` has
             the activations of another model, dtype, pool or loader.
-        OverflowError: finite activations that `dtype` cannot hold: nothing is stored as infinite.
+        OverflowError: `dtype` cannot hold finite activations, which are never stored as infinite.
         OSError: the disk is full; what was written can be read.
     """
+    target = torch.device(device)
+    if out is not None and target.type != "cpu":
+        raise ValueError(f"device: expected the CPU beside out=, found {device!r}")
+
+    def writer(request: dict[str, Any]) -> Writer:
+        if out is None:
+            return MemoryWriter(target, expected_rows(loader))
+        return DirectoryWriter(Path(out), model, request)
+
+    return extract_with(writer, model, loader, layers, pool, dtype, progress)
+
+
+def extract_with(
+    make_writer: Callable[[dict[str, Any]], Writer],
+    model: nn.Module,
+    loader: Iterable[Any],
+    layers: LayerChoice | None = None,
+    pool: PoolChoice = "flatten",
+    dtype: torch.dtype | str | None = None,
+    progress: bool | None = None,
+) -> tuple[dict[str, Any], Tensor | None]:
+    """`extract` with a writer that is made from what was asked for: points, dtype and pools."""
     requests = choose_layers(model, layers)
     if isinstance(loader, Tensor | Mapping | str):
         raise TypeError(f"loader must be an iterable of batches, found one {type(loader).__name__}")
-    wanted = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if dtype is not None and wanted not in _DTYPES.values():
+    stored = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and stored not in _DTYPES.values():
         raise ValueError(f"dtype must be one of {', '.join(_DTYPES)} or None, found {dtype!r}")
-    if out is None:
-        writer: Writer = MemoryWriter(torch.device(device), expected_rows(loader))
-    elif torch.device(device).type != "cpu":
-        raise ValueError(f"device: expected the CPU beside out=, found {device!r}")
-    else:
-        points = [list(request.point(request.call or 0)) for request in requests]
-        kind = None if wanted is None else str(wanted).removeprefix("torch.")
-        request = {"points": points, "dtype": kind, "pool": describe_pool(pool)}
-        writer = DirectoryWriter(Path(out), model, request)
-    recorder = Recorder(requests, pool_rules(pool), wanted, writer)
+    points = [list(request.point(request.call or 0)) for request in requests]
+    kind = None if stored is None else str(stored).removeprefix("torch.")
+    writer = make_writer({"points": points, "dtype": kind, "pool": describe_pool(pool)})
+    recorder = Recorder(requests, pool_rules(pool), stored, writer)
     home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     index = rows = labelled = 0
     # no_grad, and out of the caller's inference mode: the rows must be usable in autograd
@@ -106,8 +121,8 @@ def extract(
         recorder.attach(model, hooks)
         model.eval()
         with progress_bar(loader, desc="extract", show=progress) as bar:
-            for index, found in enumerate(bar):
-                batch = Batch.read(found, index, rows)
+            for index, item in enumerate(bar):
+                batch = Batch.read(item, index, rows)
                 rows, labelled = rows + batch.rows, labelled + (batch.labels is not None)
                 if labelled not in (0, index + 1):
                     raise ValueError(
@@ -124,10 +139,10 @@ def extract(
 
 @contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """Undo, at the end, what running `model` does to it and to the global random states.
+    """At the end, undo what running the model did to it and to the global random states.
 
-    All attributes, not the training flags alone: a module that replaces a buffer usually notes so
-    in an attribute (the length of a cache of positions), and one without the other is broken.
+    Attributes are restored too: a module that replaces a buffer, such as a cache of positions,
+    usually notes its length in an attribute, and one without the other is broken.
     """
     dicts = [(d, dict(d)) for m in model.modules() for d in (vars(m), m._buffers)]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
@@ -136,7 +151,7 @@ def _as_it_was(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             for current, before in dicts:
-                current.clear()  # an update alone would keep what was added, change the order
+                current.clear()  # an update alone would keep what was added, and another order
                 current.update(before)
             with torch.no_grad():
                 for buffer, copy in buffers:

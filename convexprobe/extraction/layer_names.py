@@ -1,4 +1,4 @@
-"""Points of a network: how they are written, which modules they mean, which tensor they stand for.
+"""Points of a network: how they are written, which modules and which tensors they mean.
 
 A point is written `module[#call][:input|:output][[key]]`:
 
@@ -11,8 +11,8 @@ A point is written `module[#call][:input|:output][[key]]`:
 | `input` | the input of the model itself, unless a module has that name |
 
 The module may be a glob (`fnmatch`: `*` also crosses dots), matched against every module that
-defines `forward`; its brackets are a set of characters unless they follow `:input` or `:output`.
-What a glob matches is captured at every call, as `name#0`, `name#1`... where there are several.
+defines `forward`; brackets are a set of characters unless they follow `:input` or `:output`. A
+module that a glob matches is read at every call, as `name#0`, `name#1`... if there are several.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ import torch
 from torch import Tensor, nn
 
 LayerChoice = str | Sequence[str] | Callable[[str, nn.Module], bool]
-
-
 Point = tuple[str, str, str | None, int]  # module, side, key, call
 
 # module, call, all that follows, side, key; the module takes whatever the rest does not
@@ -38,29 +36,36 @@ _GRAMMAR = re.compile(r"(.*?)(?:#(\d+))?((?::(input|output))?(?:\[([^]]+)\])?)",
 
 @dataclass(frozen=True)
 class Request:
-    """A point that was named, or one of those that a pattern or a predicate chose.
+    """A point that was named, or one that a pattern or a predicate chose.
 
-    Its `module` is empty for the model itself. Its `call` is None where none was written: that
-    stands for the only call of a named point, for every call of a chosen one.
+    Attributes:
+        module: its dotted name; empty for the model itself.
+        side: "input" or "output".
+        key: of the item of a tuple or mapping, None for the whole value.
+        call: None means the only call of a named point, and every call of a chosen one.
+        suffix: side and key as they were written.
+        text: the point as it was written; empty for a predicate.
+        named: whether the module was written in full.
     """
 
     module: str
     side: str = "output"
     key: str | None = None
     call: int | None = None
-    suffix: str = ""  # side and key as written
-    text: str = ""  # all as written; empty for a predicate
+    suffix: str = ""
+    text: str = ""
     named: bool = False
 
     def wants(self, call: int) -> bool:
-        # of a named point that turns out to be ambiguous only the first call is read
+        """Whether to read this call. A named point without a call reads the first alone."""
         return call == self.call if self.call is not None else call == 0 or not self.named
 
     def point(self, call: int) -> Point:
+        """The point of one call."""
         return self.module, self.side, self.key, call
 
     def name(self, call: int, calls: int) -> str:
-        """Its name among the results, for one of `calls` calls."""
+        """The name among the results of one of `calls` calls."""
         if self.named:
             return self.text
         return f"{self.module}{f'#{call}' if calls > 1 else ''}{self.suffix}"
@@ -72,26 +77,21 @@ class Request:
         return self.name(call, call + 1), full, f"{module}{self.suffix}", module
 
     def tensor(self, value: Any, where: str) -> Tensor:
-        """The tensor meant by this point of a module whose input or output is `value`.
+        """The tensor at this point of a module whose input or output is `value`: a detached view.
 
-        It is detached, a view and not a copy. Messages start with `where`.
-
-        Raises:
+        Raises, in messages that start with `where`:
             TypeError: it is not a dense tensor of floating-point numbers.
-            ValueError: no such item, or several and none chosen.
+            ValueError: the value has no such item, or several items and none was chosen.
         """
         items = _items(value)
         if self.key is not None and self.key not in items:
-            found = f"items {', '.join(f'[{key}]' for key in items)}" if items else described(value)
-            raise ValueError(
-                f"{where}: expected its {self.side} to have [{self.key}], found {found}"
-            )
+            has = f"items {', '.join(f'[{key}]' for key in items)}" if items else described(value)
+            raise ValueError(f"{where}: expected its {self.side} to have [{self.key}], found {has}")
         if self.key is not None:
             value = items[self.key]
         elif items:
             # with its side, which a glob needs in front of the brackets
-            side = "" if self.suffix or not self.module else f":{self.side}"
-            head = self.name(0, 1) + side
+            head = self.name(0, 1) + ("" if self.suffix or not self.module else f":{self.side}")
             choices = [f"{head}[{key}]" for key, item in items.items() if isinstance(item, Tensor)]
             raise ValueError(
                 f"{where}: expected its {self.side} to be a tensor, found {described(value)}; "
@@ -105,11 +105,11 @@ class Request:
 
 
 def choose_layers(model: nn.Module, layers: LayerChoice | None) -> list[Request]:
-    """The points chosen by names and globs, by a predicate, or by None, which takes every leaf.
+    """The points chosen by names and globs or by a predicate; None chooses every leaf.
 
     Raises:
-        TypeError: neither names nor a predicate; a model that may not run hooks.
-        ValueError: a name that no module has, a glob that matches none, or nothing chosen at all;
+        TypeError: neither names nor a predicate, or a model that may not run hooks.
+        ValueError: a name that no module has, a glob that matches none, nothing chosen at all, or
             a model with lazy parameters.
     """
     _check_model(model)
@@ -133,7 +133,7 @@ def _check_model(model: nn.Module) -> None:
     copies = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)
     for name, module in model.named_modules():
         where = f"model, submodule {name!r}" if name else "model"
-        # compiled modules by name: importing torch._dynamo takes seconds
+        # compiled modules are told by name: importing torch._dynamo takes seconds
         kind = type(module).__name__
         wrapped = isinstance(module, copies) or kind == "OptimizedModule"
         if wrapped or module._compiled_call_impl is not None:
@@ -159,26 +159,26 @@ def _parse(modules: dict[str, nn.Module], text: str) -> list[Request]:
         return [Request("", "input", key, text=text, named=True)]
     if not named and side is None and key is not None:  # a set of characters of the glob
         module, call, suffix, key = text, None, "", None
-    found = [module] if named else _matching(modules, lambda name, _: fnmatchcase(name, module))
-    if not found:
+    names = [module] if named else _matching(modules, lambda name, _: fnmatchcase(name, module))
+    if not names:
         near = difflib.get_close_matches(module, modules, n=3, cutoff=0.0)
         raise ValueError(
             f"layer {text!r}: expected the name of a module, or a pattern that matches one, found "
             f"none; the nearest are {', '.join(map(repr, near)) or 'none: no submodules'}"
         )
     number = None if call is None else int(call)
-    return [Request(name, side or "output", key, number, suffix, text, named) for name in found]
+    return [Request(name, side or "output", key, number, suffix, text, named) for name in names]
 
 
 def _matching(modules: dict[str, nn.Module], choose: Callable[[str, nn.Module], bool]) -> list[str]:
-    """Names of the modules chosen, each once, of those that define `forward`."""
-    found: dict[nn.Module, str] = {}
+    """Names of the modules chosen of those that define `forward`; one name for each module."""
+    names: dict[nn.Module, str] = {}
     for name, module in modules.items():
         # containers such as ModuleList are never called, so a pattern cannot mean them
         runs = type(module).forward is not nn.Module.forward or "forward" in vars(module)
         if runs and choose(name, module):
-            found.setdefault(module, name)
-    return list(found.values())
+            names.setdefault(module, name)
+    return list(names.values())
 
 
 def _is_leaf(name: str, module: nn.Module) -> bool:
@@ -188,15 +188,13 @@ def _is_leaf(name: str, module: nn.Module) -> bool:
 
 
 def _items(value: Any) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return {str(key): item for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return {str(index): item for index, item in enumerate(value)}
-    return {}
+        value = dict(enumerate(value))
+    return {str(key): item for key, item in value.items()} if isinstance(value, Mapping) else {}
 
 
 def described(value: Any) -> str:
-    """What was found, for an error message."""
+    """A value's kind and shape, for error messages."""
     if isinstance(value, Tensor) and value.is_nested:
         return "a nested tensor"  # which has no shape
     if isinstance(value, Tensor):

@@ -1,6 +1,6 @@
-"""Pooling: the activations of one layer, of any shape, become rows of a matrix (n, d).
+"""Pools: functions that turn a batch of activations `(n, ...)` into rows `(n, d)`.
 
-A pool maps a batch of activations `(n, ...)` to rows `(n, d)`. It is one of
+A pool is one of
 
 | pool | activations | rows |
 |---|---|---|
@@ -13,9 +13,9 @@ A pool maps a batch of activations `(n, ...)` to rows `(n, d)`. It is one of
 | `random_projection(dim)` | `(n, ...)` | `(n, dim)`, a fixed Gaussian projection of them |
 | any callable | `(n, ...)` | `(n, d)`, checked |
 
-or a mapping from layer names and globs to those, where the first that matches wins. Without an
-attention mask every token is kept. Means and projections of float16 and bfloat16 activations are
-computed and returned in float32: whoever stores them rounds once.
+or a mapping from layer names and globs to pools, of which the first that matches is used. Without
+an attention mask every token is kept. Means and projections of float16 and bfloat16 activations are
+computed and returned in float32, so that they are rounded only once, when they are stored.
 """
 
 from __future__ import annotations
@@ -30,26 +30,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convexprobe._arguments import check_integer
+
 Pool = str | Callable[[Tensor], Tensor]
-
-
 PoolChoice = Pool | Mapping[str, Pool]
-
-
 PoolRule = Callable[[Tensor, Tensor | None], Tensor]  # activations, attention mask -> rows
 
 
 def random_features(count: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
-    """A pool that keeps `count` of the flat features, drawn once without replacement.
+    """A pool that keeps `count` of the flat features, drawn without replacement, in their order.
 
-    The draw depends on `seed` and the number of features alone, not on the batch, the checkpoint,
-    the device or the global random state; the features stay in their order.
+    The draw depends on `seed` and the number of features alone: it is the same for every batch,
+    checkpoint and device.
 
     Raises:
         TypeError: `count` or `seed` is not an integer.
-        ValueError: `count` is below 1 or, when the pool is applied, above the number of features.
+        ValueError: `count` is below 1 or, once the pool is applied, above the number of features.
     """
-    count, seed = _positive("count", count), operator.index(seed)
+    count, seed = check_integer("count", count, least=1), operator.index(seed)
 
     def pool(x: Tensor) -> Tensor:
         flat = _flatten(x)
@@ -68,14 +66,14 @@ def random_features(count: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
 def random_projection(dim: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
     """A pool that multiplies the flat features by a Gaussian matrix of variance `1 / dim`.
 
-    Squared lengths are kept in expectation (Johnson & Lindenstrauss 1984). The matrix, `4 * dim *
-    width` bytes, depends on `seed` and the number of features alone, as in `random_features`.
+    It keeps squared lengths in expectation (Johnson & Lindenstrauss 1984). The matrix takes
+    `4 * dim * width` bytes and depends on `seed` and the number of features alone.
 
     Raises:
         TypeError: `dim` or `seed` is not an integer.
         ValueError: `dim` is below 1.
     """
-    dim, seed = _positive("dim", dim), operator.index(seed)
+    dim, seed = check_integer("dim", dim, least=1), operator.index(seed)
 
     @cache  # it costs far more to draw than to apply
     def matrix(width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
@@ -93,20 +91,14 @@ def random_projection(dim: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
 
 
 def _generator(seed: int) -> torch.Generator:
-    # On the CPU, because a GPU draws other numbers from the same seed. And away from the small
-    # seeds of the user: a network initialised after torch.manual_seed(0) holds the very numbers
-    # that a generator of seed 0 draws, and a projection would be correlated with them.
+    # On the CPU, because a GPU draws other numbers from the same seed. Shifted, because a network
+    # initialised after torch.manual_seed(0) holds the very numbers that a generator of seed 0
+    # draws, and a projection would be correlated with them.
     return torch.Generator("cpu").manual_seed((seed + 0x3C6EF372) % 2**32)
 
 
-def _positive(name: str, value: int) -> int:
-    if operator.index(value) < 1:
-        raise ValueError(f"{name} must be at least 1, found {value}")
-    return value
-
-
 def _accumulator(x: Tensor) -> torch.dtype:
-    """The dtype of sums over `x`: 512 float16 tokens of value 200 already overflow float16."""
+    """The dtype to sum `x` in: the sum of 512 float16 tokens of value 200 overflows float16."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -123,7 +115,7 @@ def _spatial_mean(x: Tensor) -> Tensor:
 
 def _token_mean(x: Tensor, mask: Tensor | None) -> Tensor:
     kept = _kept_tokens("token_mean", x, mask)
-    # filled, not multiplied by 0: padding may hold NaN
+    # filled, not multiplied by 0, because padding may hold NaN
     total = x.masked_fill(~kept[:, :, None], 0).sum(dim=1, dtype=_accumulator(x))
     return total / kept.sum(dim=1, keepdim=True)
 
@@ -175,11 +167,11 @@ _NAMED: dict[str, PoolRule] = {
 
 
 def pool_rules(pool: PoolChoice) -> dict[str, PoolRule]:
-    """The rule of each pattern; a pool that is no mapping has the one pattern `*`.
+    """The rule of each pattern; a pool that is not a mapping has the one pattern `*`.
 
     Raises:
-        TypeError: neither a name, a callable nor a mapping from patterns to those.
-        ValueError: an unknown name, or an empty mapping.
+        TypeError: the pool is neither a name, a callable nor a mapping from patterns to those.
+        ValueError: the name is unknown, or the mapping empty.
     """
     if isinstance(pool, Mapping) and not pool:
         raise ValueError("pool is an empty mapping: it needs a pattern for every layer")
@@ -209,34 +201,38 @@ def describe_pool(pool: PoolChoice) -> dict[str, str]:
 
 
 def choose_pool(rules: Mapping[str, PoolRule], names: Sequence[str]) -> PoolRule:
-    """The rule for one layer, which may go by several `names`; a ValueError if there is none."""
+    """The first rule whose pattern matches one of the layer's names.
+
+    Raises:
+        ValueError: no pattern matches.
+    """
     for pattern, rule in rules.items():
-        # equality too: the brackets of "lstm:output[0]" mean something else in a glob
+        # equal names match too: the brackets of "lstm:output[0]" mean something else in a glob
         if any(name == pattern or fnmatchcase(name, pattern) for name in names):
             return rule
     raise ValueError(
-        f"layer {names[0]!r}: no pattern of the pool mapping matches it, "
-        f"found {', '.join(map(repr, rules))}; a last entry '*' covers the rest"
+        f"layer {names[0]!r}: no pattern of the pool mapping matches it, found "
+        f"{', '.join(map(repr, rules))}; add a last entry '*' for all other layers"
     )
 
 
 def pool_rows(rule: PoolRule, x: Tensor, mask: Tensor | None, *, where: str) -> Tensor:
-    """Rows (n, d) of one batch of activations `x` (n, ...); perhaps a view of `x`.
+    """Rows (n, d) of a batch of activations `x` (n, ...), which may share memory with `x`.
 
-    Raises, in messages that start with `where`, the layer and the batch:
-        TypeError: a callable returned something else than a floating-point tensor.
+    Raises, in messages that start with `where`:
+        TypeError: a callable did not return a floating-point tensor.
         ValueError: the shape of `x`, of the mask or of what a callable returned does not fit.
     """
     try:
         rows = rule(x, mask)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    except Exception as error:  # of the user's callable: keep its type, add the place
+    except Exception as error:  # raised by the user's callable, whose type is kept
         error.add_note(f"{where}: while pooling activations of shape {tuple(x.shape)}")
         raise
     if not isinstance(rows, Tensor) or not rows.is_floating_point():
-        found = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
-        raise TypeError(f"{where}: the pool must return floating-point rows (n, d), found {found}")
+        kind = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
+        raise TypeError(f"{where}: the pool must return floating-point rows (n, d), found {kind}")
     if rows.ndim != 2 or rows.shape[0] != x.shape[0] or rows.shape[1] == 0:
         raise ValueError(
             f"{where}: the pool must turn activations of shape {tuple(x.shape)} into rows of shape "

@@ -13,31 +13,27 @@ from torch import Tensor, nn
 
 from convexprobe.extraction.batch import Batch
 from convexprobe.extraction.layer_names import Point, Request
-from convexprobe.extraction.pooling import (
-    PoolRule,
-    choose_pool,
-    pool_rows,
-)
+from convexprobe.extraction.pooling import PoolRule, choose_pool, pool_rows
 from convexprobe.extraction.writers import Writer
 
 
 class _DeepestPointRead(BaseException):
-    """Ends a forward pass. Not an Exception: models catch those."""
+    """Ends a forward pass. It is not an Exception, because models catch those."""
 
 
 @dataclass
 class Recorder:
-    """The hooks, and what they have seen of the batch in flight.
+    """The hooks, and what they have read of the current batch.
 
-    The first batch teaches how often every module runs. From then on more or fewer calls are an
-    error, and the forward pass ends with the last point.
+    The first batch runs in full and shows how often each module is called. A later batch with more
+    or fewer calls is an error, and its forward pass ends as soon as every point has been read.
     """
 
     requests: list[Request]
     rules: dict[str, PoolRule]
     dtype: torch.dtype | None
     writer: Writer
-    # by point in the order of computation: width and dtype of the stored rows
+    # width and dtype of the stored rows, by point in the order of computation
     kinds: dict[Point, tuple[int, torch.dtype]] = field(default_factory=dict)
     names: dict[Point, list[str]] = field(default_factory=lambda: defaultdict(list))
     total: Counter[Request] = field(default_factory=Counter)  # calls in a whole forward pass
@@ -75,9 +71,11 @@ class Recorder:
                 )
 
     def _learn(self) -> None:
-        """Check the requests against what a whole forward pass has called."""
+        """Check the requests against the calls of a whole forward pass, and name the points.
+
+        A named module has to run; of the modules that a pattern or predicate chose, at least one.
+        """
         self.total.update(self.calls)
-        # what was named has to run; of what one pattern or predicate chose, something has to
         ran = {request.text for request in self.total}
         if never := [request.name(0, 1) for request in self.requests if request.text not in ran]:
             raise ValueError(
@@ -96,12 +94,12 @@ class Recorder:
                 self.names[request.point(call)].append(request.name(call, calls))
 
     def _see(self, request: Request, module: nn.Module, args: tuple[Any, ...], value: Any) -> None:
-        """The hook of one request; `value` is the output, before the call the keyword inputs."""
+        """The hook of one request; `value` is the output or, before the call, keyword inputs."""
         if request.side == "input" and args:
             value = args[0]
         batch, call, calls = self.batch, self.calls[request], self.total[request]
         self.calls[request] += 1
-        # in the first batch only the second call tells that there are several
+        # during the first batch, the second call is the first to show that there are several
         name = request.name(call, max(calls, call + 1))
         where, point = f"layer {name!r}, batch {batch.index}", request.point(call)
         if self.total and call >= calls:

@@ -1,4 +1,4 @@
-"""Where extracted rows go: memory, or a directory, block by block, that survives a kill."""
+"""Where extracted rows go: to memory, or block by block to a directory, where a kill loses few."""
 
 from __future__ import annotations
 
@@ -22,45 +22,44 @@ from convexprobe.extraction.batch import Batch
 from convexprobe.extraction.layer_names import Point
 
 BLOCK = 64 << 20
-"""Bytes, of all layers together, after which a block is written; a block has whole batches."""
+"""The usual size of a block, in bytes of all layers together."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 Names = Mapping[Point, list[str]]
-"""Every name of each point, in the order of computation."""
+"""All names of each point, in the order of computation."""
 
 
 class Writer(ABC):
     """Takes the rows of one batch after another."""
 
     def skips(self, batch: Batch) -> bool:
-        """Whether the batch's rows are there already."""
+        """Whether the batch's rows are stored already."""
         return False
 
     @abstractmethod
     def add(self, point: Point, rows: Tensor) -> None:
-        """The rows of one point for the batch in flight; they may change afterwards."""
+        """Copy the current batch's rows of one point; the caller may change them afterwards."""
 
     @abstractmethod
     def end_batch(self, batch: Batch, names: Names) -> None:
-        """All points have been added."""
+        """Copy the labels of the current batch, whose points have all been added."""
 
     @abstractmethod
     def finish(self, names: Names) -> tuple[dict[str, Any], Tensor | None]:
-        """Everything, by name, and the labels; nothing is kept here."""
+        """All rows by name, and the labels; the writer keeps nothing."""
 
 
 class MemoryWriter(Writer):
-    """One tensor a point, allocated once where the number of rows is known beforehand."""
+    """Keeps one tensor a point, allocated once if the number of `expected` rows is right."""
 
     def __init__(self, device: torch.device, expected: int) -> None:
         self.device, self.expected, self.rows = device, expected, 0
-        # by point: a block of the expected length, and the batches that it cannot hold
+        # by point: a block of the expected length, then the batches that did not fit into it
         self.blocks: dict[Point, list[Tensor]] = {}
         self.labels: list[Tensor] = []
 
     def add(self, point: Point, rows: Tensor) -> None:
-        """Copied to its place."""
         if point not in self.blocks:
             shape = max(len(rows), self.expected), rows.shape[1]
             self.blocks[point] = [torch.empty(shape, dtype=rows.dtype, device=self.device)]
@@ -71,40 +70,43 @@ class MemoryWriter(Writer):
             self.blocks[point].append(rows.to(self.device, copy=True))
 
     def end_batch(self, batch: Batch, names: Names) -> None:
-        """Labels are copied too: the loader may fill the same tensor again."""
         self.rows += batch.rows
         if batch.labels is not None:
             self.labels.append(batch.labels.to(self.device, copy=True))
 
     def finish(self, names: Names) -> tuple[dict[str, Any], Tensor | None]:
-        """In storages of exactly their size."""
-        found: dict[str, Tensor] = {}
+        """Each tensor has a storage of exactly its size."""
+        layers: dict[str, Tensor] = {}
         for point in list(self.blocks):
             block, *more = self.blocks.pop(point)
             used = self.rows - sum(map(len, more))
             whole = torch.cat([block[:used], *more]) if more or used < len(block) else block
-            found.update(dict.fromkeys(names[point], whole))
-        return found, torch.cat(self.labels) if self.labels else None
+            layers.update(dict.fromkeys(names[point], whole))
+        return layers, torch.cat(self.labels) if self.labels else None
 
 
 class DirectoryWriter(Writer):
-    """Row blocks in a directory; see `activations.manifest` for the format.
+    """Writes row blocks to a directory; `activations.manifest` has the format.
 
-    Memory: a block and a batch, three times over while it is written. What an interrupted
-    extraction has written is not computed again: its batches are read from the loader and compared
-    by checksum, but do not run through the model.
+    After an interruption, the batches of the blocks that are complete do not run through the model
+    again: they are read from the loader and compared by checksum. Memory: a block and a batch, and
+    three times as much while a block is written.
 
     Args:
-        directory: made if it is not there.
-        model: the network, for its hash.
-        request: what was asked for, as JSON holds it.
+        directory: is made if it does not exist.
+        model: the network, whose weights are hashed.
+        request: what was asked for; JSON has to be able to hold it.
+        block: bytes, of all layers together, after which a block is written; a block has whole
+            batches.
 
     Raises:
         ValueError: the directory has the activations of another extraction, or other files.
     """
 
-    def __init__(self, directory: Path, model: nn.Module, request: dict[str, Any]) -> None:
-        self.directory = directory
+    def __init__(
+        self, directory: Path, model: nn.Module, request: dict[str, Any], block: int = BLOCK
+    ) -> None:
+        self.directory, self.block = directory, block
         weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         self.manifest = Manifest(digest(weights), request)
         directory.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,7 @@ class DirectoryWriter(Writer):
         self._clear()
 
     def _resume(self) -> None:
-        """Keep what is whole of an earlier extraction of the same activations."""
+        """Take over the complete blocks of an earlier extraction of the same activations."""
         old = Manifest.read(self.directory)
         for what, ours, theirs in (
             ("model", self.manifest.model, old.model),
@@ -134,11 +136,8 @@ class DirectoryWriter(Writer):
                     f"({theirs!r}, asked for {ours!r}); choose another directory, or delete it"
                 )
         whole = old.check_sizes(self.directory)
-        self.manifest = (
-            old
-            if whole == len(old.blocks)
-            else replace(old, blocks=old.blocks[:whole], complete=False)
-        )
+        complete = old.complete and whole == len(old.blocks)
+        self.manifest = replace(old, blocks=old.blocks[:whole], complete=complete)
 
     def _clear(self) -> None:
         self.pending: dict[Point, list[Tensor]] = {}
@@ -146,10 +145,10 @@ class DirectoryWriter(Writer):
         self.rows = self.batches = self.inputs = self.bytes = 0
 
     def skips(self, batch: Batch) -> bool:
-        """Whether a block on disk has it; at the block's end the data are compared.
+        """Whether a block on disk has the batch's rows. At the block's end the data are compared.
 
         Raises:
-            ValueError: the loader gives other data than it did.
+            ValueError: the loader gives other data than those the block was made of.
         """
         if not self.done:
             return False
@@ -168,21 +167,19 @@ class DirectoryWriter(Writer):
         return True
 
     def add(self, point: Point, rows: Tensor) -> None:
-        """Copied to host memory."""
         self.pending.setdefault(point, []).append(rows.to("cpu", copy=True))
         self.bytes += rows.nbytes
 
     def end_batch(self, batch: Batch, names: Names) -> None:
-        """A block is written when it is large enough."""
         self.rows, self.batches = self.rows + batch.rows, self.batches + 1
         self.inputs = batch.checksum(self.inputs)
         if batch.labels is not None:
             self.labels.append(batch.labels.to("cpu", copy=True))
-        if self.bytes >= BLOCK:
+        if self.bytes >= self.block:
             self._write(names)
 
     def finish(self, names: Names) -> tuple[dict[str, Any], Tensor | None]:
-        """Write the rest, say that it is complete, and open it."""
+        """Write what is left, mark the directory as complete and open it."""
         if self.done:
             raise ValueError(
                 f"loader: expected the {self.manifest.rows} rows that "
@@ -196,7 +193,7 @@ class DirectoryWriter(Writer):
         return open_activations(self.directory)
 
     def _write(self, names: Names) -> None:
-        """One block, and the manifest that lists it."""
+        """Write one block, then the manifest that lists it."""
         old = self.manifest
         layers, tensors = [], {}
         for point in list(self.pending):
@@ -224,7 +221,7 @@ class DirectoryWriter(Writer):
         self._clear()
 
     def _to_disk(self, write: Any) -> None:
-        """Write; say plainly that the disk is full."""
+        """Call `write`, and say plainly if the disk is full."""
         try:
             write()
         except OSError as error:

@@ -30,18 +30,18 @@ class Reused(nn.Module):
 
     def by_hand(self, x: Tensor) -> dict[str, Tensor]:
         """Every point in order, without hooks and without in-place operations."""
-        found: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         with torch.no_grad():
-            found["conv"] = self.conv(x)
-            found["bn"] = torch.nn.functional.batch_norm(
-                found["conv"], self.bn.running_mean, self.bn.running_var,
+            values["conv"] = self.conv(x)
+            values["bn"] = torch.nn.functional.batch_norm(
+                values["conv"], self.bn.running_mean, self.bn.running_var,
                 self.bn.weight, self.bn.bias, eps=self.bn.eps,
             )  # fmt: skip
-            found["relu#0"] = found["bn"].clamp(min=0)
-            found["fc"] = self.fc(found["relu#0"].flatten(1))
-            found["relu#1"] = found["fc"].clamp(min=0)
-            found["head"] = self.head(found["relu#1"])
-        return {name: value.flatten(1) for name, value in found.items()}
+            values["relu#0"] = values["bn"].clamp(min=0)
+            values["fc"] = self.fc(values["relu#0"].flatten(1))
+            values["relu#1"] = values["fc"].clamp(min=0)
+            values["head"] = self.head(values["relu#1"])
+        return {name: value.flatten(1) for name, value in values.items()}
 
 
 def reused(seed: int = 0) -> Reused:

@@ -1,15 +1,18 @@
-"""A small network and its batches, whose extraction can be interrupted."""
+"""A small network and its batches, whose extraction writes small blocks and can be interrupted."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import convexprobe as cxp
+from convexprobe.extraction.extract import extract_with
+from convexprobe.extraction.writers import DirectoryWriter
 
-RepeatableData = list[tuple[Tensor, Tensor]]
+Batches = list[tuple[Tensor, Tensor]]
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -18,25 +21,48 @@ def network(seed: int = 0) -> nn.Sequential:
         return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 5))
 
 
-def batches(rows: int = 60, size: int = 7, seed: int = 0) -> RepeatableData:
+def batches(rows: int = 60, size: int = 7, seed: int = 0) -> Batches:
     g = torch.Generator().manual_seed(seed)
     x, y = torch.randn(rows, 6, generator=g), torch.randint(3, (rows,), generator=g)
     return list(zip(x.split(size), y.split(size), strict=True))
 
 
+def extract_to(
+    out: Path,
+    model: nn.Module,
+    loader: Any,
+    layers: Any = None,
+    *,
+    block: int = 600,
+    **options: Any,
+) -> tuple[dict[str, Any], Tensor | None]:
+    """`extract(..., out=)` with blocks of so many bytes.
+
+    With 600, a block has two of the batches: 14 rows of 8 + 8 + 5 features.
+    """
+    return extract_with(
+        lambda request: DirectoryWriter(out, model, request, block),
+        model,
+        loader,
+        layers,
+        **options,
+    )
+
+
 def same(directory: Path, expected: dict[str, Tensor], labels: Tensor | None) -> None:
-    found, found_labels = cxp.open_activations(directory)
-    assert list(found) == list(expected)
+    """The directory holds exactly these layers and labels."""
+    stored, stored_labels = cxp.open_activations(directory)
+    assert list(stored) == list(expected)
     for name, rows in expected.items():
-        assert found[name].shape == rows.shape and found[name].dtype == rows.dtype
-        assert torch.equal(found[name].load(), rows), name
-    assert (found_labels is None) == (labels is None)
-    if labels is not None and found_labels is not None:
-        assert torch.equal(found_labels, labels) and found_labels.dtype == labels.dtype
+        assert stored[name].shape == rows.shape and stored[name].dtype == rows.dtype
+        assert torch.equal(stored[name].load(), rows), name
+    assert (stored_labels is None) == (labels is None)
+    if labels is not None and stored_labels is not None:
+        assert torch.equal(stored_labels, labels) and stored_labels.dtype == labels.dtype
 
 
 class Interrupted(nn.Module):
-    """A network that fails in its `calls`-th forward pass; parameters and names are the same."""
+    """A network that is interrupted after so many forward passes."""
 
     def __init__(self, inner: nn.Sequential, calls: int) -> None:
         super().__init__()

@@ -35,11 +35,11 @@ def test_rows_do_not_depend_on_the_batches(sizes: list[int], sized: bool, layers
     expected = {"input": x.flatten(1), **model.by_hand(x)}
     assert labels is None
     assert list(rows) == [name for name in expected if name in rows]  # in order of computation
-    for name, found in rows.items():
+    for name, layer in rows.items():
         # batched and unbatched convolutions may sum in another order
-        torch.testing.assert_close(found, expected[name], rtol=1e-5, atol=1e-6)
-        assert found.untyped_storage().nbytes() == found.numel() * found.element_size()
-        assert found.is_contiguous()
+        torch.testing.assert_close(layer, expected[name], rtol=1e-5, atol=1e-6)
+        assert layer.untyped_storage().nbytes() == layer.numel() * layer.element_size()
+        assert layer.is_contiguous()
 
 
 def test_rows_take_part_in_autograd() -> None:
@@ -60,9 +60,9 @@ def test_a_loader_may_be_wrong_about_its_length(claimed: int) -> None:
             return iter(range(10))
 
     loader = DataLoader(TensorDataset(normal(10, 3)), batch_size=4, sampler=Liar())
-    found = extract(nn.Sequential(nn.Identity()), loader)[0]["0"]
-    assert torch.equal(found, normal(10, 3))
-    assert found.untyped_storage().nbytes() == 10 * 3 * 4
+    layer = extract(nn.Sequential(nn.Identity()), loader)[0]["0"]
+    assert torch.equal(layer, normal(10, 3))
+    assert layer.untyped_storage().nbytes() == 10 * 3 * 4
 
 
 def test_loaders_that_know_their_length_are_stored_without_a_second_copy(
@@ -88,7 +88,7 @@ def test_loaders_that_know_their_length_are_stored_without_a_second_copy(
 
 
 @pytest.mark.parametrize("convert", [torch.Tensor.clone, torch.Tensor.numpy, torch.Tensor.tolist])
-def test_labels_of_any_kind(convert: Callable[[Tensor], Any]) -> None:
+def test_labels_may_be_of_any_kind(convert: Callable[[Tensor], Any]) -> None:
     x, y = normal(7, 3), torch.arange(7)
     pairs = [(a, convert(b)) for a, b in zip(x.split(3), y.split(3), strict=True)]
     _, labels = extract(nn.Sequential(nn.Identity()), pairs)
@@ -146,9 +146,9 @@ def test_a_model_that_catches_exceptions_is_stopped_all_the_same() -> None:
 @pytest.mark.parametrize("dtype", ["float16", torch.bfloat16, "float32", torch.float64])
 def test_rows_are_rounded_once(dtype: Any) -> None:
     model, x = nn.Sequential(nn.Identity()), normal(5, 7)
-    found = extract(model, x.split(2), dtype=dtype)[0]["0"]
-    assert torch.equal(found, x.to(found.dtype))
-    assert str(found.dtype).endswith(str(dtype).removeprefix("torch."))
+    layer = extract(model, x.split(2), dtype=dtype)[0]["0"]
+    assert torch.equal(layer, x.to(layer.dtype))
+    assert str(layer.dtype).endswith(str(dtype).removeprefix("torch."))
     half = extract(model, [x.bfloat16()], pool=random_projection(3))[0]["0"]
     assert half.dtype == torch.bfloat16  # computed in float32, stored as the layer is
 

@@ -229,7 +229,7 @@ def test_tensors_of_every_layout_are_told_apart() -> None:
         torch.nested.nested_tensor([x, x[:2]]), torch.nested.nested_tensor([x, x[:3]]),
         (2 * x).to_sparse(), x.to_sparse_bsr((2, 2)),
     ]  # fmt: skip
-    found = [identity(kind) for kind in kinds]
-    assert all(unknown == () for _, unknown in found)
-    assert len({weights for weights, _ in found}) == len(kinds)
+    identities = [identity(kind) for kind in kinds]
+    assert all(unknown == () for _, unknown in identities)
+    assert len({weights for weights, _ in identities}) == len(kinds)
     assert identity(x.to_mkldnn()) == identity(x) == identity((x * -1j).conj().imag)

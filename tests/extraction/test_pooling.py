@@ -1,4 +1,4 @@
-"""Pools: what they compute, what they refuse, what the random ones depend on."""
+"""Pools: what they compute and refuse, and what the random ones depend on."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_misfits_name_the_layer_and_the_shape(
         pooled(pool, normal(*shape), mask)
 
 
-def test_what_a_callable_returns_or_raises() -> None:
+def test_what_a_callable_returns_is_checked_and_what_it_raises_is_kept() -> None:
     x = normal(4, 3)
     with pytest.raises(TypeError, match=f"^{WHERE}: .*found ndarray"):
         pooled(lambda x: x.numpy(), x)

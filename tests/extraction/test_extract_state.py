@@ -35,17 +35,17 @@ class Stateful(nn.Module):
 
 def fingerprint(model: nn.Module) -> list[Any]:
     """Everything that must not change, identities included."""
-    found: list[Any] = []
+    state: list[Any] = []
     for name, module in model.named_modules():
         hooks = (module._forward_hooks, module._forward_pre_hooks)
         extra = (module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs)
-        found += [name, module.training, [list(h.items()) for h in hooks + extra]]
-        found += [(key, id(value)) for key, value in vars(module).items()]
+        state += [name, module.training, [list(h.items()) for h in hooks + extra]]
+        state += [(key, id(value)) for key, value in vars(module).items()]
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        found += [name, id(tensor), tensor.tolist(), tensor.requires_grad, id(tensor.grad)]
+        state += [name, id(tensor), tensor.tolist(), tensor.requires_grad, id(tensor.grad)]
     legacy = np.random.get_state()  # noqa: NPY002
-    found += [random.getstate(), legacy[1].tolist(), legacy[2:], torch.get_rng_state().tolist()]
-    return found
+    state += [random.getstate(), legacy[1].tolist(), legacy[2:], torch.get_rng_state().tolist()]
+    return state
 
 
 def in_training() -> nn.Module:

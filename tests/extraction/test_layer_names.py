@@ -1,4 +1,4 @@
-"""Points: what names, globs and predicates mean, and one clear error for what they cannot mean."""
+"""Names, globs and predicates choose points; what they cannot mean is one clear error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_names_are_kept_as_asked_and_sides_are_told_apart() -> None:
     assert torch.equal(rows["input"], x.flatten(1))
 
 
-def test_globs() -> None:
+def test_a_glob_matches_modules_and_their_calls() -> None:
     model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(12)), nn.Sequential(nn.ReLU()))
     x = normal(2, 3)
     assert list(extract(model, [x], "[13]")[0]) == ["1", "3"]
@@ -36,7 +36,7 @@ def test_globs() -> None:
     assert list(rows) == ["lstm:output[0]"]
 
 
-def test_items_of_tuples_and_mappings() -> None:
+def test_items_of_tuples_and_mappings_are_points() -> None:
     model, x = Recurrent(), normal(2, 5, 3)
     rows, _ = extract(model, [x], ["table[hidden]", "lstm[0]", "table:output[hidden]"])
     assert list(rows) == ["lstm[0]", "table[hidden]", "table:output[hidden]"]
@@ -53,7 +53,7 @@ def test_a_module_named_like_the_grammar_is_itself() -> None:
     assert torch.equal(rows["input:input"], x)
 
 
-def test_shared_and_parametrized_modules() -> None:
+def test_shared_and_parametrized_modules_have_one_name() -> None:
     relu = nn.ReLU()
     fc = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
     model = nn.Sequential(fc, relu, nn.Linear(3, 3), relu)
@@ -70,7 +70,7 @@ def test_pools_by_pattern_match_calls_and_modules() -> None:
         "*": "flatten",
     }
     rows, _ = extract(reused(), [normal(2, 1, 4, 4)], pool=pool)
-    assert {name: found.shape[1] for name, found in rows.items()} == {
+    assert {name: layer.shape[1] for name, layer in rows.items()} == {
         "conv": 12, "bn": 3, "relu#0": 3, "fc": 5, "relu#1": 5, "head": 2,
     }  # fmt: skip
 
@@ -94,7 +94,9 @@ def test_pools_by_pattern_match_calls_and_modules() -> None:
         ("input[x]", ValueError, r"layer 'input\[x\]', batch 0: "),
     ],
 )
-def test_layers_that_cannot_be_meant(layers: Any, kind: type[Exception], message: str) -> None:
+def test_layers_that_cannot_be_meant_are_refused(
+    layers: Any, kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind, match=message):
         extract(reused(), [normal(2, 1, 4, 4)], layers)
 
@@ -131,7 +133,7 @@ def test_modules_that_never_run_are_left_out_unless_they_were_named() -> None:
     assert list(extract(blocks, x, "l*")[0]) == ["list.0"]
 
 
-def test_attention_whose_projection_is_never_called() -> None:
+def test_a_projection_that_attention_never_calls_is_left_out() -> None:
     model = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
     rows, _ = extract(model, normal(4, 5, 4).split(2))
     assert [name for name in rows if name.startswith(("lin", "norm"))] == [
@@ -142,7 +144,7 @@ def test_attention_whose_projection_is_never_called() -> None:
         extract(model, [normal(2, 5, 4)], ["linear1", "self_attn.out_proj"])
 
 
-def test_integer_inputs_and_keyword_inputs() -> None:
+def test_of_integer_and_keyword_inputs_one_has_to_be_chosen() -> None:
     batch = {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": torch.ones(2, 3)}
     with pytest.raises(ValueError, match=r"layer 'input', .*'input\[input_ids\]', 'input\[att"):
         extract(Text(), [batch], "input")

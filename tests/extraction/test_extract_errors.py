@@ -80,12 +80,14 @@ def test_a_forward_pass_that_changes_its_mind_is_named() -> None:
         ([(torch.zeros(2, 3), 1, 2)], TypeError, "batch 0: .* found a tuple"),
     ],
 )
-def test_loaders_that_cannot_be_read(loader: Any, kind: type[Exception], message: str) -> None:
+def test_loaders_that_cannot_be_read_are_refused(
+    loader: Any, kind: type[Exception], message: str
+) -> None:
     with pytest.raises(kind, match=message):
         extract(nn.Sequential(nn.ReLU()), loader)
 
 
-def test_models_and_arguments_that_cannot_be_used() -> None:
+def test_models_and_arguments_that_cannot_be_used_are_refused() -> None:
     x = [normal(2, 3)]
     model = nn.Sequential(nn.Linear(3, 3))
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, found function"):
