@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from convexprobe._hashing import raw_bytes
+from convexprobe.extraction.identity import describe_value
 from convexprobe.extraction.layer_names import described
 
 
@@ -61,10 +62,12 @@ class Batch:
         return cls(index, start, args, kwargs, len(first), labels)
 
     def checksum(self, crc: int) -> int:
-        """CRC-32 of the batch's tensors after data whose CRC-32 is `crc`."""
+        """CRC-32 of the batch's inputs and labels after data whose CRC-32 is `crc`."""
         for value in (*self.args, *self.kwargs.values(), self.labels):
             if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
                 crc = zlib.crc32(raw_bytes(value.detach().cpu().contiguous()), crc)
+            elif value is not None:
+                crc = zlib.crc32(describe_value(value).encode(), crc)
         return crc
 
 

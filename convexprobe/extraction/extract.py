@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, closing
+from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
 
+from convexprobe._arguments import check_bool, check_choice, check_path, shown
 from convexprobe._progress import progress_bar
-from convexprobe._random_state import random_states_kept
 from convexprobe.extraction.batch import Batch, expected_rows
-from convexprobe.extraction.layer_names import LayerChoice, choose_layers
-from convexprobe.extraction.pooling import PoolChoice, describe_pool, pool_rules
+from convexprobe.extraction.layer_names import LayerChoice, check_model, choose_layers
+from convexprobe.extraction.model_state import as_it_was, locked
+from convexprobe.extraction.pooling import PoolChoice, pool_rules
 from convexprobe.extraction.recorder import Recorder
-from convexprobe.extraction.writers import DirectoryWriter, MemoryWriter, Writer
+from convexprobe.extraction.writers import BLOCK, DirectoryWriter, MemoryWriter, Writer
 
 _DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
@@ -30,7 +32,7 @@ def extract(
     pool: PoolChoice = "flatten",
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
-    out: str | os.PathLike[str] | None = None,
+    out: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> tuple[dict[str, Any], Tensor | None]:
     """Run a frozen model over a data set and keep the activations, one row per example.
@@ -40,7 +42,8 @@ def extract(
     soon as a layer has run, so that nothing downstream can change them and no larger tensor stays
     in memory. Afterwards, even after an error, everything is as it was: the attributes, training
     flag, hooks and buffers of every submodule, and the global random states of torch, NumPy and
-    Python, which a shuffling loader uses.
+    Python, which a shuffling loader uses. Threads that extract from one model, or from models that
+    share modules, take turns.
 
     Memory: a copy of the model's buffers, and the result, `n * d * itemsize` bytes a layer. The
     result is allocated once if a list or a `DataLoader` tells the length; otherwise the end takes
@@ -65,7 +68,9 @@ def extract(
         out: a directory to write to while the network runs, for activations larger than memory
             (`activations.manifest` has the format). To finish an interrupted extraction, make the
             same call again, with a loader that gives the same batches; the batches that are on disk
-            do not run through the network again.
+            do not run through the network again. The model's weights, attributes and code and those
+            of pools are compared (`extraction.identity`); a warning names what cannot be, such as
+            hooks, and then nothing is reused.
         progress: True shows a progress bar, False none, None one if stderr is a terminal.
 
     Returns:
@@ -78,82 +83,132 @@ def extract(
             such as integer activations.
         ValueError: a point does not exist, never runs, or is ambiguous (several calls or items);
             the shapes of activations, labels and batches disagree; the loader is empty; `out` has
-            the activations of another model, dtype, pool or loader.
+            the activations of another model, dtype, pool or loader, or of what cannot be told.
         OverflowError: `dtype` cannot hold finite activations, which are never stored as infinite.
         OSError: the disk is full; what was written can be read.
+        RuntimeError: another thread or process writes to `out`.
     """
-    target = torch.device(device)
-    if out is not None and target.type != "cpu":
-        raise ValueError(f"device: expected the CPU beside out=, found {device!r}")
-
-    def writer(request: dict[str, Any]) -> Writer:
-        if out is None:
-            return MemoryWriter(target, expected_rows(loader))
-        return DirectoryWriter(Path(out), model, request)
-
-    return extract_with(writer, model, loader, layers, pool, dtype, progress)
+    return extract_in_blocks(
+        model, loader, layers, pool=pool, dtype=dtype, device=device, out=out, progress=progress
+    )
 
 
-def extract_with(
-    make_writer: Callable[[dict[str, Any]], Writer],
+def extract_in_blocks(
     model: nn.Module,
     loader: Iterable[Any],
     layers: LayerChoice | None = None,
+    *,
     pool: PoolChoice = "flatten",
     dtype: torch.dtype | str | None = None,
+    device: torch.device | str = "cpu",
+    out: str | PathLike[str] | None = None,
     progress: bool | None = None,
+    block: int = BLOCK,
 ) -> tuple[dict[str, Any], Tensor | None]:
-    """`extract` with a writer that is made from what was asked for: points, dtype and pools."""
-    requests = choose_layers(model, layers)
-    if isinstance(loader, Tensor | Mapping | str):
-        raise TypeError(f"loader must be an iterable of batches, found one {type(loader).__name__}")
-    stored = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if dtype is not None and stored not in _DTYPES.values():
-        raise ValueError(f"dtype must be one of {', '.join(_DTYPES)} or None, found {dtype!r}")
-    points = [list(request.point(request.call or 0)) for request in requests]
-    kind = None if stored is None else str(stored).removeprefix("torch.")
-    writer = make_writer({"points": points, "dtype": kind, "pool": describe_pool(pool)})
-    recorder = Recorder(requests, pool_rules(pool), stored, writer)
-    home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    index = rows = labelled = 0
+    """`extract`, with the size in bytes of the blocks that are written to `out`."""
+    check_model(model)
+    _check_loader(loader)
+    rules, stored, target = pool_rules(pool), _check_dtype(dtype), _check_device(device)
+    directory = None if out is None else check_path("out", out)
+    if directory is not None and target.type != "cpu":
+        raise ValueError(f"device: expected the CPU beside out=, found {device!r}")
+    if progress is not None:
+        check_bool("progress", progress)
     # no_grad, and out of the caller's inference mode: the rows must be usable in autograd
-    with _as_it_was(model), torch.inference_mode(False), torch.no_grad(), ExitStack() as hooks:
-        recorder.attach(model, hooks)
+    with (
+        locked(model), torch.inference_mode(False), torch.no_grad(), ExitStack() as stack
+    ):  # fmt: skip
+        requests = choose_layers(model, layers)
+        home = _home(model)
+        if directory is None:
+            writer: Writer = MemoryWriter(target, expected_rows(loader))
+        else:
+            request = {
+                "points": sorted((request.identity() for request in requests), key=repr),
+                "dtype": None if stored is None else str(stored),
+                "autocast": _autocast(home),
+            }
+            writer = DirectoryWriter(directory, model, request, pool, block)
+        stack.enter_context(closing(writer))
+        stack.enter_context(as_it_was(model))
+        recorder = Recorder(requests, rules, stored, writer)
+        recorder.attach(model, stack)
         model.eval()
-        with progress_bar(loader, desc="extract", show=progress) as bar:
-            for index, item in enumerate(bar):
-                batch = Batch.read(item, index, rows)
-                rows, labelled = rows + batch.rows, labelled + (batch.labels is not None)
-                if labelled not in (0, index + 1):
-                    raise ValueError(
-                        f"batch {index}: expected labels in every batch or in none, found them in "
-                        f"{labelled} of {index + 1}"
-                    )
-                if not writer.skips(batch):
-                    recorder.run(model, batch, home)
-                    writer.end_batch(batch, recorder.names)
-    if not rows:
-        raise ValueError("loader: expected at least one row, found none")
-    return writer.finish(recorder.names)
+        rows = _run(recorder, model, loader, home, progress)
+        if not rows:
+            raise ValueError("loader: expected at least one row, found none")
+        return writer.finish(recorder.names)
 
 
-@contextmanager
-def _as_it_was(model: nn.Module) -> Iterator[None]:
-    """At the end, undo what running the model did to it and to the global random states.
+def _run(
+    recorder: Recorder, model: nn.Module, loader: Iterable[Any], home: torch.device, show: Any
+) -> int:
+    """Run all batches that are not stored yet through the model; how many rows there are."""
+    index = rows = labelled = 0
+    with progress_bar(loader, desc="extract", show=show) as bar:
+        for index, item in enumerate(bar):
+            batch = Batch.read(item, index, rows)
+            rows, labelled = rows + batch.rows, labelled + (batch.labels is not None)
+            if labelled not in (0, index + 1):
+                raise ValueError(
+                    f"batch {index}: expected labels in every batch or in none, found them in "
+                    f"{labelled} of {index + 1}"
+                )
+            if not recorder.writer.skips(batch):
+                recorder.run(model, batch, home)
+                recorder.writer.end_batch(batch, recorder.names)
+    return rows
 
-    Attributes are restored too: a module that replaces a buffer, such as a cache of positions,
-    usually notes its length in an attribute, and one without the other is broken.
+
+def _check_loader(loader: Any) -> None:
+    """Raise TypeError unless it can be iterated over and is not one batch, or rows one by one."""
+    if isinstance(loader, Tensor | np.ndarray | Mapping | str | bytes):
+        raise TypeError(f"loader must be an iterable of batches, found one {type(loader).__name__}")
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        raise TypeError(
+            f"loader must be an iterable of batches, found a {type(loader).__name__} of single "
+            "examples; pass DataLoader(dataset, batch_size=250)"
+        )
+    if not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
+        raise TypeError(f"loader must be an iterable of batches, found {shown(loader)}")
+
+
+def _check_dtype(dtype: Any) -> torch.dtype | None:
+    if isinstance(dtype, str):
+        return _DTYPES[check_choice("dtype", dtype, _DTYPES)]
+    if dtype is None or dtype in _DTYPES.values():
+        return dtype
+    kind = ValueError if isinstance(dtype, torch.dtype) else TypeError
+    raise kind(f"dtype: expected one of {', '.join(_DTYPES)} or None, found {shown(dtype)}")
+
+
+def _check_device(device: Any) -> torch.device:
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"device: expected a torch device or its name, found {shown(device)}")
+    try:
+        torch.empty(0, device=device).cpu()  # which the meta device, without values, cannot
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: {device!r} cannot store rows here: {reason}") from None
+    return torch.device(device)
+
+
+def _home(model: nn.Module) -> torch.device:
+    """The device of the model's weights.
+
+    Raises:
+        ValueError: weights without values, which no hook of accelerate loads.
     """
-    dicts = [(d, dict(d)) for m in model.modules() for d in (vars(m), m._buffers)]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    with random_states_kept():
-        try:
-            yield
-        finally:
-            for current, before in dicts:
-                current.clear()  # an update alone would keep what was added, and another order
-                current.update(before)
-            with torch.no_grad():
-                for buffer, copy in buffers:
-                    if not torch.equal(buffer, copy):
-                        buffer.copy_(copy)
+    weights = dict((*model.named_parameters(), *model.named_buffers()))
+    empty = next((name for name, tensor in weights.items() if tensor.is_meta), None)
+    if empty is not None and not any("_hf_hook" in vars(module) for module in model.modules()):
+        raise ValueError(
+            f"model: {empty!r} is on the meta device and has no values; load the weights first"
+        )
+    return next((t.device for t in weights.values() if not t.is_meta), torch.device("cpu"))
+
+
+def _autocast(device: torch.device) -> str | None:
+    """The dtype of the caller's autocast region."""
+    enabled = torch.is_autocast_enabled(device.type)
+    return str(torch.get_autocast_dtype(device.type)) if enabled else None

@@ -77,6 +77,11 @@ def describe_function(function: Callable[..., Any]) -> tuple[str, tuple[str, ...
     return f"{name} {_sha(describer.text(function))}", tuple(describer.unknown)
 
 
+def describe_value(value: Any) -> str:
+    """A text that is the same for equal values and, where they can be identified, for no others."""
+    return _Describer().text(value)
+
+
 class _Describer:
     """Turns objects into texts, and notes what it cannot tell apart."""
 

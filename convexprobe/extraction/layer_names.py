@@ -56,6 +56,11 @@ class Request:
     text: str = ""
     named: bool = False
 
+    def identity(self) -> list[Any]:
+        """What it reads and under which name, as JSON holds it."""
+        name = self.text if self.named else self.suffix
+        return [self.module, self.side, self.key, self.call, name]
+
     def wants(self, call: int) -> bool:
         """Whether to read this call. A named point without a call reads the first alone."""
         return call == self.call if self.call is not None else call == 0 or not self.named
@@ -108,11 +113,9 @@ def choose_layers(model: nn.Module, layers: LayerChoice | None) -> list[Request]
     """The points chosen by names and globs or by a predicate; None chooses every leaf.
 
     Raises:
-        TypeError: neither names nor a predicate, or a model that may not run hooks.
-        ValueError: a name that no module has, a glob that matches none, nothing chosen at all, or
-            a model with lazy parameters.
+        TypeError: neither names nor a predicate.
+        ValueError: a name that no module has, a glob that matches none, or nothing chosen at all.
     """
-    _check_model(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     modules.pop("")
     if layers is None or callable(layers):
@@ -127,7 +130,8 @@ def choose_layers(model: nn.Module, layers: LayerChoice | None) -> list[Request]
     return list(dict.fromkeys(requests))
 
 
-def _check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module) -> None:
+    """Raise TypeError if the model may not run hooks, ValueError if it has lazy parameters."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, found {type(model).__name__}")
     copies = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)

@@ -189,17 +189,6 @@ def pool_rules(pool: PoolChoice) -> dict[str, PoolRule]:
     return rules
 
 
-def describe_pool(pool: PoolChoice) -> dict[str, str]:
-    """What is noted of a pool: its name or its function's, by pattern."""
-    choices = pool if isinstance(pool, Mapping) else {"*": pool}
-    return {
-        pattern: choice
-        if isinstance(choice, str)
-        else getattr(choice, "__qualname__", type(choice).__qualname__)
-        for pattern, choice in choices.items()
-    }
-
-
 def choose_pool(rules: Mapping[str, PoolRule], names: Sequence[str]) -> PoolRule:
     """The first rule whose pattern matches one of the layer's names.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexprobe._files import remove_leftovers
-from convexprobe._hashing import digest
+from convexprobe._arguments import shown
+from convexprobe._files import is_bookkeeping, remove_leftovers
+from convexprobe._locks import DirectoryLock
 from convexprobe.activations.directory import open_activations
 from convexprobe.activations.manifest import LABELS, MANIFEST, Block, Layer, Manifest, block_name
 from convexprobe.extraction.batch import Batch
+from convexprobe.extraction.identity import describe_function, describe_model
 from convexprobe.extraction.layer_names import Point
+from convexprobe.extraction.pooling import PoolChoice
 
 BLOCK = 64 << 20
 """The usual size of a block, in bytes of all layers together."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+_WORDS = {
+    "weights": "model, with other weights",
+    "modules": "model, with other modules, attributes or code",
+    "points": "choice of layers",
+    "dtype": "dtype",
+    "pool": "pool",
+    "autocast": "autocast region",
+}
+"""What a directory may have been extracted with, in words."""
 
 Names = Mapping[Point, list[str]]
 """All names of each point, in the order of computation."""
@@ -48,6 +62,9 @@ class Writer(ABC):
     @abstractmethod
     def finish(self, names: Names) -> tuple[dict[str, Any], Tensor | None]:
         """All rows by name, and the labels; the writer keeps nothing."""
+
+    def close(self) -> None:  # noqa: B027 (most have nothing to do)
+        """Let others write where this one did; called at the end, also after an error."""
 
 
 class MemoryWriter(Writer):
@@ -94,47 +111,83 @@ class DirectoryWriter(Writer):
 
     Args:
         directory: is made if it does not exist.
-        model: the network, whose weights are hashed.
-        request: what was asked for; JSON has to be able to hold it.
+        model: the network, which is identified by `extraction.identity`.
+        request: what was asked for beside the pool; JSON has to be able to hold it.
+        pool: as `extract` takes it.
         block: bytes, of all layers together, after which a block is written; a block has whole
             batches.
 
     Raises:
         ValueError: the directory has the activations of another extraction, or other files.
+        RuntimeError: somebody else writes there.
     """
 
     def __init__(
-        self, directory: Path, model: nn.Module, request: dict[str, Any], block: int = BLOCK
+        self,
+        directory: Path,
+        model: nn.Module,
+        request: dict[str, Any],
+        pool: PoolChoice,
+        block: int = BLOCK,
     ) -> None:
         self.directory, self.block = directory, block
-        weights = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self.manifest = Manifest(digest(weights), request)
+        identity, (pools, unknown) = describe_model(model), _described(pool)
+        request = {
+            **request,
+            "modules": identity.modules,
+            "pool": pools,
+            "unknown": [*identity.unknown, *unknown],
+        }
+        self.manifest = Manifest(identity.weights, request)
         directory.mkdir(parents=True, exist_ok=True)
+        self.lock = DirectoryLock(directory, "activations")
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        self.done = deque(self.manifest.blocks)
+        self._clear()
+
+    def close(self) -> None:
+        self.lock.close()
+
+    def _open(self) -> None:
+        directory, unknown = self.directory, self.manifest.request["unknown"]
         remove_leftovers(directory)
         if (directory / MANIFEST).exists():
             self._resume()
-        elif any(directory.iterdir()):
+        elif not all(map(is_bookkeeping, directory.iterdir())):
             raise ValueError(
                 f"{os.fspath(directory)!r}: expected a directory that is empty or has activations, "
                 "found other files"
             )
         else:
             self.manifest.write(directory)
-        self.done = deque(self.manifest.blocks)
-        self._clear()
+            if unknown:
+                warnings.warn(
+                    f"{os.fspath(directory)!r}: another call of extract will not continue or reuse "
+                    f"these activations, because it cannot tell what they are of: {unknown[0]}",
+                    UserWarning,
+                    stacklevel=5,
+                )
 
     def _resume(self) -> None:
         """Take over the complete blocks of an earlier extraction of the same activations."""
         old = Manifest.read(self.directory)
-        for what, ours, theirs in (
-            ("model", self.manifest.model, old.model),
-            *((key, value, old.request.get(key)) for key, value in self.manifest.request.items()),
-        ):
-            if ours != theirs:
+        ours, theirs = ({"weights": m.model, **m.request} for m in (self.manifest, old))
+        remedy = "choose another directory, or delete it"
+        for what, words in _WORDS.items():
+            if ours[what] != theirs.get(what):
                 raise ValueError(
-                    f"{os.fspath(self.directory)!r} has the activations of another {what} "
-                    f"({theirs!r}, asked for {ours!r}); choose another directory, or delete it"
+                    f"{os.fspath(self.directory)!r} has the activations of another {words} "
+                    f"({shown(theirs.get(what))}, asked for {shown(ours[what])}); {remedy}"
                 )
+        for unknown in (*ours["unknown"], *theirs["unknown"]):
+            raise ValueError(
+                f"{os.fspath(self.directory)!r} has activations, and it cannot be told whether "
+                f"they are those asked for: {unknown}; {remedy}"
+            )
         whole = old.check_sizes(self.directory)
         complete = old.complete and whole == len(old.blocks)
         self.manifest = replace(old, blocks=old.blocks[:whole], complete=complete)
@@ -220,7 +273,7 @@ class DirectoryWriter(Writer):
         self._to_disk(to_disk)
         self._clear()
 
-    def _to_disk(self, write: Any) -> None:
+    def _to_disk(self, write: Callable[[], None]) -> None:
         """Call `write`, and say plainly if the disk is full."""
         try:
             write()
@@ -234,3 +287,14 @@ class DirectoryWriter(Writer):
                 "call goes on from there",
                 os.fspath(self.directory),
             ) from error
+
+
+def _described(pool: PoolChoice) -> tuple[list[list[str]], list[str]]:
+    """Patterns and identities of pools, in the order in which they are tried; what is unknown."""
+    pools: list[list[str]] = []
+    unknown: list[str] = []
+    for pattern, choice in (pool if isinstance(pool, Mapping) else {"*": pool}).items():
+        text, more = (choice, ()) if isinstance(choice, str) else describe_function(choice)
+        pools.append([pattern, text])
+        unknown += more
+    return pools, unknown

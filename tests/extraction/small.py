@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import convexprobe as cxp
-from convexprobe.extraction.extract import extract_with
-from convexprobe.extraction.writers import DirectoryWriter
+from convexprobe.extraction.extract import extract_in_blocks
 
+ROOT = Path(__file__).parents[2]
 Batches = list[tuple[Tensor, Tensor]]
 
 
@@ -40,13 +40,7 @@ def extract_to(
 
     With 600, a block has two of the batches: 14 rows of 8 + 8 + 5 features.
     """
-    return extract_with(
-        lambda request: DirectoryWriter(out, model, request, block),
-        model,
-        loader,
-        layers,
-        **options,
-    )
+    return extract_in_blocks(model, loader, layers, out=out, block=block, **options)
 
 
 def same(directory: Path, expected: dict[str, Tensor], labels: Tensor | None) -> None:
@@ -66,15 +60,24 @@ class Interrupted(nn.Module):
 
     def __init__(self, inner: nn.Sequential, calls: int) -> None:
         super().__init__()
-        # a list: attributes of the model are put back after extraction
-        self.body, self.left = inner, [calls]
+        self.body, self.left = inner, Left(calls)
 
     @property
     def calls(self) -> int:
-        return self.left[0]
+        return self.left.calls
 
     def forward(self, x: Tensor) -> Tensor:
-        self.left[0] -= 1
+        self.left.calls -= 1
         if self.calls < 0:
             raise KeyboardInterrupt
         return self.body(x)
+
+
+class Left:
+    """A number that survives extraction and is no part of the model's identity."""
+
+    def __init__(self, calls: int = 0) -> None:
+        self.calls = calls
+
+    def __reduce__(self) -> Any:
+        return Left, ()

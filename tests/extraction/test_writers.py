@@ -16,9 +16,7 @@ import convexprobe as cxp
 from convexprobe.activations import manifest
 from convexprobe.activations.manifest import MANIFEST
 from convexprobe.extraction.pooling import random_features
-from tests.extraction.small import Interrupted, batches, extract_to, network, same
-
-ROOT = Path(__file__).parents[2]
+from tests.extraction.small import ROOT, Interrupted, batches, extract_to, network, same
 
 
 def test_two_names_of_one_point_are_stored_once(tmp_path: Path) -> None:
@@ -53,12 +51,12 @@ def test_a_process_that_is_killed_resumes(tmp_path: Path) -> None:
 import os
 from pathlib import Path
 from tests.extraction.small import Interrupted, batches, extract_to, network
-model = Interrupted(network(), 99)
-def die(*args):
-    if model.calls == 94:
-        os._exit(9)
-model.body[2].register_forward_hook(die)
-extract_to(Path({str(tmp_path)!r}), model, batches())
+def dying():
+    for index, batch in enumerate(batches()):
+        if index == 5:
+            os._exit(9)
+        yield batch
+extract_to(Path({str(tmp_path)!r}), Interrupted(network(), 99), dying())
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT)
     assert done.returncode == 9
@@ -76,7 +74,7 @@ def test_resuming_with_anything_else_is_refused(tmp_path: Path) -> None:
         (network(1), batches(), {}, "another model"),
         (network(), batches(), {"dtype": "float16"}, "another dtype"),
         (network(), batches(), {"pool": random_features(3)}, "another pool"),
-        (network(), batches(), {"layers": "body.1"}, "another points"),
+        (network(), batches(), {"layers": "body.1"}, "another choice of layers"),
         (network(), batches(seed=1), {}, "00000.safetensors' was made of, found others"),
         (network(), batches()[:3], {}, "expected the 28 rows"),
     ]:
