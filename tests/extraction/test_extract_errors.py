@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from convexprobe.extraction.extract import extract
 from tests.extraction.networks import Wrapped, normal
@@ -78,6 +80,10 @@ def test_a_forward_pass_that_changes_its_mind_is_named() -> None:
         ([torch.zeros(2, 3), {"labels": [1, 2]}], TypeError, "batch 1: .* found a dict"),
         (iter([torch.zeros(())]), TypeError, r"batch 0: .* found a tensor of shape \(\)"),
         ([(torch.zeros(2, 3), 1, 2)], TypeError, "batch 0: .* found a tuple"),
+        (np.zeros((2, 3)), TypeError, "found one ndarray"),
+        (TensorDataset(torch.zeros(2, 3)), TypeError, "a TensorDataset of single .* DataLoader"),
+        (None, TypeError, r"found None \(NoneType\)"),
+        (7, TypeError, r"found 7 \(int\)"),
     ],
 )
 def test_loaders_that_cannot_be_read_are_refused(
@@ -111,12 +117,41 @@ def test_models_and_arguments_that_cannot_be_used_are_refused() -> None:
         extract(lazy, x)
     with pytest.raises(ValueError, match=r"layers: .* submodule"):
         extract(nn.Linear(3, 3), x)
-    for dtype in ("int8", torch.int64, float):
-        with pytest.raises(ValueError, match="dtype must be one of float16"):
-            extract(model, x, dtype=dtype)  # type: ignore[arg-type]  # the wrong type is the test
     with pytest.raises(ValueError, match="unknown name 'flaten'"):
         extract(model, x, pool="flaten")
     with pytest.raises(ValueError, match="layer '0', batch 0: pool 'token_mean' needs"):
         extract(model, x, pool="token_mean")
     with pytest.raises(ValueError, match="layer '0': no pattern"):
         extract(model, x, pool={"fc": "flatten"})
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"dtype": "int8"}, ValueError, "dtype: expected one of float16, .* found 'int8'"),
+        ({"dtype": "float23"}, ValueError, "dtype: .* did you mean 'float32'"),
+        ({"dtype": torch.int64}, ValueError, "dtype: .* found torch.int64"),
+        ({"dtype": float}, TypeError, "dtype: .* found <class 'float'>"),
+        ({"dtype": 32}, TypeError, r"dtype: .* found 32 \(int\)"),
+        ({"device": "nowhere"}, ValueError, "device: 'nowhere' cannot store rows here"),
+        ({"device": "meta"}, ValueError, "device: 'meta' cannot store rows here"),
+        ({"device": None}, TypeError, "device: .* found None"),
+        ({"device": "meta", "out": "x"}, ValueError, "device: 'meta'"),
+        ({"pool": 3}, TypeError, "pool must be a name, a callable or a mapping, found int"),
+        ({"pool": ["flatten"]}, TypeError, "pool must be .* found list"),
+        ({"layers": 3}, TypeError, "layers: expected names or a predicate, found .* int"),
+        ({"layers": [None]}, TypeError, "layers: expected names, found None"),
+        ({"layers": b"0"}, TypeError, "layers: expected names, found 48"),
+        ({"out": 3}, TypeError, r"out: expected a path, found 3 \(int\)"),
+        ({"progress": "no"}, TypeError, "progress: expected True or False, found 'no'"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named_before_the_loader_is_touched(
+    options: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    def loader() -> Iterator[Tensor]:
+        pytest.fail("work has started")
+        yield
+
+    with pytest.raises(kind, match=message):
+        extract(nn.Sequential(nn.ReLU()), loader(), **options)

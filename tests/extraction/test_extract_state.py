@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -95,3 +97,65 @@ def test_it_runs_in_evaluation_mode_without_gradients() -> None:
     rows, _ = extract(model, [normal(4, 3)])
     assert seen == [(False, False)]
     assert torch.equal(rows["0"], rows["1"])
+
+
+def test_threads_that_extract_from_one_model_leave_it_as_it_was() -> None:
+    body = in_training()
+    model, x = nn.Sequential(body, nn.Identity()), list(normal(8, 3).split(2))
+    before = fingerprint(model)
+    expected = extract(model, x, "0.0")[0]["0.0"], extract(body, x, "0")[0]["0"]
+
+    def run(number: int) -> bool:
+        rows, _ = extract(*((body, x, "0") if number % 2 else (model, x, "0.0")))
+        return torch.equal(next(iter(rows.values())), expected[number % 2])
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(run, range(40)))
+    # random states are the process's, of which every thread keeps what it found
+    assert fingerprint(model)[:-4] == before[:-4]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch calls half of its layouts prototypes
+def test_buffers_of_every_layout_are_put_back() -> None:
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            self.coo.mul_(2)
+            self.csr.mul_(2)
+            return x + self.coo.to_dense()[0] + self.csr.to_dense()[0]
+
+    model, eye = Counting(), torch.eye(3)
+    for name, buffer in {
+        "coo": eye.to_sparse(),
+        "csr": eye.to_sparse_csr(),
+        "nested": torch.nested.nested_tensor([eye, eye[:2]]),
+        "empty": torch.empty(0),
+    }.items():
+        model.register_buffer(name, buffer)
+    rows, _ = extract(nn.Sequential(model), list(normal(4, 3).split(2)), "0")
+    assert rows["0"].shape == (4, 3)
+    assert torch.equal(model.coo.to_dense(), eye) and torch.equal(model.csr.to_dense(), eye)
+
+
+def test_a_model_whose_weights_are_offloaded_is_probed(tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    x = list(normal(6, 3).split(2))
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+    for offload in (
+        accelerate.cpu_offload,
+        lambda m: accelerate.cpu_offload(m, offload_buffers=True),
+        lambda m: accelerate.disk_offload(m, tmp_path),
+    ):
+        whole = model()
+        expected, _ = extract(whole, x)
+        offloaded = offload(whole)
+        for layers in (None, "0"):  # in full and up to a first layer
+            rows, _ = extract(offloaded, x, layers)
+            assert all(torch.equal(rows[name], expected[name]) for name in rows)
+            assert all(parameter.is_meta for parameter in offloaded.parameters())
+    with pytest.raises(ValueError, match=r"'0\.weight' is on the meta device and has no values"):
+        extract(model().to("meta"), x)
+    with pytest.warns(UserWarning, match="parameter or buffer '0.weight' holds values that cannot"):
+        extract(offloaded, x, out=tmp_path / "out")
