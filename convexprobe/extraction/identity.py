@@ -9,7 +9,6 @@ name, its bytecode and the package's version; what lies in torch or Python, its 
 from __future__ import annotations
 
 import copyreg
-import dis
 import functools
 import hashlib
 import pickle
@@ -19,8 +18,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from convexprobe._hashing import digest, fingerprint
+from convexprobe.extraction.code import globals_read, owner_of, reachable, root_of, version_of
 
 _SCALARS = (type(None), type(...), type(NotImplemented), bool, int, float, complex, str, bytes)
 _BY_NAME = (torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -39,6 +37,8 @@ _SLOTS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 _OF_EVERY_MODULE = set(vars(nn.Module()))
 # where a model was loaded from, and which callback of a trainer runs, change nothing it computes
 _PASSED_OVER = {"_name_or_path", "name_or_path", "_current_fx_name"}
+# nor does what saving a Hugging Face model notes in its configuration
+_NOTED = {*_PASSED_OVER, "architectures", "dtype", "model_type", "transformers_version"}
 _OF_EVERY_CLASS = {
     *vars(type("", (), {})), "__annotations__", "__abstractmethods__", "_abc_impl", "__slots__",
     "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__static_attributes__",
@@ -104,7 +104,7 @@ class _Describer:
         lines = []
         for self.place, hooks in _hooks(model):
             for hook in hooks:
-                if _owner(type(hook).__module__) == "torch":  # such as weight norm's
+                if owner_of(type(hook).__module__) == "torch":  # such as weight norm's
                     lines.append(self.text(hook))
                 else:
                     self._note("has a hook, which may change what it computes", hook)
@@ -198,7 +198,9 @@ class _Describer:
         if isinstance(value, _WITHOUT_CODE):
             return self._builtin(value)
         if isinstance(value, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-            return self._operator(str(value), value)
+            if not str(value).startswith(("aten.", "prims.")):
+                self._note("calls an operator that is not torch's", value)
+            return [str(value)]
         if callable(value) and hasattr(value, "__wrapped__"):  # functools.cache
             return [self.text(value.__wrapped__)]
         return self._reduced(value)
@@ -215,6 +217,8 @@ class _Describer:
             yield f"{home}.{reduced}"
         else:
             make, args, state, items, pairs = (*reduced, None, None, None)[:5]
+            if isinstance(state, dict) and "transformers_version" in state:
+                state = {name: state[name] for name in sorted(set(state) - _NOTED)}
             yield from map(self.text, (make, args, state))
             yield from map(self.text, (list(items or ()), list(pairs or ())))
 
@@ -245,20 +249,15 @@ class _Describer:
         elif home is not None and not isinstance(home, types.ModuleType):  # bound to an object
             module = type(home).__module__
             yield self.text(home)
-        if _owner(module) == "own":
+        if owner_of(module) == "own":
             self._note("calls code that is not Python's", value)
         yield f"{module}.{value.__qualname__}"
 
-    def _operator(self, name: str, operator: Any) -> list[str]:
-        if not name.startswith(("aten.", "prims.")):
-            self._note("calls an operator that is not torch's", operator)
-        return [name]
-
     def _function(self, function: Any, follow: bool = True) -> Iterator[str]:
         module = str(function.__globals__.get("__name__"))
-        owner = _owner(module)
+        owner = owner_of(module)
         self.strict = owner == "own"
-        yield f"{module}.{function.__qualname__} {_version(module)}"
+        yield f"{module}.{function.__qualname__} {version_of(module)}"
         for cell in function.__closure__ or ():
             try:
                 yield self.text(cell.cell_contents)
@@ -269,8 +268,8 @@ class _Describer:
             yield self.text([function.__defaults__, function.__kwdefaults__])
         if owner == "own" and follow:
             yield self.text({k: v for k, v in vars(function).items() if k != "__wrapped__"})
-            for name, value in _globals(function.__code__, function.__globals__):
-                if isinstance(value, types.ModuleType) and _owner(value.__name__) == "own":
+            for name, value in globals_read(function.__code__, function.__globals__):
+                if isinstance(value, types.ModuleType) and owner_of(value.__name__) == "own":
                     self._note(f"uses the module {name!r} as a whole", function)
                 yield f"{name} {self.text(value)}"
 
@@ -284,29 +283,28 @@ class _Describer:
         """Names of the class and its bases, and what those outside torch and Python define."""
         own: list[tuple[str, Any]] = []
         for base in cls.__mro__:
-            yield f"{_name(base)} {_version(base.__module__)}"
-            owner = _owner(base.__module__)
+            yield f"{_name(base)} {version_of(base.__module__)}"
+            owner = owner_of(base.__module__)
             for name, value in sorted(vars(base).items()):
                 if name in _OF_EVERY_CLASS or isinstance(value, _SLOTS):
                     continue
                 if owner == "own":
                     own.append((name, value))
-                elif isinstance(value, _FUNCTION):
-                    home = _owner(str(value.__globals__.get("__name__")))
-                    if owner == "installed" or home not in ("torch", "python"):  # or patched
+                elif isinstance(value, types.FunctionType):
+                    # other packages add methods to torch's classes, depending on who is imported
+                    home = str(value.__globals__.get("__name__"))
+                    patched = root_of(home) != root_of(base.__module__)
+                    if name in ("forward", "__call__") if patched else owner == "installed":
                         yield f"{name} {self.text(value)}"
-        followed = _reachable(own)
+        followed = reachable(own)
         self.strict = self.strict or bool(own)
         for name, value in own:
-            if isinstance(value, _FUNCTION) and name not in followed:
+            if isinstance(value, types.FunctionType) and name not in followed:
                 parts = list(self._function(value, follow=False))
                 self.strict = True
                 yield f"{name} {_sha(*parts)}"
             else:
                 yield f"{name} {self.text(value)}"
-
-
-_FUNCTION = types.FunctionType
 
 
 def _hooks(model: nn.Module) -> Iterator[tuple[str, list[Any]]]:
@@ -317,81 +315,6 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, list[Any]]]:
     for name, module in model.named_modules():
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         yield (f"module {name!r}" if name else "the model"), hooks
-
-
-def _globals(code: types.CodeType, scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Names and values of the globals that a function reads, through modules to their members."""
-    name, value, module = "", None, ""
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, types.ModuleType):
-            name, value = f"{name}.{step.argval}", getattr(value, step.argval, None)
-        elif step.opname == "IMPORT_FROM":
-            name, value = step.argval, getattr(sys.modules.get(module), step.argval, None)
-        elif step.opname not in ("EXTENDED_ARG", "PUSH_NULL"):
-            if name:
-                yield name, value
-            name, value = "", None
-            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in scope:
-                name, value = step.argval, scope[step.argval]
-            elif step.opname == "IMPORT_NAME":
-                module = step.argval
-                name, value = module, sys.modules.get(module)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _globals(constant, scope)
-
-
-def _reachable(members: list[tuple[str, Any]]) -> set[str]:
-    """Members that a call of the object may use, told by the names in the code; all if none is.
-
-    A trainer's methods beside them read settings, such as a path, that no forward pass depends on.
-    """
-    names = {name for name, _ in members}
-    reached = {name for name in names if name.startswith("__")} - {"__init__"}
-    if not names & {"forward", "__call__"}:
-        return names
-    reached |= names & {"forward", "__call__"}
-    waiting = list(reached)
-    while waiting:
-        name = waiting.pop()
-        mentioned: set[str] = set()
-        for value in (v for n, v in members if n == name):
-            value = getattr(value, "fget", None) or getattr(value, "__func__", None) or value
-            while hasattr(value, "__wrapped__"):
-                value = value.__wrapped__
-            if isinstance(value, _FUNCTION):
-                mentioned |= _mentioned(value.__code__)
-        waiting += (mentioned & names) - reached
-        reached |= mentioned & names
-    return reached
-
-
-def _mentioned(code: types.CodeType) -> set[str]:
-    inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
-    return set(code.co_names).union(*map(_mentioned, inner))
-
-
-@functools.cache
-def _owner(module: str) -> str:
-    """Whose code a module has: "python", "torch", "installed" or the caller's "own"."""
-    root = module.partition(".")[0]
-    if root in sys.stdlib_module_names:
-        return "python"
-    if root == "torch":
-        return "torch"
-    try:
-        spec = find_spec(root)
-    except ValueError:  # of `__main__`
-        spec = None
-    places = [] if spec is None else [spec.origin or "", *(spec.submodule_search_locations or ())]
-    folders = {part for place in places for part in Path(place).parts}
-    return "installed" if folders & {"site-packages", "dist-packages"} else "own"
-
-
-def _version(module: str) -> str:
-    if _owner(module) != "installed":
-        return ""
-    return str(getattr(sys.modules.get(module.partition(".")[0]), "__version__", ""))
 
 
 def _name(cls: type) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -24,6 +26,24 @@ from convexprobe.extraction.pooling import random_features, random_projection
 
 ROOT = Path(__file__).parents[2]
 SCALE = 2.0
+SEEN: set[str] = set()
+
+
+@dataclass
+class Settings:
+    scale: float = 1.0
+    names: tuple[str, ...] = ("a",)
+
+
+class Sizes(NamedTuple):
+    width: int
+
+
+class Slots:
+    __slots__ = ("width",)
+
+    def __init__(self, width: int) -> None:
+        self.width = width
 
 
 class Net(nn.Module):
@@ -118,12 +138,36 @@ print(describe_function(random_projection(3)), describe_function(lambda x: x in 
         {"extra": np.arange(3)},
         {"forward": torch.relu},
         {"hidden": [nn.Linear(2, 2)]},
+        {"settings": Settings()},
+        {"settings": Settings(2.0)},
+        {"settings": Sizes(1)},
+        {"settings": Slots(1)},
+        {"settings": Slots(2)},
+        {"settings": [range(3), slice(1), re.compile("a"), Path("a"), np.float32(3), 1j, b"a"]},
     ],
     ids=str,
 )
 def test_an_attribute_that_changes_is_another_model(attributes: dict[str, Any]) -> None:
-    seen = [describe_model(Net())]
-    assert modules(Net(**attributes)) != seen[0].modules
+    text = modules(Net(**attributes))
+    assert text == modules(deepcopy(Net(**attributes)))
+    assert text not in SEEN  # of the other cases
+    SEEN.add(text)
+
+
+def test_imports_inside_a_function_are_the_same_before_and_after_it_has_run() -> None:
+    def late(x: Tensor) -> Any:
+        from colorsys import hls_to_rgb  # which nobody has imported yet
+
+        import this_is_no_module
+
+        return hls_to_rgb, this_is_no_module
+
+    sys.modules.pop("colorsys", None)
+    before = describe_function(late)
+    assert "uses the module 'this_is_no_module' as a whole" in before[1][0]
+    import colorsys  # noqa: F401
+
+    assert describe_function(late) == before
 
 
 def test_code_that_changes_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
