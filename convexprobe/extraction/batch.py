@@ -61,6 +61,21 @@ class Batch:
             )
         return cls(index, start, args, kwargs, len(first), labels)
 
+    def tensors(self) -> list[Tensor]:
+        """The inputs that are tensors."""
+        return [v for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor)]
+
+    def resized(self, rows: int) -> Batch:
+        """The first rows, or all and the first ones again."""
+        index = torch.arange(rows) % self.rows
+
+        def take(value: Any) -> Any:
+            is_row = isinstance(value, Tensor) and value.ndim and len(value) == self.rows
+            return value[index.to(value.device)] if is_row else value
+
+        kwargs = {name: take(value) for name, value in self.kwargs.items()}
+        return Batch(self.index, self.start, tuple(map(take, self.args)), kwargs, rows, None)
+
     def checksum(self, crc: int) -> int:
         """CRC-32 of the batch's inputs and labels after data whose CRC-32 is `crc`."""
         for value in (*self.args, *self.kwargs.values(), self.labels):

@@ -201,6 +201,8 @@ def described(value: Any) -> str:
     """A value's kind and shape, for error messages."""
     if isinstance(value, Tensor) and value.is_nested:
         return "a nested tensor"  # which has no shape
+    if isinstance(value, Tensor) and value.layout != torch.strided:
+        return f"a {value.layout} tensor of shape {tuple(value.shape)}"
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, tuple | list | Mapping):

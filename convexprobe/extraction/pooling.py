@@ -13,9 +13,10 @@ A pool is one of
 | `random_projection(dim)` | `(n, ...)` | `(n, dim)`, a fixed Gaussian projection of them |
 | any callable | `(n, ...)` | `(n, d)`, checked |
 
-or a mapping from layer names and globs to pools, of which the first that matches is used. Without
-an attention mask every token is kept. Means and projections of float16 and bfloat16 activations are
-computed and returned in float32, so that they are rounded only once, when they are stored.
+or a mapping from layer names and globs to pools, of which the first that matches is used. Masks
+are found as `extraction.masks` says; without one, every token is kept. Means and projections of
+float16 and bfloat16 activations are computed and returned in float32, so that they are rounded only
+once, when they are stored.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from convexprobe._arguments import check_integer
 
 Pool = str | Callable[[Tensor], Tensor]
 PoolChoice = Pool | Mapping[str, Pool]
-PoolRule = Callable[[Tensor, Tensor | None], Tensor]  # activations, attention mask -> rows
+Mask = Callable[[Tensor], Tensor | None]  # activations (n, t, d) -> tokens that are kept (n, t)
+PoolRule = Callable[[Tensor, Mask], Tensor]
 
 
 def random_features(count: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
@@ -113,20 +115,20 @@ def _spatial_mean(x: Tensor) -> Tensor:
     return x.mean(dim=tuple(range(2, x.ndim)), dtype=_accumulator(x))
 
 
-def _token_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+def _token_mean(x: Tensor, mask: Mask) -> Tensor:
     kept = _kept_tokens("token_mean", x, mask)
     # filled, not multiplied by 0, because padding may hold NaN
     total = x.masked_fill(~kept[:, :, None], 0).sum(dim=1, dtype=_accumulator(x))
     return total / kept.sum(dim=1, keepdim=True)
 
 
-def _last_token(x: Tensor, mask: Tensor | None) -> Tensor:
+def _last_token(x: Tensor, mask: Mask) -> Tensor:
     kept = _kept_tokens("last_token", x, mask)
     last = kept.shape[1] - 1 - kept.flip(1).to(torch.uint8).argmax(dim=1)
     return x[torch.arange(x.shape[0], device=x.device), last]
 
 
-def _class_token(x: Tensor, mask: Tensor | None) -> Tensor:
+def _class_token(x: Tensor, mask: Mask) -> Tensor:
     kept = _kept_tokens("class_token", x, mask)
     if not kept[:, 0].all():
         row = int((~kept[:, 0]).nonzero()[0])
@@ -134,18 +136,19 @@ def _class_token(x: Tensor, mask: Tensor | None) -> Tensor:
     return x[:, 0]
 
 
-def _kept_tokens(pool: str, x: Tensor, mask: Tensor | None) -> Tensor:
+def _kept_tokens(pool: str, x: Tensor, mask: Mask) -> Tensor:
     """The mask as bool (n, t) on the device of `x` (n, t, d), with at least one token a row."""
     if x.ndim != 3 or x.shape[1] == 0:
         raise ValueError(f"pool {pool!r} needs shape (n, t, d), found {tuple(x.shape)}")
-    if mask is None:
+    kept = mask(x)
+    if kept is None:
         return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    if mask.shape != x.shape[:2]:
+    if kept.shape != x.shape[:2]:
         raise ValueError(
             f"pool {pool!r} needs an attention mask of shape {tuple(x.shape[:2])}, "
-            f"found {tuple(mask.shape)}"
+            f"found {tuple(kept.shape)}"
         )
-    kept = mask.to(x.device) != 0
+    kept = kept.to(x.device)
     empty = ~kept.any(dim=1)
     if empty.any():
         row = int(empty.nonzero()[0])
@@ -164,6 +167,11 @@ _NAMED: dict[str, PoolRule] = {
     "last_token": _last_token,
     "class_token": _class_token,
 }
+
+
+def needs_mask(rule: PoolRule) -> bool:
+    """Whether the rule asks which tokens are padding."""
+    return rule in (_token_mean, _last_token, _class_token)
 
 
 def pool_rules(pool: PoolChoice) -> dict[str, PoolRule]:
@@ -205,7 +213,7 @@ def choose_pool(rules: Mapping[str, PoolRule], names: Sequence[str]) -> PoolRule
     )
 
 
-def pool_rows(rule: PoolRule, x: Tensor, mask: Tensor | None, *, where: str) -> Tensor:
+def pool_rows(rule: PoolRule, x: Tensor, mask: Mask, *, where: str) -> Tensor:
     """Rows (n, d) of a batch of activations `x` (n, ...), which may share memory with `x`.
 
     Raises, in messages that start with `where`:

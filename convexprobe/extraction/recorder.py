@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from convexprobe.extraction.batch import Batch
 from convexprobe.extraction.layer_names import Point, Request
-from convexprobe.extraction.pooling import PoolRule, choose_pool, pool_rows
+from convexprobe.extraction.masks import TokenMasks
+from convexprobe.extraction.model_state import as_it_was
+from convexprobe.extraction.pooling import PoolRule, choose_pool, needs_mask, pool_rows
 from convexprobe.extraction.writers import Writer
 
 
@@ -26,7 +28,8 @@ class Recorder:
     """The hooks, and what they have read of the current batch.
 
     The first batch runs in full and shows how often each module is called. A later batch with more
-    or fewer calls is an error, and its forward pass ends as soon as every point has been read.
+    or fewer calls is an error, and its forward pass ends as soon as every point has been read. If
+    a shape leaves open which axis is the batch, a few rows of the first batch run once more.
     """
 
     requests: list[Request]
@@ -39,36 +42,89 @@ class Recorder:
     total: Counter[Request] = field(default_factory=Counter)  # calls in a whole forward pass
     calls: Counter[Request] = field(default_factory=Counter)  # calls so far in this one
     read: set[Point] = field(default_factory=set)
+    masks: TokenMasks = field(default_factory=TokenMasks)
+    # shapes of the first batch, and of the rows of it that run once more
+    shapes: dict[Point, tuple[int, ...]] = field(default_factory=dict)
+    fewer: dict[Point, tuple[int, ...]] | None = None
 
     def attach(self, model: nn.Module, hooks: ExitStack) -> None:
+        """Hang a hook on every module that is read."""
+        # only where they are needed: torch's Transformer takes another way if it has any hook
+        masked = any(map(needs_mask, self.rules.values()))
+        attach_ends = self.masks.attach(model, hooks) if masked else None
         for request in self.requests:
             module, see = model.get_submodule(request.module), partial(self._see, request)
             if request.side == "input":
                 hooks.enter_context(module.register_forward_pre_hook(see, with_kwargs=True))
             else:
                 hooks.enter_context(module.register_forward_hook(see))
+        if attach_ends is not None:
+            attach_ends()
 
     def run(self, model: nn.Module, batch: Batch, home: torch.device) -> None:
-        """One forward pass."""
+        """Run one batch.
 
-        def move(value: Any) -> Any:
-            return value.to(home, non_blocking=True) if isinstance(value, Tensor) else value
-
-        self.batch = batch
-        self.calls.clear()
-        self.read.clear()
-        try:
-            model(*map(move, batch.args), **{k: move(v) for k, v in batch.kwargs.items()})
-        except _DeepestPointRead:
-            return
-        if not self.total:
+        Raises:
+            ValueError: it calls other modules than the first, or it cannot be told which axis of an
+                activation is the batch.
+        """
+        first = not self.total
+        self._forward(model, batch, home)
+        if first:
             self._learn()
+            self._check_batch_axis(model, batch, home)
+        elif len(self.read) == len(self.kinds):
+            return
         for point in self.kinds:
             if point not in self.read:
                 raise ValueError(
                     f"layer {self.names[point][0]!r}, batch {batch.index}: expected it to run as "
                     "in batch 0, found that it did not"
                 )
+
+    def _forward(self, model: nn.Module, batch: Batch, home: torch.device) -> None:
+        def move(value: Any) -> Any:
+            return value.to(home, non_blocking=True) if isinstance(value, Tensor) else value
+
+        self.batch = batch
+        self.calls.clear()
+        if self.fewer is None:
+            self.read.clear()
+        self.masks.start(batch.kwargs, batch.rows)
+        with suppress(_DeepestPointRead):
+            model(*map(move, batch.args), **{k: move(v) for k, v in batch.kwargs.items()})
+
+    def _check_batch_axis(self, model: nn.Module, batch: Batch, home: torch.device) -> None:
+        """Run another number of rows if another axis than 0 is as long as the batch.
+
+        Axis 0 may then be the tokens, of which there are by chance as many as rows.
+        """
+        inputs = [tuple(v.shape) for v in batch.tensors() if not v.is_nested]
+        if not any(batch.rows in shape[1:] for shape in (*inputs, *self.shapes.values())):
+            return
+        rows = 2 if batch.rows > 2 else batch.rows + 1
+        self.fewer, error = {}, None
+        try:
+            with as_it_was(model):
+                self._forward(model, batch.resized(rows), home)
+        except Exception as reason:  # the model's own
+            error = reason
+        fewer, self.fewer = self.fewer, None
+        for point, shape in self.shapes.items():
+            if error is None and fewer.get(point, ())[:1] == (rows,):
+                continue
+            where = f"layer {self.names[point][0]!r}, batch {batch.index}"
+            if error is not None:
+                raise ValueError(
+                    f"{where}: cannot tell which axis of shape {shape} is the batch of "
+                    f"{batch.rows} rows, because the model does not run on {rows} rows ({error}); "
+                    "give batches of a size that no other axis has"
+                ) from error
+            raise ValueError(
+                f"{where}: expected axis 0 of shape {shape} to be the batch, found that {rows} "
+                f"rows instead of {batch.rows} give shape {fewer.get(point)}; choose another "
+                "point, or build the model with the batch in front (batch_first=True)"
+            )
 
     def _learn(self) -> None:
         """Check the requests against the calls of a whole forward pass, and name the points.
@@ -107,28 +163,48 @@ class Recorder:
                 f"layer {request.name(0, 1)!r}, batch {batch.index}: expected calls of its module "
                 f"as in batch 0, {calls}, found more"
             )
-        if not request.wants(call) or point in self.read:
+        if not request.wants(call) or point in (self.read if self.fewer is None else self.fewer):
             return
         x = request.tensor(value, where)
+        if self.fewer is not None:
+            self.fewer[point] = tuple(x.shape)
+            if len(self.fewer) == len(self.kinds):
+                raise _DeepestPointRead
+            return
         if x.ndim == 0 or len(x) != batch.rows:
             raise ValueError(
                 f"{where}: expected activations of {batch.rows} rows, one per input, "
                 f"found shape {tuple(x.shape)}"
             )
         rule = choose_pool(self.rules, request.aliases(call))
-        rows = pool_rows(rule, x, batch.kwargs.get("attention_mask"), where=where)
-        self._store(point, rows, self.dtype or x.dtype, where)
+        mask = partial(self.masks.of, source=args[0] if args else None)
+        self._store(point, x, pool_rows(rule, x, mask, where=where), where)
         self.read.add(point)
+        if not self.total:
+            self.shapes[point] = tuple(x.shape)
         if self.total and len(self.read) == len(self.kinds):
             raise _DeepestPointRead
 
-    def _store(self, point: Point, rows: Tensor, dtype: torch.dtype, where: str) -> None:
-        width, dtype = self.kinds.setdefault(point, (rows.shape[1], dtype))
+    def _store(self, point: Point, x: Tensor, rows: Tensor, where: str) -> None:
+        """Give the writer the rows of activations `x`, in the dtype of the first batch."""
+        width, dtype = self.kinds.setdefault(point, (rows.shape[1], self.dtype or x.dtype))
+        if self.dtype is None and torch.promote_types(x.dtype, dtype) != dtype:
+            raise ValueError(
+                f"{where}: expected {dtype} as in the batches before, found {x.dtype}, which would "
+                "be rounded; choose a dtype"
+            )
         if rows.shape[1] != width:
             raise ValueError(
                 f"{where}: expected rows of width {width} as in the batches before, "
                 f"found {rows.shape[1]}"
             )
+        if rows.data_ptr() != x.data_ptr() and (lost := rows.isinf().any(1)).any():
+            row = int(lost.nonzero()[0, 0])
+            if x[row].isfinite().all():
+                raise OverflowError(
+                    f"{where}: finite activations overflow {rows.dtype} when they are pooled, "
+                    f"first in row {self.batch.start + row}; pool with a function that uses float64"
+                )
         stored = rows.to(dtype)
         if stored.dtype != rows.dtype and (lost := rows.isfinite() & stored.isinf()).any():
             raise OverflowError(

@@ -130,7 +130,7 @@ class DirectoryWriter(Writer):
         pool: PoolChoice,
         block: int = BLOCK,
     ) -> None:
-        self.directory, self.block = directory, block
+        self.directory, self.block, self.warned = directory, block, False
         identity, (pools, unknown) = describe_model(model), _described(pool)
         request = {
             **request,
@@ -262,6 +262,7 @@ class DirectoryWriter(Writer):
                 f"{os.fspath(self.directory)!r}: expected the layers and labels of the blocks "
                 f"there, {[layer.names[0] for layer in old.layers]}, found others; delete it"
             )
+        self._warn_if_not_finite(layers, tensors)
 
         def to_disk() -> None:
             block = Block.write(self.directory, len(old.blocks), tensors, self.batches, self.inputs)
@@ -272,6 +273,19 @@ class DirectoryWriter(Writer):
 
         self._to_disk(to_disk)
         self._clear()
+
+    def _warn_if_not_finite(self, layers: list[Layer], tensors: dict[str, Tensor]) -> None:
+        """Say once, long before a fit refuses them, that there are rows that are not finite."""
+        for layer in layers if not self.warned else ():
+            finite = tensors[layer.key].isfinite().all(1)
+            if not self.warned and not finite.all():
+                row = self.manifest.rows + int((~finite).nonzero()[0, 0])
+                warnings.warn(
+                    f"layer {layer.names[0]!r}: its activations are not finite, first in row {row}",
+                    UserWarning,
+                    stacklevel=6,
+                )
+                self.warned = True
 
     def _to_disk(self, write: Callable[[], None]) -> None:
         """Call `write`, and say plainly if the disk is full."""
