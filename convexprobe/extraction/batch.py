@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -47,13 +48,7 @@ class Batch:
                 f"batch {index}: expected a tensor with rows, a pair (inputs, labels) or a mapping "
                 f"with such tensors, found {described(item)}"
             )
-        if labels is not None and not isinstance(labels, Tensor):
-            try:
-                labels = torch.tensor(labels, device="cpu")
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise TypeError(
-                    f"batch {index}: labels must be numbers, found {described(labels)}"
-                ) from error
+        labels = None if labels is None else _read_labels(labels, f"batch {index}")
         if labels is not None and labels.shape != (len(first),):
             raise ValueError(
                 f"batch {index}: expected labels of shape ({len(first)},), one per row, "
@@ -84,6 +79,24 @@ class Batch:
             elif value is not None:
                 crc = zlib.crc32(describe_value(value).encode(), crc)
         return crc
+
+
+def _read_labels(labels: Any, where: str) -> Tensor:
+    if isinstance(labels, np.ma.MaskedArray):
+        raise TypeError(f"{where}: labels must not be masked; leave the masked rows out")
+    try:
+        if not isinstance(labels, Tensor):
+            listed = isinstance(labels, Sequence)  # others, such as pandas', by their values
+            labels = torch.tensor(labels if listed else np.asarray(labels), device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{where}: labels must be numbers, found {described(labels)}") from error
+    plain = labels.layout == torch.strided and not (labels.is_nested or labels.is_quantized)
+    if not plain or labels.is_meta or labels.is_complex():
+        kind = "a tensor on the meta device" if labels.is_meta else described(labels)
+        raise TypeError(
+            f"{where}: labels must be a dense tensor of real numbers, found {kind} ({labels.dtype})"
+        )
+    return labels
 
 
 def expected_rows(loader: Iterable[Any]) -> int:

@@ -1,4 +1,4 @@
-"""The user's data as a loader that gives the same batches every time."""
+"""The user's data as a loader that gives the same rows, in the same batches, every time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from convexprobe.arrays.backend import to_numpy
 
 
 class RepeatableData:
-    """Tensors that are cut into batches, or a loader that is iterated over again and again.
+    """The same rows, in the same batches, every time.
 
     Args:
-        data: with `labels`, inputs `(n, ...)` or a mapping of such inputs to the model's keyword
-            arguments; without, a loader of batches as `extract` takes them.
+        data: inputs `(n, ...)`, or a mapping of them (keyword arguments of the model), with
+            `labels`; or, without, a loader that can be iterated over again.
         labels: `(n,)`.
-        size: rows a batch, where `data` are tensors.
-        what: what error messages call the data.
+        size: rows of a batch of tensors.
+        what: what messages call it.
 
     Raises:
-        TypeError: the loader can be iterated over only once.
-        ValueError: inputs and labels have different lengths.
+        TypeError: a loader that can be iterated over only once.
+        ValueError: inputs and labels of different lengths.
     """
 
     def __init__(self, data: Any, labels: Any, size: int, what: str) -> None:
@@ -52,12 +52,12 @@ class RepeatableData:
         self.description = {"rows": len(self.labels), "sha256": fingerprint(*tensors)}
 
     def loader(self) -> Iterable[Any]:
-        """The user's loader, or a list of batches that are views of the tensors."""
+        """The user's own, or a list of views: both may tell `extract` how much room to make."""
         if not self.inputs:
             return self.given
-        batches = []
+        found = []
         for start in range(0, len(self.labels), self.size):
             span = slice(start, start + self.size)
             batch = {name: value[span] for name, value in self.inputs.items()}
-            batches.append((batch[""] if self.bare else batch, self.labels[span]))
-        return batches
+            found.append((batch[""] if self.bare else batch, self.labels[span]))
+        return found

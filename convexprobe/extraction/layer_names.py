@@ -113,9 +113,11 @@ def choose_layers(model: nn.Module, layers: LayerChoice | None) -> list[Request]
     """The points chosen by names and globs or by a predicate; None chooses every leaf.
 
     Raises:
-        TypeError: neither names nor a predicate.
-        ValueError: a name that no module has, a glob that matches none, or nothing chosen at all.
+        TypeError: neither names nor a predicate, or a model that may not run hooks.
+        ValueError: a name that no module has, a glob that matches none, nothing chosen at all, or
+            a model with lazy parameters.
     """
+    check_model(model)
     modules = dict(model.named_modules(remove_duplicate=False))
     modules.pop("")
     if layers is None or callable(layers):

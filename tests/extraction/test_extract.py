@@ -8,6 +8,7 @@ from collections import UserDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -87,7 +88,14 @@ def test_loaders_that_know_their_length_are_stored_without_a_second_copy(
     assert torch.equal(extract(model, shortened)[0]["0"], x[:8])
 
 
-@pytest.mark.parametrize("convert", [torch.Tensor.clone, torch.Tensor.numpy, torch.Tensor.tolist])
+@pytest.mark.parametrize(
+    "convert",
+    [
+        torch.Tensor.clone, torch.Tensor.numpy, torch.Tensor.tolist, list,
+        lambda y: list(y[:, None]), lambda y: list(y.numpy()),
+        lambda y: pd.Series(y.numpy(), index=y.numpy() + 5),
+    ],
+)  # fmt: skip
 def test_labels_may_be_of_any_kind(convert: Callable[[Tensor], Any]) -> None:
     x, y = normal(7, 3), torch.arange(7)
     pairs = [(a, convert(b)) for a, b in zip(x.split(3), y.split(3), strict=True)]

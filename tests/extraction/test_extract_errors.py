@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -155,3 +159,35 @@ def test_an_argument_that_cannot_be_used_is_named_before_the_loader_is_touched(
 
     with pytest.raises(kind, match=message):
         extract(nn.Sequential(nn.ReLU()), loader(), **options)
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # torch calls half of its layouts prototypes
+    NO_LABELS: list[Any] = [
+        [2**70, 1], [None, 1], ["a", "b"], "ab", b"ab", {"a": 1}, {1, 2}, [[1], [1, 2]],
+        np.array(["a", "b"]), np.array([object(), 1]), np.ma.array([1, 2], mask=[False, True]),
+        torch.tensor([1, 2]).to_sparse(), torch.ones(2, device="meta"), torch.ones(2) * 1j,
+        torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), [1j, 2],
+        torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), pd.Series(["a", "b"]),
+        pd.Series(["a", "b"], dtype="category"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", NO_LABELS, ids=lambda labels: type(labels).__name__)
+def test_labels_that_are_no_numbers_name_their_batch(labels: Any, tmp_path: Path) -> None:
+    for out in (None, tmp_path):
+        with pytest.raises(TypeError, match="batch 1: labels must"):
+            batches = [(torch.ones(2, 3), [0, 1]), (torch.ones(2, 3), labels)]
+            extract(nn.Sequential(nn.ReLU()), iter(batches), out=out)
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2)
+    | st.tuples(inner, inner), max_leaves=5,
+))  # fmt: skip
+def test_a_batch_of_anything_else_is_one_clear_error(item: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"batch 0: |at least one row"):
+        extract(nn.Sequential(nn.ReLU()), iter([item]))
+    with pytest.raises((TypeError, ValueError), match=r"batch [01]: "):
+        extract(nn.Sequential(nn.ReLU()), iter([(torch.ones(3, 2), item), item]))
