@@ -7,7 +7,7 @@ manifest lists
 
     format, complete   the version; whether the extraction reached its end
     model              SHA-256 of the parameters and buffers
-    request            what was asked for: points, dtype, pools
+    request            points, dtype and pools; the model's code; what cannot be identified
     layers             names, width and dtype of each, in the order of computation
     labels             the dtype of the labels; null if there are none
     blocks             what `Block` has, of each

@@ -55,8 +55,8 @@ def extract(
             TorchScript) are refused.
         loader: an iterable of batches of n_b rows. A batch is a tensor, a pair `(inputs, labels)`,
             or a mapping, whose `"labels"` (or `"label"`) are the labels and whose other items are
-            the model's keyword arguments. Its `"attention_mask"` (n_b, t) also tells pools which
-            tokens to keep.
+            the model's keyword arguments. Masks among them also tell pools of tokens what to leave
+            out, see `extraction.masks`.
         layers: a point, a list of points (`extraction.layer_names` has the grammar), or a predicate
             of name and module over all modules that define `forward`. None takes every leaf.
             Modules that were not named and never run are left out, if another one of the same

@@ -1,4 +1,4 @@
-"""The model as it was: whatever runs it, and however many threads do."""
+"""Keep a model as it was, whatever runs it and in however many threads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
     usually notes its length in an attribute, and one without the other is broken. So are the
     dictionaries of parameters, in which offloaded weights come and go.
     """
-    dicts = [(d, dict(d)) for m in model.modules() for d in (vars(m), m._buffers, m._parameters)]
+    dicts = [
+        (current, dict(current))
+        for m in model.modules()
+        for current in (vars(m), m._buffers, m._parameters, m._modules)
+    ]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     with random_states_kept():
         try:

@@ -73,8 +73,6 @@ class Recorder:
         if first:
             self._learn()
             self._check_batch_axis(model, batch, home)
-        elif len(self.read) == len(self.kinds):
-            return
         for point in self.kinds:
             if point not in self.read:
                 raise ValueError(

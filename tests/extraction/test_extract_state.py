@@ -19,7 +19,7 @@ from tests.extraction.networks import Failing, normal
 
 
 class Stateful(nn.Module):
-    """Changes everything a forward pass can change: buffers, attributes, all random states."""
+    """Changes all that a forward pass can change: buffers, attributes, modules, random states."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,6 +31,7 @@ class Stateful(nn.Module):
         self.count += 1
         self.cache, self.cached = torch.ones(len(x)), len(x)
         self.register_buffer("late", torch.ones(1))
+        self.add_module("later", nn.Identity())
         random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
         return x + self.count
 
