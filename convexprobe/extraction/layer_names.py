@@ -27,6 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convexprobe.activations.manifest import FLOATS
+
 LayerChoice = str | Sequence[str] | Callable[[str, nn.Module], bool]
 Point = tuple[str, str, str | None, int]  # module, side, key, call
 
@@ -104,8 +106,10 @@ class Request:
             )
         if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided:
             raise TypeError(f"{where}: expected a dense tensor, found {described(value)}")
-        if not value.is_floating_point():
-            raise TypeError(f"{where}: expected floating-point activations, found {value.dtype}")
+        if str(value.dtype).removeprefix("torch.") not in FLOATS:
+            raise TypeError(
+                f"{where}: expected activations of {', '.join(FLOATS)}, found {value.dtype}"
+            )
         return value.detach()
 
 

@@ -15,7 +15,7 @@ from convexprobe.extraction.batch import Batch
 from convexprobe.extraction.layer_names import Point, Request
 from convexprobe.extraction.masks import TokenMasks
 from convexprobe.extraction.model_state import as_it_was
-from convexprobe.extraction.pooling import PoolRule, choose_pool, needs_mask, pool_rows
+from convexprobe.extraction.pooling import Mask, PoolRule, choose_pool, needs_mask, pool_rows
 from convexprobe.extraction.writers import Writer
 
 
@@ -176,20 +176,29 @@ class Recorder:
             )
         rule = choose_pool(self.rules, request.aliases(call))
         mask = partial(self.masks.of, source=args[0] if args else None)
-        self._store(point, x, pool_rows(rule, x, mask, where=where), where)
+        self._store(point, x, rule, mask, where)
         self.read.add(point)
         if not self.total:
             self.shapes[point] = tuple(x.shape)
         if self.total and len(self.read) == len(self.kinds):
             raise _DeepestPointRead
 
-    def _store(self, point: Point, x: Tensor, rows: Tensor, where: str) -> None:
-        """Give the writer the rows of activations `x`, in the dtype of the first batch."""
-        width, dtype = self.kinds.setdefault(point, (rows.shape[1], self.dtype or x.dtype))
-        if self.dtype is None and torch.promote_types(x.dtype, dtype) != dtype:
+    def _store(self, point: Point, given: Tensor, rule: PoolRule, mask: Mask, where: str) -> None:
+        """Give the writer the rows of these activations, in the dtype of the first batch.
+
+        Raises:
+            ValueError: their width or dtype is another one than in the first batch.
+            OverflowError: a finite number would be stored as an infinite one.
+        """
+        # torch computes nothing with float8, which float16 has all values of
+        x = given.half() if given.itemsize == 1 else given
+        rows = pool_rows(rule, x, mask, where=where)
+        width, dtype = self.kinds.setdefault(point, (rows.shape[1], self.dtype or given.dtype))
+        lossless = given.dtype == dtype or torch.promote_types(x.dtype, dtype) == dtype
+        if self.dtype is None and not lossless:
             raise ValueError(
-                f"{where}: expected {dtype} as in the batches before, found {x.dtype}, which would "
-                "be rounded; choose a dtype"
+                f"{where}: expected {dtype} as in the batches before, found {given.dtype}, which "
+                "would be rounded; choose a dtype"
             )
         if rows.shape[1] != width:
             raise ValueError(
@@ -197,16 +206,24 @@ class Recorder:
                 f"found {rows.shape[1]}"
             )
         if rows.data_ptr() != x.data_ptr() and (lost := rows.isinf().any(1)).any():
-            row = int(lost.nonzero()[0, 0])
-            if x[row].isfinite().all():
-                raise OverflowError(
-                    f"{where}: finite activations overflow {rows.dtype} when they are pooled, "
-                    f"first in row {self.batch.start + row}; pool with a function that uses float64"
-                )
+            self._refuse_overflow(
+                lost & x.flatten(1).isfinite().all(1),
+                f"{where}: finite activations overflow {rows.dtype} when they are pooled",
+                "pool with a function that uses float64",
+            )
         stored = rows.to(dtype)
-        if stored.dtype != rows.dtype and (lost := rows.isfinite() & stored.isinf()).any():
-            raise OverflowError(
-                f"{where}: {int(lost.sum())} finite activations overflow {stored.dtype}, first in "
-                f"row {self.batch.start + int(lost.nonzero()[0, 0])}; store them in a wider dtype"
+        if dtype != rows.dtype:
+            # float8 has no infinity, or is cut off at its largest value
+            high = rows.abs() > torch.finfo(dtype).max if dtype.itemsize == 1 else stored.isinf()
+            lost = rows.isfinite() & high
+            self._refuse_overflow(
+                lost.any(1),
+                f"{where}: {int(lost.sum())} finite activations overflow {dtype}",
+                "store them in a wider dtype",
             )
         self.writer.add(point, stored)
+
+    def _refuse_overflow(self, rows: Tensor, sentence: str, remedy: str) -> None:
+        if rows.any():
+            row = self.batch.start + int(rows.nonzero()[0, 0])
+            raise OverflowError(f"{sentence}, first in row {row}; {remedy}")

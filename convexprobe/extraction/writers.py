@@ -277,7 +277,8 @@ class DirectoryWriter(Writer):
     def _warn_if_not_finite(self, layers: list[Layer], tensors: dict[str, Tensor]) -> None:
         """Say once, long before a fit refuses them, that there are rows that are not finite."""
         for layer in layers if not self.warned else ():
-            finite = tensors[layer.key].isfinite().all(1)
+            rows = tensors[layer.key]
+            finite = (rows.half() if rows.itemsize == 1 else rows).isfinite().all(1)
             if not self.warned and not finite.all():
                 row = self.manifest.rows + int((~finite).nonzero()[0, 0])
                 warnings.warn(

@@ -141,6 +141,29 @@ def test_sparse_activations_are_refused_by_name() -> None:
             extract(model, [normal(2, 3)], "other")
 
 
+def test_activations_of_a_dtype_that_cannot_be_stored_are_refused_by_name() -> None:
+    for dtype in (torch.complex64, torch.int8, torch.bool):
+        model = Wrapped(lambda m, x, dtype=dtype: m.other(x.to(dtype)))
+        message = f"layer 'other', batch 0: expected activations of float64, .* found {dtype}"
+        with pytest.raises(TypeError, match=message):
+            extract(model, [normal(2, 3)], "other", dtype="float32")
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_activations_of_eight_bits_are_pooled_and_stored(kind: torch.dtype, tmp_path: Path) -> None:
+    model = Wrapped(lambda m, x: m.other(x.to(kind)))
+    x = 10 * normal(4, 5, 3)
+    rounded = x.to(kind).float()
+    rows, _ = extract(model, list(x.split(2)), "other", out=tmp_path)
+    assert rows["other"].dtype == kind
+    assert torch.equal(rows["other"].load().float(), rounded.flatten(1))
+    rows, _ = extract(model, [x], "other", pool="token_mean", dtype="float32")
+    torch.testing.assert_close(rows["other"], rounded.mean(1))
+    with pytest.raises(OverflowError, match="layer 'other', batch 0: 2 finite activations overfl"):
+        pool = lambda x: x.flatten(1).float() * 1e5  # noqa: E731
+        extract(model, [torch.eye(2, 3)[:, None]], "other", pool=pool)
+
+
 def test_activations_that_are_not_finite_are_named_once_while_a_directory_is_written(
     tmp_path: Path,
 ) -> None:
