@@ -176,7 +176,7 @@ def _check_loader(loader: Any) -> None:
 def _check_dtype(dtype: Any) -> torch.dtype | None:
     if isinstance(dtype, str):
         return _DTYPES[check_choice("dtype", dtype, _DTYPES)]
-    if dtype is None or dtype in _DTYPES.values():
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype in _DTYPES.values()):
         return dtype
     kind = ValueError if isinstance(dtype, torch.dtype) else TypeError
     raise kind(f"dtype: expected one of {', '.join(_DTYPES)} or None, found {shown(dtype)}")

@@ -153,28 +153,30 @@ class DirectoryWriter(Writer):
         self.lock.close()
 
     def _open(self) -> None:
+        """Start, or go on where an earlier extraction has written blocks."""
         directory, unknown = self.directory, self.manifest.request["unknown"]
         remove_leftovers(directory)
         if (directory / MANIFEST).exists():
-            self._resume()
+            old = Manifest.read(directory)
+            if old.blocks:
+                self._resume(old)
+                return
         elif not all(map(is_bookkeeping, directory.iterdir())):
             raise ValueError(
                 f"{os.fspath(directory)!r}: expected a directory that is empty or has activations, "
                 "found other files"
             )
-        else:
-            self.manifest.write(directory)
-            if unknown:
-                warnings.warn(
-                    f"{os.fspath(directory)!r}: another call of extract will not continue or reuse "
-                    f"these activations, because it cannot tell what they are of: {unknown[0]}",
-                    UserWarning,
-                    stacklevel=5,
-                )
+        self.manifest.write(directory)
+        if unknown:
+            warnings.warn(
+                f"{os.fspath(directory)!r}: another call of extract will not continue or reuse "
+                f"these activations, because it cannot tell what they are of: {unknown[0]}",
+                UserWarning,
+                stacklevel=5,
+            )
 
-    def _resume(self) -> None:
+    def _resume(self, old: Manifest) -> None:
         """Take over the complete blocks of an earlier extraction of the same activations."""
-        old = Manifest.read(self.directory)
         ours, theirs = ({"weights": m.model, **m.request} for m in (self.manifest, old))
         remedy = "choose another directory, or delete it"
         for what, words in _WORDS.items():
@@ -183,10 +185,10 @@ class DirectoryWriter(Writer):
                     f"{os.fspath(self.directory)!r} has the activations of another {words} "
                     f"({shown(theirs.get(what))}, asked for {shown(ours[what])}); {remedy}"
                 )
-        for unknown in (*ours["unknown"], *theirs["unknown"]):
+        if unknown := ours["unknown"] or theirs.get("unknown", ["the manifest does not say"]):
             raise ValueError(
                 f"{os.fspath(self.directory)!r} has activations, and it cannot be told whether "
-                f"they are those asked for: {unknown}; {remedy}"
+                f"they are those asked for: {str(unknown).strip('[]')}; {remedy}"
             )
         whole = old.check_sizes(self.directory)
         complete = old.complete and whole == len(old.blocks)

@@ -136,6 +136,7 @@ def test_models_and_arguments_that_cannot_be_used_are_refused() -> None:
         ({"dtype": "float23"}, ValueError, "dtype: .* did you mean 'float32'"),
         ({"dtype": torch.int64}, ValueError, "dtype: .* found torch.int64"),
         ({"dtype": float}, TypeError, "dtype: .* found <class 'float'>"),
+        ({"dtype": np.dtype("float32")}, TypeError, "dtype: .* found dtype"),
         ({"dtype": 32}, TypeError, r"dtype: .* found 32 \(int\)"),
         ({"device": "nowhere"}, ValueError, "device: 'nowhere' cannot store rows here"),
         ({"device": "meta"}, ValueError, "device: 'meta' cannot store rows here"),

@@ -67,6 +67,12 @@ def test_old_rows_are_not_returned_for_another_model_or_pool(
     write(pool=by(1))  # the same anonymous function, defined again
 
 
+def test_a_directory_without_rows_is_nobody_s(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="found int"):
+        extract_to(tmp_path, network(), batches(), pool=lambda x: 1)
+    extract_to(tmp_path, network(1), batches(), pool="flatten")
+
+
 def test_pools_in_another_order_are_others(tmp_path: Path) -> None:
     pools: dict[str, Any] = {"0": "flatten", "*": by(2)}
     extract_to(tmp_path, network(), batches(), pool=pools)
