@@ -1,4 +1,4 @@
-"""`ProbeHistory`: the probes of every checkpoint, as a table, figures, and a set for each step."""
+"""`ProbeHistory`: the probes of every checkpoint, as sets by step, a table and figures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from convexprobe.training.run_directory import RunDirectory
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
 _COLUMNS = {
     "test_error": "test error",
     "train_error": "training error",
@@ -27,13 +26,13 @@ _COLUMNS = {
 
 
 class ProbeHistory(Mapping[int, ProbeSet]):
-    """The probes of a network over its training: step -> `ProbeSet`, in increasing order.
+    """The probes of a network over its training: step -> `ProbeSet`, by increasing step.
 
-    Probes that are on the disk are read when they are asked for.
+    Probes on disk are read when they are asked for.
 
     Attributes:
         entries: results and costs of every step.
-        failures: what could not be probed: the source, and why.
+        failures: what could not be probed, as (source, reason).
     """
 
     def __init__(
@@ -48,9 +47,9 @@ class ProbeHistory(Mapping[int, ProbeSet]):
 
     def __getitem__(self, step: int) -> ProbeSet:
         entry = self._entry(step)
-        if isinstance(self._source, RunDirectory):
-            return self._source.probes(step)
-        return self._source[step if entry.duplicate_of is None else entry.duplicate_of]
+        step = step if entry.duplicate_of is None else entry.duplicate_of
+        source = self._source
+        return source.probes(step) if isinstance(source, RunDirectory) else source[step]
 
     def __iter__(self) -> Iterator[int]:
         return (entry.step for entry in self.entries)
@@ -62,9 +61,8 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         for entry in self.entries:
             if entry.step == step:
                 return entry
-        steps = list(self)
-        near = min(steps, key=lambda s: abs(s - step)) if steps else None
-        raise KeyError(f"no step {step!r} among {len(steps)}; the nearest is {near}")
+        near = min(self, key=lambda other: abs(other - step), default=None)
+        raise KeyError(f"no step {step!r} among {len(self)}; the nearest is {near}")
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -72,7 +70,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         return tuple(dict.fromkeys(r.layer for entry in self.entries for r in entry.layers))
 
     def table(self) -> list[dict[str, Any]]:
-        """A row for every step and layer: what `LayerResult` has, and the step's own costs."""
+        """Return a row for every step and layer: the `LayerResult` and the costs of the step."""
         return [
             {
                 "step": entry.step,
@@ -86,7 +84,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         ]
 
     def to_frame(self) -> Any:
-        """The table as a pandas frame, by step and layer.
+        """Return the table as a pandas frame, indexed by step and layer.
 
         Raises:
             ImportError: pandas is not installed.
@@ -117,7 +115,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
     __repr__ = __str__
 
     def _column(self, column: str | None) -> str:
-        """The column to draw: test errors where there are some, else training errors."""
+        """Return the column to draw; None stands for test errors, or training errors without."""
         if column is None:
             held = all(r.test_error is not None for e in self.entries for r in e.layers)
             return "test_error" if held else "train_error"
@@ -136,7 +134,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         }
 
     def plot_step(self, step: int, ax: Axes | None = None) -> Axes:
-        """The paper's figure for one step: error by layer.
+        """Draw the paper's figure for one step: error by layer.
 
         Raises:
             KeyError: no such step.
@@ -148,7 +146,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         return ax
 
     def plot_heatmap(self, column: str | None = None, ax: Axes | None = None) -> Axes:
-        """Layer by step, the value as colour.
+        """Draw layers by steps, with the value as colour.
 
         Args:
             column: "test_error" (where there are held-out rows), "train_error", "test_loss" or
@@ -159,7 +157,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         return plot_heatmap(self._curves(column), label=_COLUMNS[column], ax=ax)
 
     def plot_layers(self, column: str | None = None, ax: Axes | None = None) -> Axes:
-        """One curve a layer against step; arguments are those of `plot_heatmap`."""
+        """Draw one curve a layer against the step; arguments as in `plot_heatmap`."""
         column = self._column(column)
         return plot_curves(self._curves(column), label=_COLUMNS[column], ax=ax)
 
@@ -171,7 +169,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         fps: float = 8.0,
         dpi: int = 80,
     ) -> None:
-        """The paper's movie: error by layer, a frame a step, on one axis.
+        """Draw the paper's movie: error by layer, one frame a step.
 
         Args:
             path: a `.gif`, or an `.mp4`, for which ffmpeg has to be installed.
@@ -187,27 +185,24 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         animate(self._curves(column), path, label=_COLUMNS[column], fps=fps, dpi=dpi)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write it where `load_history` reads it; what a sweep keeps in `out` is such a directory.
+        """Write a directory that `load_history` reads, like the `out` of a sweep.
 
         Raises:
             ValueError: a history is there already.
         """
         if any(Path(directory).glob("*.json")):
             raise ValueError(f"{os.fspath(directory)!r}: a history is there; take a new directory")
-        store = RunDirectory(directory, self._settings())
+        recorded = self._source.settings if isinstance(self._source, RunDirectory) else None
+        target = RunDirectory(directory, recorded or {"saved": True})
         for entry in self.entries:
-            own = entry.duplicate_of is None
-            store.add(entry, self[entry.step] if own else None)
-
-    def _settings(self) -> dict[str, Any]:
-        return self._source.settings if isinstance(self._source, RunDirectory) else {"saved": True}
+            target.add(entry, self[entry.step] if entry.duplicate_of is None else None)
 
 
 def load_history(directory: str | os.PathLike[str]) -> ProbeHistory:
-    """The history in a directory, while a sweep adds to it or afterwards.
+    """Read the history in a directory, after a sweep or while one adds to it.
 
     Raises:
         ValueError: not such a directory.
     """
-    store = RunDirectory(directory, check=False)
-    return ProbeHistory(list(store.entries.values()), store)
+    source = RunDirectory(directory, check=False)
+    return ProbeHistory(list(source.entries.values()), source)

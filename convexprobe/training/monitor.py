@@ -7,11 +7,14 @@ import os
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from convexprobe._arguments import check_choice, check_real
 from convexprobe._hashing import digest, fingerprint
 from convexprobe._random_state import random_states_kept
 from convexprobe.arrays.backend import to_numpy
@@ -33,49 +36,50 @@ STARTS = ("auto", "copy", "zero")
 
 
 class ProbeMonitor:
-    """Probes of every layer whenever they are asked for, while a network trains.
+    """Fit probes of every layer, whenever asked to, while a network trains.
 
         monitor = ProbeMonitor(inputs, labels, out="probes")
         monitor.record(model, step)  # in the training loop, as often as wanted
         monitor.history.plot_layers()
 
-    Rows and random choices are the same at every step, and so is each layer's penalty, so that a
-    curve moves only because the network does. A probe starts from the last step's (see
-    `solvers.starts`); for `l2 > 0` the optimum is unique and no start can bias it.
+    Every step uses the same rows, the same random choices and the same penalty for each layer, so
+    that a curve moves only because the network does. A probe starts from that of the last step (see
+    `solvers.starts`); with `l2 > 0` the optimum is unique, so the start cannot bias it.
 
-    The training is bit for bit what it would be without it: the model's weights, buffers, training
-    flags and attributes and the global random states of torch, NumPy and Python are kept.
+    The training stays the same bit for bit: the monitor restores the model's weights, buffers,
+    training flags and attributes, and the global random states of torch, NumPy and Python.
 
-    Memory: the activations of one step, `n d` of their dtype a layer, of fitted and held-out rows;
-    and `4 n k` bytes a layer for the logits to start the next step from (at most 64 MiB).
+    Memory: `n d` numbers a layer for the activations of one step, fitted and held-out rows, and
+    `4 n k` bytes a layer (at most 64 MiB) for the logits that the next step starts from.
 
     Args:
         data: inputs `(n, ...)` with `labels`, or a mapping of them (keyword arguments of the
-            model); or a loader of batches as `extract` takes them, the same rows in the same order
-            every time.
+            model); or a loader of batches as `extract` takes them, which gives the same rows in the
+            same order every time.
         labels: classes `(n,)`, integers.
         layers: as in `extract`.
         pool: as in `extract`; `random_features(1000)` keeps feature maps small.
         test: held-out rows: `(inputs, labels)`, or a loader where `data` is one.
-        out: directory to record in. What is recorded there is not computed again, so that a run
-            that was killed goes on where it was, to the same result bit for bit.
-        warm_start: "auto" takes the best of zero, copied and transferred, "copy" of the first two,
-            "zero" always starts from the best constant classifier.
-        l2: a penalty for all layers; or "auto": each layer's own, chosen once, on a held-out fifth
-            of the rows at the first step that is recorded, from seven values between 1e-6 and 1
-            times the mean feature variance there. It is then the same at every step: a penalty that
-            followed the variance would show its own changes as the network's. The choice is in the
-            first step's seconds, not in its passes.
+        out: directory to record in. Steps that are recorded there are not computed again: a run
+            that was killed goes on where it was and ends with the same bits.
+        warm_start: "auto" starts from the best of zero, copied and transferred weights, "copy" from
+            the best of the first two, "zero" always from the best constant classifier.
+        l2: a penalty for all layers, or "auto". "auto" chooses each layer's own penalty at the
+            first step that is recorded, on a held-out fifth of the rows, from seven values between
+            1e-6 and 1 times the layer's mean feature variance; every later step uses it again.
+            Penalties that followed the variance would show their own changes as the network's. The
+            choice counts in the first step's seconds, not in its passes.
         tol: relative tolerance of the certificate.
         solver: as in `fit_probes`.
         batch_size: rows of a batch, where `data` are tensors.
         max_passes: budget of passes for each probe.
-        on_error: what a step that cannot be probed does (activations that are not finite, say):
-            "warn" notes it in the history's `failures` and goes on, "raise" raises. The first step
-            always raises, and a disk that cannot be written does.
+        on_error: what to do with a step that cannot be probed (activations that are not finite,
+            say): "warn" notes it in the history's `failures` and goes on, "raise" raises. The first
+            step always raises, and so does a disk that cannot be written.
         seed: of the choice of l2, and of the random states while the rows are read.
-        process_group: as in `fit_probes`: every rank calls with its own rows, all record the same
-            probes. `out` then holds a directory for each, and what all ranks have is recorded.
+        process_group: as in `fit_probes`: every rank calls with its own rows, and all record the
+            same probes. `out` then holds a directory for each rank, and a step counts as recorded
+            when all of them have it.
 
     Raises:
         TypeError, ValueError: an argument refused; `out` records other settings.
@@ -104,19 +108,13 @@ class ProbeMonitor:
         penalties = check_l2(l2)
         if penalties is not None and len(penalties) != 1:
             raise ValueError(f'l2: expected one number or "auto", found {l2!r}')
-        if warm_start not in STARTS:
-            raise ValueError(f"warm_start: expected one of {STARTS}, found {warm_start!r}")
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f'on_error: expected "warn" or "raise", found {on_error!r}')
-        if not tol > 0:
-            raise ValueError(f"tol: expected a positive number, found {tol}")
+        check_choice("warm_start", warm_start, STARTS)
+        check_choice("on_error", on_error, ("warn", "raise"))
+        check_real("tol", tol, above=0)
         self._solver = by_name(solver)
         self._data = RepeatableData(data, labels, batch_size, "data")
-        if (
-            test is not None
-            and labels is not None
-            and (not isinstance(test, tuple | list) or len(test) != 2)
-        ):
+        pair = isinstance(test, tuple | list) and len(test) == 2
+        if test is not None and labels is not None and not pair:
             raise ValueError("test: expected a pair (inputs, labels), as data are tensors")
         held, held_labels = (test, None) if test is None or labels is None else test
         self._test = None if test is None else RepeatableData(held, held_labels, batch_size, "test")
@@ -140,24 +138,24 @@ class ProbeMonitor:
         if out is not None and self.ranks.size > 1:
             out = Path(out, f"rank_{self.ranks.rank}_of_{self.ranks.size}")
         with self.ranks.raise_together():
-            self._store = None if out is None else RunDirectory(out, settings)
-        entries = {} if self._store is None else self._store.entries
+            self._directory = None if out is None else RunDirectory(out, settings)
+        entries = {} if self._directory is None else self._directory.entries
         # A kill may have come between two ranks' writing: that step is done again by all.
         steps = [set(json.loads(text)) for text in self.ranks.texts(json.dumps(list(entries)))]
         complete = set.intersection(*steps)
         self._entries = {step: entry for step, entry in entries.items() if step in complete}
         self._kept: dict[int, ProbeSet] = {}  # by step, where there is no directory
-        self._last: tuple[int, Remembered | ProbeSet] | None = None
+        self._last: tuple[int, Remembered | ProbeSet] | None = None  # a step and its probes
         self._failures: dict[str, str] = {}
 
     @property
     def history(self) -> ProbeHistory:
         """All that is recorded so far."""
-        source = self._kept if self._store is None else self._store
+        source = self._kept if self._directory is None else self._directory
         return ProbeHistory(list(self._entries.values()), source, list(self._failures.items()))
 
     def recorded(self, step: int | None) -> bool:
-        """Whether the step is there already."""
+        """Whether the step is recorded already."""
         return step in self._entries
 
     def record(self, model: nn.Module, step: int, source: str = "") -> Entry | None:
@@ -201,9 +199,11 @@ class ProbeMonitor:
     def _measure(self, model: nn.Module, step: int, source: str, weights: str) -> Entry:
         for entry in self._entries.values():
             if entry.weights == weights and entry.duplicate_of is None:
-                same = Entry(step, source, weights, entry.step, entry.labels, 0.0, 0.0, 0.0,
-                             entry.layers)  # fmt: skip
-                return self._add(same, None)
+                duplicate = replace(
+                    entry, step=step, source=source, duplicate_of=entry.step,
+                    extract_seconds=0.0, solve_seconds=0.0, evaluate_seconds=0.0,
+                )  # fmt: skip
+                return self._add(duplicate, None)
         started = time.perf_counter()
         with self.ranks.raise_together():
             x, y = self._extract(model, self._data, "data")
@@ -247,48 +247,39 @@ class ProbeMonitor:
     def _fit(
         self, x: dict[str, Tensor], y: Tensor, start: Remembered | ProbeSet | None
     ) -> ProbeSet:
-        chosen = self._penalties()
+        chosen = {r.layer: r.l2 for entry in self._entries.values() for r in entry.layers}
+        fit = partial(
+            fit_probes, labels=y, solver=self._solver, tol=self._tol, max_passes=self._max_passes,
+            progress=False, process_group=self._process_group,
+        )  # fmt: skip
         probes = ProbeSet({})
         for name, rows in x.items():
             l2, first = self._l2 if self._l2 is not None else chosen.get(name), start
             if l2 is None:
-                path = fit_probes({name: rows}, y, self._solver, tol=self._tol, seed=self._seed,
-                                  max_passes=self._max_passes, progress=False,
-                                  process_group=self._process_group)  # fmt: skip
+                path = fit({name: rows}, seed=self._seed)
                 l2, first = path[name].l2, path
-            probes |= fit_probes(
-                {name: rows},
-                y,
-                self._solver,
-                l2=l2,
-                tol=self._tol,
-                warm_start=first,
-                max_passes=self._max_passes,
-                progress=False,
-                process_group=self._process_group,
-            )
+            probes |= fit({name: rows}, l2=l2, warm_start=first)
         return probes
 
-    def _penalties(self) -> dict[str, float]:
-        """What "auto" has chosen, by layer."""
-        return {r.layer: r.l2 for entry in self._entries.values() for r in entry.layers}
-
     def _start(self, step: int) -> Remembered | ProbeSet | None:
-        """The probes of the nearest step, the earlier of two: the same whether resumed or not."""
+        """Return the probes of the nearest step, the earlier of two.
+
+        The choice depends on what is recorded alone, so that a resumed run makes the same.
+        """
         if self._warm_start == "zero" or not self._entries:
             return None
         near = min(self._entries, key=lambda other: (abs(other - step), other))
         original = self._entries[near].duplicate_of
         near = near if original is None else original
         if self._last is None or self._last[0] != near:
-            found = self._kept[near] if self._store is None else self._store.remembered(near)
-            self._last = near, found
+            directory = self._directory
+            self._last = near, directory.remembered(near) if directory else self._kept[near]
         last = self._last[1]
         return last.probes if self._warm_start == "copy" and isinstance(last, Remembered) else last
 
     def _add(self, entry: Entry, memory: Remembered | None) -> Entry:
-        if self._store is not None:
-            self._store.add(entry, memory)
+        if self._directory is not None:
+            self._directory.add(entry, memory)
         elif memory is not None:
             self._kept[entry.step] = memory.probes
         self._entries[entry.step] = entry
@@ -299,7 +290,7 @@ class ProbeMonitor:
 
 
 def _described(choice: Any) -> Any:
-    """A choice of layers or pools as JSON can hold it; functions by their names."""
+    """Return a choice of layers or pools as JSON can hold it, functions by their names."""
     if callable(choice):
         return f"{choice.__module__}.{getattr(choice, '__qualname__', repr(choice))}"
     if isinstance(choice, Mapping):

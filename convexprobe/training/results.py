@@ -13,12 +13,13 @@ from convexprobe.solvers.solution import Solved, Status
 
 @dataclass(frozen=True, kw_only=True)
 class LayerResult(Solved):
-    """What is recorded of one probe, beside its file.
+    """What is recorded of one probe beside its weights.
 
-    Attributes are those of `Solved`, and
+    The attributes are those of `Solved` and
 
         layer: the probe's name.
-        test_error, test_loss: on held-out rows (nats), None without them.
+        test_error: fraction of the held-out rows that are misclassified, None without such rows.
+        test_loss: mean cross-entropy on them, nats, likewise.
     """
 
     layer: str
@@ -27,7 +28,7 @@ class LayerResult(Solved):
 
     @classmethod
     def of(cls, layer: str, probe: Probe, held: Score | None) -> LayerResult:
-        """The record of a probe and its score on held-out rows."""
+        """Make the record of a probe and its score on held-out rows."""
         return cls(
             **probe.known(),
             layer=layer,
@@ -36,12 +37,12 @@ class LayerResult(Solved):
         )
 
     def to_row(self) -> dict[str, Any]:
-        """The fields by name, as a table or JSON holds them."""
+        """Return the fields by name, as a table or JSON holds them."""
         return {**vars(self), "status": self.status.name.lower()}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> LayerResult:
-        """What `to_row` returned."""
+        """Make the record of what `to_row` returned."""
         return cls(**{**row, "status": Status[row["status"].upper()]})
 
 
@@ -51,13 +52,13 @@ class Entry:
 
     Attributes:
         step: training step.
-        source: the file it came from, or what else it was.
+        source: the file that it came from, or another name for messages and tables.
         weights: SHA-256 of the network's weights.
         duplicate_of: an earlier step with the same weights, whose probes these are; or None.
-        labels: SHA-256 of the labels of the rows that were fitted to.
-        extract_seconds: time for the activations of fitted and held-out rows.
-        solve_seconds: time for probes, starts included.
-        evaluate_seconds: time for errors on held-out rows.
+        labels: SHA-256 of the labels of the fitted rows.
+        extract_seconds: time to compute the activations of fitted and held-out rows.
+        solve_seconds: time to choose the starts and to fit.
+        evaluate_seconds: time to score the held-out rows.
         layers: the results by layer, in the order of the network.
     """
 

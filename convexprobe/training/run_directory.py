@@ -1,11 +1,11 @@
-"""A directory to which results are added one checkpoint at a time, so that a kill loses only one.
+"""A directory that takes results one checkpoint at a time, so that a kill loses at most one.
 
-| file | what |
+| file | content |
 |---|---|
-| `settings.json` | what all of it was computed with |
+| `settings.json` | the settings of the whole run |
 | `step_9.safetensors` | the probes of step 9, a file that `load_probes` reads |
-| `step_9.logits.safetensors` | their logits, to start the next from; of the last two steps alone |
-| `step_9.json` | the entry of step 9 with the checksums of all three; written last, it counts |
+| `step_9.logits.safetensors` | their logits, which the next step starts from; two steps are kept |
+| `step_9.json` | the entry of step 9, with all checksums; written last: without it nothing counts |
 """
 
 from __future__ import annotations
@@ -22,28 +22,25 @@ from typing import Any
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
-from convexprobe._files import remove_leftovers, replacing
+from convexprobe._files import remove_leftovers, write_whole
 from convexprobe.probes.probe_set import ProbeSet, load_probes
 from convexprobe.probes.warm_start import Remembered
 from convexprobe.training.results import Entry, LayerResult
 
 FORMAT = "convexprobe-history-1"
-
-
 PROBES, LOGITS = ".safetensors", ".logits.safetensors"
-
-
-_KEPT = 2
+_LOGITS_KEPT = 2  # steps
 
 
 class RunDirectory:
-    """The directory. `entries` holds those that are complete, by step, in the order of writing.
+    """The directory; `entries` holds what is complete, by step, in the order of writing.
 
     Args:
         directory: made if it does not exist.
-        settings: has to be what is recorded there, if anything is; None accepts whatever is.
-        check: read every file and compare checksums; entries that do not pass are left out, with
-            a warning, to be done again.
+        settings: of the run; they must equal those recorded there. None accepts any, and writes
+            nothing.
+        check: read every file and compare its checksum; a damaged entry is left out, with a
+            warning, so that its step is done again.
 
     Raises:
         ValueError: other settings, naming those that differ; not such a directory.
@@ -58,7 +55,6 @@ class RunDirectory:
     ) -> None:
         self.directory = Path(directory)
         self.entries: dict[int, Entry] = {}
-        self._written: list[int] = []  # steps whose logits are kept, the last one last
         path = self.directory / "settings.json"
         if settings is not None:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -66,17 +62,12 @@ class RunDirectory:
             if not path.exists():
                 if stray := sorted(self.directory.glob("step_*.json")):
                     raise ValueError(f"out: {stray[0]} is there, and no {path} to say what it is")
-                with replacing(path) as temporary:
-                    temporary.write_text(json.dumps({**settings, "format": FORMAT}, indent=1))
+                write_whole(path, json.dumps({**settings, "format": FORMAT}, indent=1).encode())
         self.settings = self._settings(path)
         if settings is not None:
             _compare(path, self.settings, {**settings, "format": FORMAT})
-        found = [
-            (int(m[1]), p)
-            for p in self.directory.glob("step_*.json")
-            if (m := re.fullmatch(r"step_(\d+)", p.stem))
-        ]
-        for step, file in sorted(found):
+        records = [(re.fullmatch(r"step_(\d+)", p.stem), p) for p in self.directory.glob("*.json")]
+        for step, file in sorted((int(match[1]), file) for match, file in records if match):
             try:
                 self._read(step, file, check=check)
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -85,9 +76,9 @@ class RunDirectory:
                 )
         for step, entry in list(self.entries.items()):
             if entry.duplicate_of is not None and entry.duplicate_of not in self.entries:
-                del self.entries[step]  # its probes are the ones to be done again
-        kept = [s for s in self.entries if self._path(s, LOGITS).exists()]
-        self._written = kept[-_KEPT:]
+                del self.entries[step]  # its probes are those of a damaged entry
+        with_logits = [s for s in self.entries if self._path(s, LOGITS).exists()]
+        self._with_logits = with_logits[-_LOGITS_KEPT:]  # the newest last
 
     @staticmethod
     def _settings(path: Path) -> dict[str, Any]:
@@ -111,59 +102,55 @@ class RunDirectory:
         for suffix, sha in sums.items():
             path = self._path(step, suffix)
             if suffix == LOGITS and not path.exists():
-                continue  # deleted in time
+                continue  # deleted because later steps have theirs
             if check and _sum(path.read_bytes()) != sha:
                 raise ValueError(f"the checksum of {path.name} does not fit")
         layers = tuple(map(LayerResult.from_row, values.pop("layers")))
         self.entries[step] = Entry(**values, layers=layers)
 
-    def add(self, entry: Entry, found: Remembered | ProbeSet | None = None) -> None:
-        """Write an entry with its probes, and their logits if there are any; None if a duplicate.
+    def add(self, entry: Entry, probes: Remembered | ProbeSet | None = None) -> None:
+        """Write an entry with its probes, and their logits if there are any; none of a duplicate.
 
         Raises:
             OSError: the disk is full or cannot be written; every earlier entry is still there.
         """
         step, sums = entry.step, {}
         try:
-            if found is not None:
-                probes = found.probes if isinstance(found, Remembered) else found
-                probes.save(self._path(step, PROBES))
+            if probes is not None:
+                own = probes.probes if isinstance(probes, Remembered) else probes
+                own.save(self._path(step, PROBES))
                 sums[PROBES] = _sum(self._path(step, PROBES).read_bytes())
-            if isinstance(found, Remembered):
-                tensors = {f"{i}": z for i, z in enumerate(found.logits.values())}
-                with replacing(self._path(step, LOGITS)) as temporary:
-                    temporary.write_bytes(to_bytes({**tensors, "rows": found.rows}))
-                sums[LOGITS] = _sum(self._path(step, LOGITS).read_bytes())
+            if isinstance(probes, Remembered):
+                tensors = {f"{i}": z for i, z in enumerate(probes.logits.values())}
+                content = to_bytes({**tensors, "rows": probes.rows})
+                write_whole(self._path(step, LOGITS), content)
+                sums[LOGITS] = _sum(content)
             values = {
                 **vars(entry),
                 "layers": [result.to_row() for result in entry.layers],
                 "files": sums,
             }
             body = {"entry": values, "sha256": _sum(json.dumps(values).encode())}
-            with replacing(self._path(step, ".json")) as temporary:
-                temporary.write_text(json.dumps(body, indent=1))
+            write_whole(self._path(step, ".json"), json.dumps(body, indent=1).encode())
         except OSError as error:
-            raise OSError(
-                error.errno,
+            message = (
                 f"{self.directory}: step {step} could not be written ({error.strerror or error}); "
-                f"the {len(self.entries)} entries before are complete, the same command continues",
-            ) from error
+                f"the {len(self.entries)} entries before are complete, the same command continues"
+            )
+            raise OSError(error.errno, message) from error
         self.entries[step] = entry
-        if isinstance(found, Remembered):
-            self._written = [*self._written, step][-_KEPT:]
+        if isinstance(probes, Remembered):
+            self._with_logits = [*self._with_logits, step][-_LOGITS_KEPT:]
             for path in self.directory.glob(f"step_*{LOGITS}"):
-                if path not in [self._path(s, LOGITS) for s in self._written]:
+                if path not in [self._path(s, LOGITS) for s in self._with_logits]:
                     path.unlink(missing_ok=True)
 
     def probes(self, step: int) -> ProbeSet:
-        """The probes of a step, read from the disk."""
-        original = self.entries[step].duplicate_of
-        return load_probes(self._path(step if original is None else original, PROBES))
+        """Read the probes of a step that is no duplicate."""
+        return load_probes(self._path(step, PROBES))
 
     def remembered(self, step: int) -> Remembered | ProbeSet:
-        """The probes with their logits, where these are still kept."""
-        original = self.entries[step].duplicate_of
-        step = step if original is None else original
+        """Read the probes of a step that is no duplicate, with their logits if kept."""
         probes, path = self.probes(step), self._path(step, LOGITS)
         if not path.exists():
             return probes

@@ -40,18 +40,18 @@ def probe_checkpoints(
     process_group: Any = None,
     progress: bool | None = None,
 ) -> ProbeHistory:
-    """A certified probe of every layer at every checkpoint.
+    """Fit a certified probe of every layer at every checkpoint.
 
-    Each checkpoint is loaded, strictly, and probed by one `ProbeMonitor`: on the same rows, with
-    the same penalties, starting from the probes of the step before. Weights met before are not
-    probed twice. A checkpoint that cannot be read or does not fit is reported with what is wrong,
-    and the others go on, unless `on_error="raise"`.
+    One `ProbeMonitor` loads each checkpoint, strictly, and probes it: on the same rows, with the
+    same penalties, starting from the probes of the step before. It probes the same weights only
+    once. It reports a checkpoint that cannot be read or does not fit and goes on with the others,
+    unless `on_error="raise"`.
 
-    With `out`, the results are there after every checkpoint; the same command goes on after a kill,
-    without reading again what is done, to the same result.
+    With `out`, the results are on disk after every checkpoint. The same command goes on after a
+    kill, reads nothing again that is done, and ends with the same result.
 
     Args:
-        model: the network that the checkpoints fit; afterwards it is what it was.
+        model: the network that the checkpoints fit. It is restored at the end.
         checkpoints: a directory, a list of paths, or an iterable of `(step, path)` or
             `(step, state dict)`; see `training.checkpoints`.
         data, labels, layers, pool, test, out, warm_start, l2, tol, solver, batch_size, max_passes,
@@ -59,37 +59,25 @@ def probe_checkpoints(
         progress: show a bar with the time left; None shows it on a terminal.
 
     Returns:
-        The history, with what failed.
+        The history, with its failures.
 
     Raises:
         TypeError, ValueError: an argument refused; `out` records other settings.
         OSError: `out` cannot be written; what it holds stays complete.
     """
-    found, count = find_checkpoints(checkpoints)
+    waiting, count = find_checkpoints(checkpoints)
     monitor = ProbeMonitor(
-        data,
-        labels,
-        layers=layers,
-        pool=pool,
-        test=test,
-        out=out,
-        warm_start=warm_start,
-        l2=l2,
-        tol=tol,
-        solver=solver,
-        batch_size=batch_size,
-        max_passes=max_passes,
-        on_error=on_error,
-        seed=seed,
-        process_group=process_group,
-    )
+        data, labels, layers=layers, pool=pool, test=test, out=out, warm_start=warm_start, l2=l2,
+        tol=tol, solver=solver, batch_size=batch_size, max_passes=max_passes, on_error=on_error,
+        seed=seed, process_group=process_group,
+    )  # fmt: skip
     seen: set[int | None] = set()
     with _weights_kept(model), progress_bar(total=count, desc="checkpoints", show=progress) as bar:
-        for checkpoint in found:
+        for checkpoint in waiting:
             if monitor.recorded(checkpoint.step) and checkpoint.step not in seen:
                 seen.add(checkpoint.step)
                 if not bar.disable:
-                    bar.initial += 1  # costs nothing, and must not enter the estimate
+                    bar.initial += 1  # it took no time: leave it out of the time left
                 bar.update()
                 continue
             try:
@@ -111,7 +99,7 @@ def probe_checkpoints(
 
 @contextmanager
 def _weights_kept(model: nn.Module) -> Iterator[None]:
-    """Put every parameter and buffer back at the end, bit for bit."""
+    """Restore every parameter and buffer at the end, bit for bit."""
     tensors = [*model.parameters(), *model.buffers()]
     before = [tensor.detach().clone() for tensor in tensors]
     try:

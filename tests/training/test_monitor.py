@@ -125,7 +125,7 @@ def test_rows_that_change_are_refused() -> None:
     ("settings", "message"),
     [
         ({"l2": [1e-2, 1e-3]}, "one number"),
-        ({"tol": 0}, "positive"),
+        ({"tol": 0}, "tol: expected a number above 0"),
         ({"warm_start": "hot"}, "warm_start"),
         ({"on_error": "ignore"}, "on_error"),
         ({"solver": "newton"}, "newton-cg"),

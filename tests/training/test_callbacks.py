@@ -43,7 +43,7 @@ def huggingface(callbacks: list[Any], directory: Any) -> list[bytes]:
 
 
 @pytest.mark.filterwarnings("default")  # another library's
-def test_hugging_face(tmp_path: Any) -> None:
+def test_a_hugging_face_training_is_recorded_and_stays_the_same(tmp_path: Any) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
     pytest.importorskip("accelerate", reason="accelerate is not installed")
     batches = [{"inputs": X[i : i + 50], "labels": Y[i : i + 50]} for i in range(0, 150, 50)]
@@ -57,7 +57,7 @@ def test_hugging_face(tmp_path: Any) -> None:
 
 
 @pytest.mark.filterwarnings("default")
-def test_lightning(tmp_path: Any) -> None:
+def test_a_lightning_training_is_recorded_and_stays_the_same(tmp_path: Any) -> None:
     pytest.importorskip("lightning", reason="lightning is not installed")
     import lightning.pytorch as pl
 
