@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from numbers import Real
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from convexprobe._arguments import check_choice, check_path
 from convexprobe.plotting.figures import plot_curves, plot_errors, plot_heatmap
 from convexprobe.plotting.movie import animate
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.solvers.solution import Status
 from convexprobe.training.results import Entry
-from convexprobe.training.run_directory import RunDirectory
+from convexprobe.training.run_directory import RunDirectory, lock_directory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +48,12 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         self._source = source
 
     def __getitem__(self, step: int) -> ProbeSet:
+        """The probes of a step.
+
+        Raises:
+            KeyError: no such step.
+            ValueError: their file is missing or damaged.
+        """
         entry = self._entry(step)
         step = step if entry.duplicate_of is None else entry.duplicate_of
         source = self._source
@@ -57,11 +65,15 @@ class ProbeHistory(Mapping[int, ProbeSet]):
     def __len__(self) -> int:
         return len(self.entries)
 
+    def __contains__(self, step: object) -> bool:
+        return any(entry.step == step for entry in self.entries)
+
     def _entry(self, step: int) -> Entry:
         for entry in self.entries:
             if entry.step == step:
                 return entry
-        near = min(self, key=lambda other: abs(other - step), default=None)
+        steps = self if isinstance(step, Real) else ()
+        near = min(steps, key=lambda other: abs(other - step), default=None)
         raise KeyError(f"no step {step!r} among {len(self)}; the nearest is {near}")
 
     @property
@@ -97,13 +109,12 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         if not self.entries:
             return "no checkpoints"
         results = [r for entry in self.entries if entry.duplicate_of is None for r in entry.layers]
-        passes = sorted(r.passes for r in results)
         certified = sum(r.status is Status.CERTIFIED for r in results)
+        passes = median([r.passes for r in results] or [0.0])
         lines = [
             f"{len(self)} checkpoints, steps {self.entries[0].step} to {self.entries[-1].step}, "
             f"{len(self.layers)} layers",
-            f"certified: {certified} of {len(results)} probes, in a median of "
-            f"{passes[len(passes) // 2]:.1f} passes",
+            f"certified: {certified} of {len(results)} probes, in a median of {passes:.1f} passes",
             f"seconds: {sum(e.extract_seconds for e in self.entries):.1f} extracting, "
             f"{sum(e.solve_seconds for e in self.entries):.1f} solving",
         ]
@@ -119,8 +130,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         if column is None:
             held = all(r.test_error is not None for e in self.entries for r in e.layers)
             return "test_error" if held else "train_error"
-        if column not in _COLUMNS:
-            raise ValueError(f"column: expected one of {', '.join(_COLUMNS)}, found {column!r}")
+        check_choice("column", column, _COLUMNS)
         if any(getattr(r, column) is None for e in self.entries for r in e.layers):
             raise ValueError(f"column: no {column} without held-out rows; pass test=")
         return column
@@ -189,20 +199,26 @@ class ProbeHistory(Mapping[int, ProbeSet]):
 
         Raises:
             ValueError: a history is there already.
+            RuntimeError: another process writes there.
         """
-        if any(Path(directory).glob("*.json")):
-            raise ValueError(f"{os.fspath(directory)!r}: a history is there; take a new directory")
+        path = check_path("directory", directory)
+        if any(path.glob("*.json")):
+            raise ValueError(f"{str(path)!r}: a history is there; take a new directory")
         recorded = self._source.settings if isinstance(self._source, RunDirectory) else None
-        target = RunDirectory(directory, recorded or {"saved": True})
-        for entry in self.entries:
-            target.add(entry, self[entry.step] if entry.duplicate_of is None else None)
+        with lock_directory(path):
+            target = RunDirectory(path, recorded or {"saved": True})
+            for entry in self.entries:
+                target.add(entry, self[entry.step] if entry.duplicate_of is None else None)
 
 
 def load_history(directory: str | os.PathLike[str]) -> ProbeHistory:
     """Read the history in a directory, after a sweep or while one adds to it.
 
+    A damaged step is left out, with a warning. The probes of a step are read, and held against
+    their checksum, when they are asked for.
+
     Raises:
         ValueError: not such a directory.
     """
-    source = RunDirectory(directory, check=False)
+    source = RunDirectory(check_path("directory", directory), check=False)
     return ProbeHistory(list(source.entries.values()), source)

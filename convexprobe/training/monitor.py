@@ -30,7 +30,7 @@ from convexprobe.probes.warm_start import Remembered, remember
 from convexprobe.solvers import Solver, by_name
 from convexprobe.training.history import ProbeHistory
 from convexprobe.training.results import Entry, LayerResult
-from convexprobe.training.run_directory import RunDirectory
+from convexprobe.training.run_directory import RunDirectory, lock_directory
 
 STARTS = ("auto", "copy", "zero")
 
@@ -83,6 +83,7 @@ class ProbeMonitor:
 
     Raises:
         TypeError, ValueError: an argument refused; `out` records other settings.
+        RuntimeError: another process or monitor writes to `out`, until its `close()`.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class ProbeMonitor:
         if out is not None and self.ranks.size > 1:
             out = Path(out, f"rank_{self.ranks.rank}_of_{self.ranks.size}")
         with self.ranks.raise_together():
+            self._lock = None if out is None else lock_directory(out)
             self._directory = None if out is None else RunDirectory(out, settings)
         entries = {} if self._directory is None else self._directory.entries
         # A kill may have come between two ranks' writing: that step is done again by all.
@@ -153,6 +155,11 @@ class ProbeMonitor:
         """All that is recorded so far."""
         source = self._kept if self._directory is None else self._directory
         return ProbeHistory(list(self._entries.values()), source, list(self._failures.items()))
+
+    def close(self) -> None:
+        """Let others write to `out`; the history stays readable."""
+        if self._lock is not None:
+            self._lock.close()
 
     def recorded(self, step: int | None) -> bool:
         """Whether the step is recorded already."""

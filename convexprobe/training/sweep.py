@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -72,7 +72,8 @@ def probe_checkpoints(
         seed=seed, process_group=process_group,
     )  # fmt: skip
     seen: set[int | None] = set()
-    with _weights_kept(model), progress_bar(total=count, desc="checkpoints", show=progress) as bar:
+    bar = progress_bar(total=count, desc="checkpoints", show=progress)
+    with closing(monitor), _weights_kept(model), bar:
         for checkpoint in waiting:
             if monitor.recorded(checkpoint.step) and checkpoint.step not in seen:
                 seen.add(checkpoint.step)

@@ -84,6 +84,7 @@ def test_a_monitor_goes_on_where_it_was(tmp_path: Any) -> None:
     assert bits(again.history) == bits(whole.history)
     with pytest.warns(UserWarning, match="step 3 is recorded already, with other weights"):
         assert again.record(network(99), 3) is None
+    again.close()
     with pytest.raises(ValueError, match="recorded already, with other weights"):
         cxp.ProbeMonitor(X, Y, l2=1e-2, out=tmp_path, on_error="raise").record(network(99), 3)
 

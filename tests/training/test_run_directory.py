@@ -121,7 +121,7 @@ def test_a_torn_last_entry_is_redone_to_the_same_bits(
         content[len(content) * 3 // 4] ^= 1
     (tmp_path / name).write_bytes({"truncate": content[: len(content) // 2], "flip": content,
                                    "empty": b""}[damage])  # fmt: skip
-    with pytest.warns(UserWarning, match=r"step_12.json: damaged, its step is done again"):
+    with pytest.warns(UserWarning, match=r"step_12.json: damaged, its step counts as not done"):
         again = sweep(STEPS, out=tmp_path)
     assert bits(again) == WHOLE
 
