@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
-import warnings
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
+import threading
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from convexprobe._arguments import check_choice, check_real
-from convexprobe._hashing import digest, fingerprint
-from convexprobe._random_state import random_states_kept
-from convexprobe.arrays.backend import to_numpy
+from convexprobe._arguments import (
+    check_choice,
+    check_integer,
+    check_path,
+    check_real,
+    shown,
+)
 from convexprobe.arrays.ranks import Communicator
-from convexprobe.extraction.dataset import RepeatableData
-from convexprobe.extraction.extract import extract
-from convexprobe.extraction.layer_names import LayerChoice
-from convexprobe.extraction.pooling import PoolChoice
-from convexprobe.probes.fit import fit_probes
+from convexprobe.extraction.identity import describe_function
+from convexprobe.extraction.layer_names import LayerChoice, choose_layers
+from convexprobe.extraction.pooling import PoolChoice, pool_rules
+from convexprobe.probes.labels import check_two_classes, encode, read_labels
 from convexprobe.probes.options import check_l2
-from convexprobe.probes.probe_set import ProbeSet
-from convexprobe.probes.warm_start import Remembered, remember
 from convexprobe.solvers import Solver, by_name
+from convexprobe.training.dataset import RepeatableData
 from convexprobe.training.history import ProbeHistory
-from convexprobe.training.results import Entry, LayerResult
-from convexprobe.training.run_directory import RunDirectory, lock_directory
+from convexprobe.training.measurement import Measurement
+from convexprobe.training.recorder import Recorder
+from convexprobe.training.results import Entry
 
 STARTS = ("auto", "copy", "zero")
 
@@ -46,6 +43,8 @@ class ProbeMonitor:
     that a curve moves only because the network does. A probe starts from that of the last step (see
     `solvers.starts`); with `l2 > 0` the optimum is unique, so the start cannot bias it.
 
+    Threads may share a monitor: it serves one at a time, and the others wait.
+
     The training stays the same bit for bit: the monitor restores the model's weights, buffers,
     training flags and attributes, and the global random states of torch, NumPy and Python.
 
@@ -56,12 +55,15 @@ class ProbeMonitor:
         data: inputs `(n, ...)` with `labels`, or a mapping of them (keyword arguments of the
             model); or a loader of batches as `extract` takes them, which gives the same rows in the
             same order every time.
-        labels: classes `(n,)`, integers.
+        labels: of any form that `fit_probes` takes: classes `(n,)`, or concepts by name.
         layers: as in `extract`.
         pool: as in `extract`; `random_features(1000)` keeps feature maps small.
         test: held-out rows: `(inputs, labels)`, or a loader where `data` is one.
-        out: directory to record in. Steps that are recorded there are not computed again: a run
-            that was killed goes on where it was and ends with the same bits.
+        out: directory to record in, by this monitor alone until `close()`. A step that is recorded
+            there, of the same network, is not computed again: a run that was killed goes on where
+            it was and ends with the same bits. The network is the same if its weights, the
+            attributes of its modules and its code are; if that cannot be told (it has hooks, say),
+            the step is computed again, with a warning.
         warm_start: "auto" starts from the best of zero, copied and transferred weights, "copy" from
             the best of the first two, "zero" always from the best constant classifier.
         l2: a penalty for all layers, or "auto". "auto" chooses each layer's own penalty at the
@@ -73,17 +75,19 @@ class ProbeMonitor:
         solver: as in `fit_probes`.
         batch_size: rows of a batch, where `data` are tensors.
         max_passes: budget of passes for each probe.
-        on_error: what to do with a step that cannot be probed (activations that are not finite,
-            say): "warn" notes it in the history's `failures` and goes on, "raise" raises. The first
-            step always raises, and so does a disk that cannot be written.
+        on_error: what to do with a step that cannot be probed, because activations are not finite,
+            say, or because a forward pass raises: "warn" notes it in the history's `failures` and
+            goes on, "raise" raises. A wrong argument raises in any case, and so does a disk that
+            cannot be written.
         seed: of the choice of l2, and of the random states while the rows are read.
         process_group: as in `fit_probes`: every rank calls with its own rows, and all record the
-            same probes. `out` then holds a directory for each rank, and a step counts as recorded
+            same probes. The network, and the steps at which it is recorded, have to be the same on
+            every rank. `out` then holds a directory for each rank, and a step counts as recorded
             when all of them have it.
 
     Raises:
         TypeError, ValueError: an argument refused; `out` records other settings.
-        RuntimeError: another process or monitor writes to `out`, until its `close()`.
+        RuntimeError: another process or monitor writes to `out`.
     """
 
     def __init__(
@@ -105,68 +109,94 @@ class ProbeMonitor:
         seed: int = 0,
         process_group: Any = None,
     ) -> None:
-        self.ranks, self._process_group = Communicator.of(process_group), process_group
-        penalties = check_l2(l2)
-        if penalties is not None and len(penalties) != 1:
-            raise ValueError(f'l2: expected one number or "auto", found {l2!r}')
-        check_choice("warm_start", warm_start, STARTS)
-        check_choice("on_error", on_error, ("warn", "raise"))
-        check_real("tol", tol, above=0)
-        self._solver = by_name(solver)
-        self._data = RepeatableData(data, labels, batch_size, "data")
-        pair = isinstance(test, tuple | list) and len(test) == 2
-        if test is not None and labels is not None and not pair:
-            raise ValueError("test: expected a pair (inputs, labels), as data are tensors")
-        held, held_labels = (test, None) if test is None or labels is None else test
-        self._test = None if test is None else RepeatableData(held, held_labels, batch_size, "test")
-        self._layers, self._pool = layers, pool
-        self._l2 = None if penalties is None else float(penalties[0])
-        self._tol, self._max_passes, self._seed = tol, max_passes, seed
-        self._warm_start, self._on_error = warm_start, on_error
-        settings = {
-            "layers": _described(layers),
-            "pool": _described(pool),
-            "data": self._data.description,
-            "test": None if self._test is None else self._test.description,
+        self._thread, self._model_checked = threading.RLock(), False
+        ranks = Communicator.of(process_group)
+        with ranks.raise_together():
+            penalties = check_l2(l2)
+            if penalties is not None and len(penalties) != 1:
+                raise ValueError(f'l2: expected one number or "auto", found {shown(l2)}')
+            check_choice("warm_start", warm_start, STARTS)
+            check_choice("on_error", on_error, ("warn", "raise"))
+            check_integer("batch_size", batch_size, least=1)
+            if check_integer("seed", seed) >= 2**32:
+                raise ValueError(f"seed: expected an integer below 2**32, found {seed}")
+            if out is not None:
+                check_path("out", out)
+            pool_rules(pool)
+            layers = _listed(layers)
+            rows = RepeatableData(data, labels, batch_size, "data", seed)
+            self._measurement = Measurement(
+                data=rows,
+                test=_held_out(test, rows, batch_size, seed),
+                layers=layers,
+                pool=pool,
+                solver=by_name(solver),
+                l2=None if penalties is None else float(penalties[0]),
+                tol=check_real("tol", tol, above=0),
+                max_passes=check_real("max_passes", max_passes, above=0),
+                seed=seed,
+                process_group=process_group,
+            )
+            unknown: list[str] = []
+            settings = {
+                "layers": _described(layers, unknown),
+                "pool": _described(pool, unknown),
+                "warm_start": warm_start,
+                "l2": l2 if penalties is None else float(penalties[0]),
+                "tol": tol,
+                "solver": repr(self._measurement.solver),
+                "max_passes": max_passes,
+                "seed": seed,
+            }
+        kinds = {"labels": labels is None, "test": test is None, "out": out is None}
+        ranks.check_same(**settings, on_error=on_error, **kinds)
+        self._check_labels(ranks, saved=out is not None)
+        held = self._measurement.test
+        settings |= {
             "batch_size": batch_size,
-            "warm_start": warm_start,
-            "l2": l2,
-            "tol": tol,
-            "solver": repr(self._solver),
-            "max_passes": max_passes,
-            "seed": seed,
+            "data": rows.description,
+            "test": None if held is None else held.description,
         }
-        if out is not None and self.ranks.size > 1:
-            out = Path(out, f"rank_{self.ranks.rank}_of_{self.ranks.size}")
-        with self.ranks.raise_together():
-            self._lock = None if out is None else lock_directory(out)
-            self._directory = None if out is None else RunDirectory(out, settings)
-        entries = {} if self._directory is None else self._directory.entries
-        # A kill may have come between two ranks' writing: that step is done again by all.
-        steps = [set(json.loads(text)) for text in self.ranks.texts(json.dumps(list(entries)))]
-        complete = set.intersection(*steps)
-        self._entries = {step: entry for step, entry in entries.items() if step in complete}
-        self._kept: dict[int, ProbeSet] = {}  # by step, where there is no directory
-        self._last: tuple[int, Remembered | ProbeSet] | None = None  # a step and its probes
-        self._failures: dict[str, str] = {}
+        self.recorder = Recorder(
+            self._measurement,
+            ranks,
+            warm_start=warm_start,
+            on_error=on_error,
+            out=out,
+            settings=settings,
+            unknown=unknown,
+        )
+
+    def _check_labels(self, ranks: Communicator, *, saved: bool) -> None:
+        """Refuse labels that no step could use: of one class, or test labels of other classes."""
+        rows, held = self._measurement.data, self._measurement.test
+        if rows.concepts is None:
+            return
+        targets = read_labels(rows.concepts.get(None, rows.concepts), rows.rows, None, ranks)
+        classes = dict(zip(targets.names, targets.classes, strict=True))
+        with ranks.raise_together():
+            for index, name in enumerate(targets.names):
+                place = _place("labels", name)
+                check_two_classes(targets.codes[index], None, place)
+                if saved:
+                    for c in classes[name]:
+                        if not isinstance(c, str | int | float | None):
+                            raise TypeError(
+                                f"{place}: class {c!r} cannot be saved in out; use str or int"
+                            )
+            for name, values in {} if held is None else (held.concepts or {}).items():
+                place = _place("test labels", name)
+                if name not in classes:
+                    raise ValueError(f"{place}: expected a concept of labels, found another")
+                encode(values, classes[name], place)
 
     @property
     def history(self) -> ProbeHistory:
         """All that is recorded so far."""
-        source = self._kept if self._directory is None else self._directory
-        return ProbeHistory(list(self._entries.values()), source, list(self._failures.items()))
-
-    def close(self) -> None:
-        """Let others write to `out`; the history stays readable."""
-        if self._lock is not None:
-            self._lock.close()
-
-    def recorded(self, step: int | None) -> bool:
-        """Whether the step is recorded already."""
-        return step in self._entries
+        return self.recorder.history
 
     def record(self, model: nn.Module, step: int, source: str = "") -> Entry | None:
-        """Probe the model as it is now; a step that is recorded with these weights costs a hash.
+        """Probe the model as it is now; a step that is recorded of it costs a checksum.
 
         Args:
             model: the network, in any mode.
@@ -174,134 +204,74 @@ class ProbeMonitor:
             source: what messages and the table call it.
 
         Returns:
-            The step's results; None if it could not be probed and `on_error="warn"`.
+            The step's results; None if it could not be probed and `on_error="warn"`. That includes
+            a step that is recorded with other weights or of another network.
 
         Raises:
-            ValueError: the step is recorded with other weights.
+            TypeError, ValueError: a wrong argument; at the first call also `layers` that the model
+                does not have.
             OSError: `out` cannot be written; what it holds stays complete.
         """
-        if isinstance(step, bool) or int(step) != step or step < 0:
-            raise ValueError(f"step: expected an integer of at least 0, found {step!r}")
-        step, source = int(step), source or f"step {step}"
-        weights = digest({k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)})
-        try:
-            if step in self._entries:
-                if self._entries[step].weights != weights:
-                    raise ValueError(f"step {step} is recorded already, with other weights")
-                return self._entries[step]
-            return self._measure(model, step, source, weights)
-        except (TypeError, ValueError, OverflowError) as error:
-            if not self._entries:
-                raise
-            self.failed(source, error)
-            return None
+        with self._thread:
+            with self.recorder.ranks.raise_together():
+                step = check_integer("step", step)
+                if not isinstance(source, str):
+                    raise TypeError(f"source: expected a string, found {shown(source)}")
+                self.check_model(model)
+            return self.recorder.measure(model, step, source or f"step {step}")
 
-    def failed(self, source: str, error: Exception) -> None:
-        """Note that something could not be probed, or raise; see `on_error`."""
-        if self._on_error == "raise":
-            raise error
-        self._failures[source] = str(error).removeprefix(f"{source}: ")
-        warnings.warn(f"not probed: {source}: {self._failures[source]}", UserWarning, stacklevel=3)
+    def check_model(self, model: nn.Module) -> None:
+        """Refuse, at the first call, a model without the layers that are asked for."""
+        if not self._model_checked:
+            choose_layers(model, self._measurement.layers)
+            self._model_checked = True
 
-    def _measure(self, model: nn.Module, step: int, source: str, weights: str) -> Entry:
-        for entry in self._entries.values():
-            if entry.weights == weights and entry.duplicate_of is None:
-                duplicate = replace(
-                    entry, step=step, source=source, duplicate_of=entry.step,
-                    extract_seconds=0.0, solve_seconds=0.0, evaluate_seconds=0.0,
-                )  # fmt: skip
-                return self._add(duplicate, None)
-        started = time.perf_counter()
-        with self.ranks.raise_together():
-            x, y = self._extract(model, self._data, "data")
-            held = None if self._test is None else self._extract(model, self._test, "test")
-            labels = fingerprint(to_numpy(y))
-            for entry in self._entries.values():
-                if entry.labels != labels:
-                    raise ValueError(
-                        f"data: expected the labels of step {entry.step}, in the same order, found "
-                        "others; a loader must not shuffle"
-                    )
-        extracted = time.perf_counter()
-        probes = self._fit(x, y, self._start(step))
-        memory = remember(probes, x)
-        solved = time.perf_counter()
-        scores = {} if held is None else probes.evaluate(*held, self._process_group)
-        entry = Entry(
-            step=step,
-            source=source,
-            weights=weights,
-            duplicate_of=None,
-            labels=labels,
-            extract_seconds=extracted - started,
-            solve_seconds=solved - extracted,
-            evaluate_seconds=time.perf_counter() - solved,
-            layers=tuple(LayerResult.of(n, p, scores.get(n)) for n, p in probes.items()),
+    def close(self) -> None:
+        """Let others write to `out`; the history stays readable."""
+        self.recorder.close()
+
+    def __enter__(self) -> ProbeMonitor:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _held_out(test: Any, rows: RepeatableData, batch_size: int, seed: int) -> RepeatableData | None:
+    """The held-out rows, in the form of the fitted ones."""
+    if test is None:
+        return None
+    if rows.concepts is None:
+        return RepeatableData(test, None, batch_size, "test", seed)
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        raise ValueError(
+            f"test: expected a pair (inputs, labels), as data are arrays, found {shown(test)}"
         )
-        return self._add(entry, memory)
-
-    def _extract(
-        self, model: nn.Module, batches: RepeatableData, what: str
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        with random_states_kept(self._seed):
-            rows, labels = extract(
-                model, batches.loader(), self._layers, pool=self._pool, progress=False
-            )
-        if labels is None:
-            raise ValueError(f"{what}: expected batches with labels, found none")
-        return rows, labels
-
-    def _fit(
-        self, x: dict[str, Tensor], y: Tensor, start: Remembered | ProbeSet | None
-    ) -> ProbeSet:
-        chosen = {r.layer: r.l2 for entry in self._entries.values() for r in entry.layers}
-        fit = partial(
-            fit_probes, labels=y, solver=self._solver, tol=self._tol, max_passes=self._max_passes,
-            progress=False, process_group=self._process_group,
-        )  # fmt: skip
-        probes = ProbeSet({})
-        for name, rows in x.items():
-            l2, first = self._l2 if self._l2 is not None else chosen.get(name), start
-            if l2 is None:
-                path = fit({name: rows}, seed=self._seed)
-                l2, first = path[name].l2, path
-            probes |= fit({name: rows}, l2=l2, warm_start=first)
-        return probes
-
-    def _start(self, step: int) -> Remembered | ProbeSet | None:
-        """Return the probes of the nearest step, the earlier of two.
-
-        The choice depends on what is recorded alone, so that a resumed run makes the same.
-        """
-        if self._warm_start == "zero" or not self._entries:
-            return None
-        near = min(self._entries, key=lambda other: (abs(other - step), other))
-        original = self._entries[near].duplicate_of
-        near = near if original is None else original
-        if self._last is None or self._last[0] != near:
-            directory = self._directory
-            self._last = near, directory.remembered(near) if directory else self._kept[near]
-        last = self._last[1]
-        return last.probes if self._warm_start == "copy" and isinstance(last, Remembered) else last
-
-    def _add(self, entry: Entry, memory: Remembered | None) -> Entry:
-        if self._directory is not None:
-            self._directory.add(entry, memory)
-        elif memory is not None:
-            self._kept[entry.step] = memory.probes
-        self._entries[entry.step] = entry
-        self._failures.pop(entry.source, None)
-        if memory is not None:
-            self._last = entry.step, memory
-        return entry
+    return RepeatableData(test[0], test[1], batch_size, "test", seed)
 
 
-def _described(choice: Any) -> Any:
-    """Return a choice of layers or pools as JSON can hold it, functions by their names."""
-    if callable(choice):
-        return f"{choice.__module__}.{getattr(choice, '__qualname__', repr(choice))}"
+def _place(what: str, concept: str | None) -> str:
+    return what if concept is None else f"{what}[{concept!r}]"
+
+
+def _listed(layers: Any) -> Any:
+    """A choice of layers that can be read more than once."""
+    if layers is None or isinstance(layers, str) or callable(layers):
+        return layers
+    names = list(layers) if isinstance(layers, Iterable) else [layers]
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(f"layers: expected names or a predicate, found {shown(odd[0])}")
+    return names
+
+
+def _described(choice: Any, unknown: list[str]) -> Any:
+    """A choice of layers or pools as JSON can hold it; what of functions is unknown is added."""
     if isinstance(choice, Mapping):
-        return {str(key): _described(value) for key, value in choice.items()}
-    if choice is None or isinstance(choice, str):
-        return choice
-    return [_described(item) for item in choice]
+        return {str(key): _described(value, unknown) for key, value in choice.items()}
+    if callable(choice):
+        text, more = describe_function(choice)
+        unknown += more
+        return text
+    if isinstance(choice, list):
+        return [_described(item, unknown) for item in choice]
+    return choice

@@ -75,20 +75,20 @@ def probe_checkpoints(
     bar = progress_bar(total=count, desc="checkpoints", show=progress)
     with closing(monitor), _weights_kept(model), bar:
         for checkpoint in waiting:
-            if monitor.recorded(checkpoint.step) and checkpoint.step not in seen:
+            if checkpoint.step in monitor.recorder.entries and checkpoint.step not in seen:
                 seen.add(checkpoint.step)
                 if not bar.disable:
                     bar.initial += 1  # it took no time: leave it out of the time left
                 bar.update()
                 continue
             try:
-                with monitor.ranks.raise_together():
+                with monitor.recorder.ranks.raise_together():
                     step, state = checkpoint.load()
                     if step in seen:
                         raise ValueError(f"{checkpoint.source}: step {step} for the second time")
                     state = match(state, model, checkpoint.source)
             except ValueError as error:
-                monitor.failed(checkpoint.source, error)
+                monitor.recorder.fail(checkpoint.source, error)
             else:
                 seen.add(step)
                 bar.set_postfix_str(f"step {step}")

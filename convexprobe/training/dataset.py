@@ -1,0 +1,131 @@
+"""The user's data as a loader that gives the same rows, in the same batches, every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convexprobe._hashing import fingerprint
+from convexprobe._random_state import random_states_kept
+from convexprobe.arrays.backend import is_array, to_numpy
+from convexprobe.extraction.batch import Batch
+from convexprobe.probes.labels import encode, split_concepts
+
+Concepts = dict[str | None, np.ndarray]
+"""Labels `(n,)` by concept; the one key None for plain labels."""
+
+
+class RepeatableData:
+    """Inputs and labels that can be read again and again.
+
+    Args:
+        data: inputs `(n, ...)`, or a mapping of them (keyword arguments of the model), with
+            `labels`; or, without, a loader that can be iterated over again.
+        labels: of any form that `fit_probes` takes.
+        size: rows of a batch, where `data` are arrays.
+        what: what messages call the data.
+        seed: of the random states while the first batch of a loader is read.
+
+    Attributes:
+        concepts: the labels, None if each batch of a loader brings its own.
+        description: identifies the data, for records: checksums of arrays, and of a loader its type
+            and a checksum of its first batch.
+
+    Raises:
+        TypeError: data without labels, or a loader that can be iterated over only once.
+        ValueError: inputs and labels of different lengths.
+    """
+
+    def __init__(self, data: Any, labels: Any, size: int, what: str, seed: int) -> None:
+        self.what, self._size, self._seed, self._given = what, size, seed, data
+        self._inputs: dict[str, Tensor] = {}
+        self.concepts: Concepts | None = None
+        if labels is None:
+            self.description = self._describe_loader(data)
+            return
+        self._bare = not isinstance(data, Mapping)
+        for name, value in ({"": data} if self._bare else dict(data)).items():
+            where = f"{what}[{name!r}]" if name else what
+            try:
+                self._inputs[name] = x = torch.as_tensor(value).detach()
+                if x.is_nested or x.layout != torch.strided:
+                    raise TypeError("it is not dense")
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise TypeError(
+                    f"{where}: expected a dense array of inputs (n, ...) beside labels, found "
+                    f"{type(value).__name__}: {error}"
+                ) from None
+        if not self._inputs:
+            raise ValueError(f"{what}: expected inputs, found none")
+        rows = {name: len(x) if x.ndim else 0 for name, x in self._inputs.items()}
+        self.rows = next(iter(rows.values()))
+        if len(set(rows.values())) > 1 or not self.rows:
+            shapes = {name or what: tuple(x.shape) for name, x in self._inputs.items()}
+            raise ValueError(f"{what}: expected inputs of as many rows, found shapes {shapes}")
+        name = "labels" if what == "data" else f"{what} labels"
+        self.concepts = split_concepts(labels, self.rows, name)
+        inputs = fingerprint(*(to_numpy(x) for x in self._inputs.values()))
+        self.description = {
+            "rows": self.rows, "inputs": inputs, "labels": labels_checksum(self.concepts)
+        }  # fmt: skip
+
+    def _describe_loader(self, loader: Any) -> dict[str, Any]:
+        if is_array(loader) or isinstance(loader, Mapping | str | bytes):
+            raise TypeError(
+                f"{self.what}: expected labels beside {type(loader).__name__}, or a loader of "
+                "batches with labels, found no labels"
+            )
+        if isinstance(loader, Iterator) or not isinstance(loader, Iterable):
+            raise TypeError(
+                f"{self.what}: without labels, expected a loader that can be iterated over again "
+                f"and again, found {type(loader).__name__}"
+            )
+        with random_states_kept(self._seed):
+            first = list(islice(loader, 1))  # none on a rank without rows
+        checksums = []
+        for values in first:
+            try:
+                batch = Batch.read(values, 0)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{self.what}: {error}") from None
+            if batch.labels is None:
+                raise ValueError(f"{self.what}: expected batches with labels, found none")
+            checksums.append(f"{batch.checksum(0):08x}")
+        return {"loader": type(loader).__name__, "first batch": checksums}
+
+    def loader(self) -> Iterable[Any]:
+        """The user's loader, or a list of views, so that `extract` knows the number of rows.
+
+        The labels of views are row numbers: `extract` takes no others than numbers.
+        """
+        if not self._inputs:
+            return self._given
+        batches = []
+        for start in range(0, self.rows, self._size):
+            span = slice(start, start + self._size)
+            batch = {name: value[span] for name, value in self._inputs.items()}
+            numbers = torch.arange(start, min(start + self._size, self.rows))
+            batches.append((batch[""] if self._bare else batch, numbers))
+        return batches
+
+    def read_labels(self, labels: Tensor | None) -> Concepts:
+        """The labels of the rows, for which `extract` returned `labels`."""
+        if self.concepts is not None:
+            return self.concepts
+        if labels is None:
+            raise ValueError(f"{self.what}: expected batches with labels, found none")
+        return split_concepts(labels, len(labels), f"{self.what} labels")
+
+
+def labels_checksum(concepts: Concepts) -> str:
+    """SHA-256 of the class of every row, and of the classes' names."""
+    parts = []
+    for name, values in concepts.items():
+        codes, classes = encode(values, None)
+        parts += [codes, np.frombuffer(repr((name, classes)).encode(), np.uint8)]
+    return fingerprint(*parts)

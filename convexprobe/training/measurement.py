@@ -1,0 +1,141 @@
+"""Measure one network: extract its activations, fit a probe of every layer, score held-out rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from convexprobe._random_state import random_states_kept
+from convexprobe.arrays.ranks import Communicator
+from convexprobe.extraction.extract import extract
+from convexprobe.extraction.layer_names import LayerChoice
+from convexprobe.extraction.pooling import PoolChoice
+from convexprobe.probes.fit import fit_probes
+from convexprobe.probes.labels import probe_name
+from convexprobe.probes.probe_set import ProbeSet
+from convexprobe.probes.warm_start import Remembered, remember
+from convexprobe.solvers import Solver
+from convexprobe.training.dataset import Concepts, RepeatableData, labels_checksum
+from convexprobe.training.results import LayerResult
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured of one network; fields beside `memory` are those of `Entry`."""
+
+    memory: Remembered
+    labels: str
+    extract_seconds: float
+    solve_seconds: float
+    evaluate_seconds: float
+    layers: tuple[LayerResult, ...]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is the same for every step: rows, layers and the settings of fits, as in `ProbeMonitor`.
+
+    `l2` is None for "auto".
+    """
+
+    data: RepeatableData
+    test: RepeatableData | None
+    layers: LayerChoice | None
+    pool: PoolChoice
+    solver: Solver
+    l2: float | None
+    tol: float
+    max_passes: float
+    seed: int
+    process_group: Any
+
+    def run(
+        self,
+        model: nn.Module,
+        start: Remembered | ProbeSet | None,
+        penalties: Mapping[str, float],
+        labels: str | None,
+    ) -> Measured:
+        """Measure a network.
+
+        Args:
+            model: the network; it stays as it is.
+            start: earlier probes to start from.
+            penalties: those already chosen, by probe.
+            labels: checksum of the labels of earlier steps, which must be the same; None at first.
+
+        Raises:
+            ValueError: other labels, activations that are not finite, and whatever the model, the
+                loader, or a pool of the user's own raises.
+        """
+        started = time.perf_counter()
+        with Communicator.of(self.process_group).raise_together():
+            x, y = self._extract(model, self.data)
+            held = None if self.test is None else self._extract(model, self.test)
+            checksum = labels_checksum(y)
+            if labels not in (None, checksum):
+                raise ValueError(
+                    "data: expected the labels of the steps before, in the same order, found "
+                    "others; a loader must not shuffle"
+                )
+        extracted = time.perf_counter()
+        probes = self._fit(x, y, start, penalties)
+        memory = remember(probes, x)
+        solved = time.perf_counter()
+        held_labels = None if held is None else _as_given(held[1])
+        scores = {} if held is None else probes.evaluate(held[0], held_labels, self.process_group)
+        return Measured(
+            memory,
+            checksum,
+            extracted - started,
+            solved - extracted,
+            time.perf_counter() - solved,
+            tuple(LayerResult.of(name, probe, scores.get(name)) for name, probe in probes.items()),
+        )
+
+    def _extract(
+        self, model: nn.Module, data: RepeatableData
+    ) -> tuple[dict[str, Tensor], Concepts]:
+        with random_states_kept(self.seed):
+            rows, labels = extract(
+                model, data.loader(), self.layers, pool=self.pool, progress=False
+            )
+        return rows, data.read_labels(labels)
+
+    def _fit(
+        self,
+        x: dict[str, Tensor],
+        y: Concepts,
+        start: Remembered | ProbeSet | None,
+        penalties: Mapping[str, float],
+    ) -> ProbeSet:
+        fit = partial(
+            fit_probes, solver=self.solver, tol=self.tol, max_passes=self.max_passes,
+            progress=False, process_group=self.process_group,
+        )  # fmt: skip
+        probes = ProbeSet({})
+        for layer, rows in x.items():
+            concepts = {probe_name(layer, concept): concept for concept in y}
+            if twice := concepts.keys() & probes.keys():
+                raise ValueError(f"labels: two of layer/concept have the name {min(twice)!r}")
+            given = {n: penalties.get(n) if self.l2 is None else self.l2 for n in concepts}
+            chosen, first = {n: l2 for n, l2 in given.items() if l2 is not None}, start
+            if len(chosen) < len(concepts):
+                path = fit({layer: rows}, _as_given(y), seed=self.seed)
+                chosen, first = {n: path[n].l2 for n in concepts}, path
+            fitted: dict[str, Any] = {}
+            for l2 in dict.fromkeys(chosen.values()):  # concepts of one penalty together
+                part = _as_given({c: y[c] for n, c in concepts.items() if chosen[n] == l2})
+                fitted |= fit({layer: rows}, part, l2=l2, warm_start=first)
+            probes |= {name: fitted[name] for name in concepts}
+        return probes
+
+
+def _as_given(labels: Concepts) -> Any:
+    """The labels as `fit_probes` takes them."""
+    return labels.get(None, labels)
