@@ -1,43 +1,44 @@
-"""Find checkpoints, put them in order, and read each as a state dict of the model.
+"""Find checkpoints and tell their steps.
 
 | `checkpoints` | what is taken |
 |---|---|
-| a directory | its files that end in `SUFFIXES`, and subdirectories with a `MODEL_FILES`, by step |
+| a directory | its files of tensors, and its subdirectories with a model inside, by step |
 | a list of paths | those, in that order |
 | an iterable of `(step, path)` or `(step, state dict)` | those, in that order |
 
-The step is the number after "step", "checkpoint", "iter" or the like in the name; without such a
-word the last number in the name; without a number the "step" or "global_step" in the file; and
-else the place among the others, from 0.
+In a directory, files that trainers write beside a model (optimiser, scheduler, random states,
+tokenizer) are passed over. A directory of one model, such as `checkpoint-500`, is one checkpoint.
 
-A file may hold the state dict under a key such as "state_dict" or "model", and its names may share
-a prefix ("module.", "_orig_mod.", "model.") that the model's do not have. No pickled code is run:
-torch files are read with `weights_only=True`.
+The step is the number after "step", "checkpoint", "iter" or the like in a name; if no name has such
+a word, the number after "epoch"; if no name has that either, the number at its end, which all names
+must have after the same words. A file that all trainers call the same (`model.safetensors`) has the
+name of its directory. A name without a step leaves it to the file: its "step", "global_step" or
+"iteration", or the trainer's state beside it. If those do not tell it either, see
+`probe_checkpoints`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from convexprobe._hashing import StateDict
+from convexprobe.training import state_dicts
+from convexprobe.training.state_dicts import INDICES, MODEL_FILES, SHARD, SUFFIXES, as_step
 
-SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
-MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
-NESTED = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
-
-_MARKED_STEP = re.compile(r"(?:step|checkpoint|ckpt|iteration|iter)[-_= ]*(\d+)", re.IGNORECASE)
-_MAX_NAMES = 4  # that a message lists
+_AFTER_A_WORD = (
+    re.compile(r"(?:step|checkpoint|ckpt|iteration|iter)[-_= ]*([0-9]+)", re.IGNORECASE),
+    re.compile(r"epoch[-_= ]*([0-9]+)", re.IGNORECASE),
+)
+# not the second half of a decimal, which is a score; not a version (`-v1`), which says nothing
+_AT_THE_END = re.compile(r"(|.*[^0-9.]|.*[^0-9]\.)([0-9]+)")
+_VERSION = re.compile(r"[-_.]v[0-9]+$")
 
 
 @dataclass(frozen=True)
@@ -45,157 +46,164 @@ class Checkpoint:
     """One checkpoint that has not been read.
 
     Attributes:
-        step: its step, None if only the file tells.
-        place: its place among the others, from 0.
         source: what messages call it: its path, or its step.
+        step: its step, None if its name does not tell.
+        place: its place among the others, from 0, if that may stand for a step; None elsewhere.
         read: returns everything in it.
+        file: the file that is read, an index for shards; None for a state dict in memory.
     """
 
-    step: int | None
-    place: int
     source: str
+    step: int | None
+    place: int | None
     read: Callable[[], Mapping[str, Any]]
+    file: Path | None = None
 
-    def load(self) -> tuple[int, dict[str, Tensor]]:
-        """Read the step and the state dict, whose names need not be the model's yet.
+    def stamp(self) -> str | None:
+        """What tells a changed file without reading it; None where there is no such thing."""
+        return None if self.file is None else state_dicts.stamp(self.file)
+
+    def load(self, model: nn.Module) -> int | None:
+        """Load it into the model, strictly; its step, None if nothing tells it.
 
         Raises:
-            ValueError: unreadable, or without a state dict; the message starts with the source.
+            ValueError: unreadable, or not of this model; the message starts with the source. The
+                model may have some of the weights.
         """
-        content = self.read()
-        steps = [self.step, *(_number(content.get(key)) for key in ("step", "global_step"))]
-        step = next((step for step in steps if step is not None), self.place)
-        inner = [content[key] for key in NESTED if isinstance(content.get(key), Mapping)]
-        content = inner[0] if inner else content
-        state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        if not state:
-            names = sorted(map(str, content))[:_MAX_NAMES]
-            raise ValueError(f"{self.source}: expected a state dict, found {names}")
-        return step, state
+        try:
+            content = self.read()
+            step = state_dicts.step_in(content, self.file) if self.step is None else self.step
+            model.load_state_dict(state_dicts.match(state_dicts.state_in(content), model))
+            return step
+        except Exception as error:  # whatever a damaged file, or a model of its own kind, raises
+            reason = str(error).removeprefix(f"{self.source}: ")
+            raise ValueError(f"{self.source}: {reason or type(error).__name__}") from error
 
 
-def _number(value: Any) -> int | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    return int(value) if isinstance(value, int | float) and value == int(value) else None
+def find_checkpoints(checkpoints: Any) -> list[Checkpoint] | Iterator[Checkpoint]:
+    """Return the checkpoints in order, as an iterator if their number is not known.
 
-
-def find_checkpoints(checkpoints: Any) -> tuple[Iterator[Checkpoint], int | None]:
-    """Return the checkpoints in order, and their number if it is known.
+    The items of an iterator that cannot be used are returned too; their `load` raises the error.
 
     Raises:
         TypeError: something else than what the table at the top of this file says.
-        ValueError: a directory without checkpoints, a path that does not exist, a step twice.
+        ValueError: no checkpoints, a path that does not exist, a step twice, numbers in names that
+            need not be steps.
     """
-    items = checkpoints
     if isinstance(checkpoints, str | os.PathLike):
-        root = Path(checkpoints)
-        if not root.is_dir():
-            raise ValueError(f"checkpoints: expected a directory or a list, found {str(root)!r}")
-        paths = [p for p in root.iterdir() if p.is_dir() or p.suffix in SUFFIXES]
-        items = sorted((p for p in paths if _file(p) is not None), key=_order)
-        if not items:
-            raise ValueError(f"checkpoints: no file {' '.join(SUFFIXES)} in {str(root)!r}")
-    elif isinstance(checkpoints, Mapping):
-        items = list(checkpoints.items())
-    if not isinstance(items, Iterable):
-        raise TypeError(f"checkpoints: expected a directory or a list, found {type(items)}")
+        return _in_directory(Path(checkpoints))
+    items = list(checkpoints.items()) if isinstance(checkpoints, Mapping) else checkpoints
+    if isinstance(items, bytes | Tensor | nn.Module) or not isinstance(items, Iterable):
+        raise TypeError(f"checkpoints: expected a directory or a list, found {type(checkpoints)}")
     if not isinstance(items, list | tuple):
-        return (_checkpoint(item, place) for place, item in enumerate(items)), None
-    known = [_checkpoint(item, place) for place, item in enumerate(items)]
-    sources: dict[int, str] = {}
-    for one in known:
-        if one.step is not None and sources.setdefault(one.step, one.source) != one.source:
-            raise ValueError(
-                f"checkpoints: step {one.step} twice, {sources[one.step]} and {one.source}; "
-                "pass (step, path) pairs"
-            )
-    return iter(known), len(known)
+        return (_lazy(item, place) for place, item in enumerate(items))
+    if not items:
+        raise ValueError("checkpoints: expected at least one, found none")
+    steps = iter(_steps([_name(Path(i)) for i in items if isinstance(i, str | os.PathLike)]))
+    known = [
+        _checkpoint(item, place, next(steps) if isinstance(item, str | os.PathLike) else None)
+        for place, item in enumerate(items)
+    ]
+    if any(one.step is not None for one in known):
+        known = [replace(one, place=None) for one in known]  # some have steps, so places are none
+    _check_steps(known)
+    return known
 
 
-def _checkpoint(item: Any, place: int) -> Checkpoint:
-    """Make a checkpoint of one item of a list."""
-    step: Any = None
+def _in_directory(root: Path) -> list[Checkpoint]:
+    """The checkpoints in a directory by step, those whose names tell none at the end."""
+    if not root.is_dir():
+        raise ValueError(f"checkpoints: expected a directory or a list, found {str(root)!r}")
+    files, folders = [], []
+    for path in sorted(root.iterdir()):
+        if path.is_dir():
+            model = state_dicts.model_file(path)
+            known = model is not None and model.name in (*MODEL_FILES, *INDICES)
+            of_deepspeed = path.name.startswith("global_step") and (root / "latest").is_file()
+            if known or (any(p.search(path.name) for p in _AFTER_A_WORD) and not of_deepspeed):
+                folders.append(path)
+        elif state_dicts.suffix(path.name) and not state_dicts.is_companion(path):
+            files.append(path)
+    own = state_dicts.model_file(root)
+    if own is not None and own.name in (*MODEL_FILES, *INDICES):  # without its shards and copies
+        others = [f for f in files if f.name not in MODEL_FILES and not SHARD.search(f.name)]
+        files = [own, *others]
+    paths = [*files, *folders]
+    if not paths:
+        raise ValueError(f"checkpoints: no file {' '.join(SUFFIXES)} in {str(root)!r}")
+    alone = len(paths) == 1 and any(p.search(_name(paths[0])) for p in _AFTER_A_WORD)
+    names = ["" if path == own and not alone else _name(path) for path in paths]
+    every = [_checkpoint(p, None, step) for p, step in zip(paths, _steps(names), strict=True)]
+    _check_steps(every)
+    return sorted(every, key=lambda one: (one.step is None, one.step or 0))
+
+
+def _lazy(item: Any, place: int) -> Checkpoint:
+    """Make a checkpoint of one item of an iterator, which may still be refused."""
+    try:
+        step = None
+        if isinstance(item, str | os.PathLike):
+            (step,) = _steps([_name(Path(item))])
+        return _checkpoint(item, place, step)
+    except (TypeError, ValueError) as error:
+        return Checkpoint(f"item {place}", None, None, partial(_raise, error))
+
+
+def _raise(error: Exception) -> Mapping[str, Any]:
+    raise error
+
+
+def _checkpoint(item: Any, place: int | None, step: int | None) -> Checkpoint:
+    """Make a checkpoint of one item, whose name says `step`."""
     if isinstance(item, tuple | list) and len(item) == 2:
-        step, item = item
-        if isinstance(step, bool) or _number(step) is None or step < 0:
-            raise TypeError(f"checkpoints: expected a step of at least 0, found {step!r}")
-        step = int(step)
+        given, item = item
+        if (step := as_step(given)) is None:
+            raise ValueError(f"checkpoints: expected a step of at least 0, found {given!r}")
     if isinstance(item, Mapping):
+        step = state_dicts.step_in(item) if step is None else step
         step = place if step is None else step
-        return Checkpoint(step, place, f"step {step}", lambda: item)
+        return Checkpoint(f"step {step}", step, None, lambda: item)
     if not isinstance(item, str | os.PathLike):
         raise TypeError(
             f"checkpoints: expected paths, state dicts or (step, either), found {type(item)}"
         )
     path = Path(item)
-    file = _file(path)
-    if file is None:
+    if place is not None and not path.exists():
         raise ValueError(f"checkpoints: no checkpoint at {str(path)!r}")
-    return Checkpoint(_step(path) if step is None else step, place, str(path), partial(_read, file))
+    file = state_dicts.model_file(path) or path
+    return Checkpoint(str(path), step, place, partial(state_dicts.read, file), file)
 
 
-def _file(path: Path) -> Path | None:
-    """Return the file to read: the path itself, or the model's file in the directory it is."""
-    if path.is_dir():
-        return next((path / name for name in MODEL_FILES if (path / name).is_file()), None)
-    return path if path.is_file() else None
+def _check_steps(known: list[Checkpoint]) -> None:
+    first: dict[int, Checkpoint] = {}
+    for one in known:
+        if one.step is not None and first.setdefault(one.step, one) is not one:
+            raise ValueError(
+                f"checkpoints: step {one.step} twice, {first[one.step].source} and {one.source}; "
+                "pass (step, path) pairs"
+            )
 
 
-def _step(path: Path) -> int | None:
-    name = path.name if path.is_dir() else path.stem
-    numbers = _MARKED_STEP.findall(name) or re.findall(r"\d+", name)
-    return int(numbers[-1]) if numbers else None
+def _name(path: Path) -> str:
+    """What tells the step of a path: its name, or that of its directory if all have the same."""
+    if path.name in (*MODEL_FILES, *INDICES):
+        path = path.parent
+    name = os.path.basename(os.path.abspath(path))
+    return name if path.is_dir() else name.removesuffix(state_dicts.suffix(name))
 
 
-def _order(path: Path) -> tuple[bool, int, str]:
-    step = _step(path)
-    return step is None, step or 0, path.name
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # of old formats: it reads or it fails
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both libraries raise whatever a foreign file leads to
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: cannot be read as a checkpoint: {reason}") from error
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path}: expected a state dict, found {type(content).__name__}")
-    return content
-
-
-def match(state: StateDict, model: nn.Module, source: str) -> dict[str, Tensor]:
-    """Return the state dict under the model's own names, with none missing or left over.
-
-    Raises:
-        ValueError: names that are missing or unexpected, or shapes that differ: which ones.
-    """
-    wanted = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-    stripped = dict(state)
-    while set(stripped) != set(wanted):
-        prefixes = {name.split(".", 1)[0] if "." in name else "" for name in stripped}
-        if len(prefixes) != 1 or "" in prefixes:
-            break
-        stripped = {name.split(".", 1)[1]: tensor for name, tensor in stripped.items()}
-    else:
-        state = stripped
-    differences = {
-        "missing": [k for k in wanted if k not in state],
-        "unexpected": [k for k in state if k not in wanted],
-        "other shapes:": [
-            f"{k} {tuple(state[k].shape)} for {tuple(v.shape)}"
-            for k, v in wanted.items()
-            if k in state and state[k].shape != v.shape
-        ],
-    }
-    if listed := [f"{what} {_listed(names)}" for what, names in differences.items() if names]:
-        raise ValueError(f"{source}: does not fit the model: {'; '.join(listed)}")
-    return dict(state)
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - _MAX_NAMES
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+def _steps(names: list[str]) -> list[int | None]:
+    """The step that each name tells."""
+    for pattern in _AFTER_A_WORD:
+        numbers = [pattern.findall(name) for name in names]
+        if any(numbers):
+            return [as_step(int(found[-1])) if found else None for found in numbers]
+    ends = [_AT_THE_END.fullmatch(_VERSION.sub("", name)) for name in names]
+    before = {re.sub("[0-9]+", "#", end[1]): end[0] for end in ends if end}
+    if len(before) > 1:
+        first, second, *_ = before.values()
+        raise ValueError(
+            f"checkpoints: the numbers of {first!r} and {second!r} need not be steps; pass "
+            "(step, path) pairs"
+        )
+    return [as_step(int(end[2])) if end else None for end in ends]

@@ -268,6 +268,8 @@ def test_a_network_without_its_weights_is_refused_in_one_sentence() -> None:
     monitor = cxp.ProbeMonitor(X, Y, l2=1e-2)
     with pytest.warns(UserWarning, match=r"step 0: model: '4.weight' has no values .*load the mod"):
         monitor.record(offloaded, 0)
+    with pytest.raises(ValueError, match=r"model: '4.weight' has no values .*load the model whole"):
+        sweep(model=offloaded)
 
 
 ARGUMENTS: list[tuple[dict[str, Any], str]] = [

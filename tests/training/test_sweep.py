@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import convexprobe as cxp
 from convexprobe import ProbeHistory
@@ -14,6 +15,9 @@ from tests.tiny import SETTINGS, bits, checkpoints, network, rows, sweep
 
 STEPS = checkpoints(5)
 HISTORY = sweep(STEPS)
+
+
+SHORT: dict[str, Any] = {"layers": ["4"], "test": None}
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -99,3 +103,114 @@ def test_progress_counts_checkpoints(capsys: pytest.CaptureFixture[str], tmp_pat
     assert "5/5" in shown and "step 12" in shown and "extract" not in shown
     sweep(STEPS, progress=True, out=tmp_path)
     assert "5/5" in capsys.readouterr().err
+
+
+class Stubborn(nn.Sequential):
+    """A network that does with a state dict what it likes."""
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **settings: Any) -> Any:
+        if state_dict["4.bias"].sum() > 100:
+            self[4].weight = nn.Parameter(torch.zeros(3, 12))  # another object, and half of it
+            self.loads = 1
+            raise LookupError("a shape of my own")
+        return super().load_state_dict(state_dict, *args, **settings)
+
+
+def bad_checkpoints() -> list[Any]:
+    state = STEPS[0][1]
+    return [
+        (8, {**state, "4.bias": torch.full((3,), 1e9)}), (-1, state), (float("inf"), state),
+        ("five", state), (10**40, state), (1, None), (2, {}), 3, (4, {"model": {}}), None,
+        (5, {3: torch.zeros(2)}), (6, {"0.weight": "text"}), (7, "gone.pt"), (1, 2, 3),
+        (9, {**state, "4.bias": state["4.bias"][:1]}),
+        (11, {**state, "1.running_var": torch.full((12,), torch.nan)}),
+    ]  # fmt: skip
+
+
+def test_a_bad_checkpoint_is_reported_and_the_others_go_on() -> None:
+    model = Stubborn(*network(7))
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    identity, attributes = [id(p) for p in model.parameters()], set(vars(model))
+    bad = bad_checkpoints()
+    items = iter([STEPS[0], *bad, STEPS[4]])
+    with pytest.warns(UserWarning, match="not probed: ") as caught:
+        history = sweep(items, model, **SHORT)
+    assert list(history) == [0, 12] and len(history.failures) == len(bad) == len(caught)
+    assert "a shape of my own" in str(caught[0].message)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert [id(p) for p in model.parameters()] == identity and set(vars(model)) == attributes
+
+
+def test_an_iterator_that_raises_ends_the_sweep_and_what_is_done_stays() -> None:
+    def states() -> Any:
+        yield STEPS[0]
+        raise ConnectionError("the bucket is gone")
+
+    with pytest.warns(UserWarning, match="not probed: checkpoints: ConnectionError: the bucket"):
+        history = sweep(states(), **SHORT)
+    assert list(history) == [0]
+    assert history.failures == (("checkpoints", "ConnectionError: the bucket is gone"),)
+
+
+def test_a_step_for_the_second_time_is_reported() -> None:
+    with pytest.warns(UserWarning, match="step 3 for the second time"):
+        assert list(sweep(iter([STEPS[1], (3, STEPS[2][1])]), **SHORT)) == [3]
+
+
+@pytest.mark.filterwarnings("ignore:not probed")
+def test_a_sweep_in_which_nothing_could_be_probed_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not one could be probed: there was none"):
+        sweep(iter([]))
+    bad = {
+        k: torch.full_like(v, torch.nan) for k, v in STEPS[0][1].items() if v.is_floating_point()
+    }
+    states = [(1, {}), (2, {**STEPS[0][1], **bad})]
+    with pytest.raises(
+        ValueError, match=r"not one could be probed: step 1: expected.*\(2 in all\)"
+    ):
+        sweep(states, out=tmp_path, **SHORT)
+    sweep(STEPS[:1], out=tmp_path, **SHORT)
+    with pytest.raises(ValueError, match="not one could be probed"):  # what was there is not of it
+        sweep(states, out=tmp_path, **SHORT)
+
+
+def sparse(matrix: torch.Tensor, layout: str) -> torch.Tensor:
+    return matrix.to_sparse() if layout == "coo" else matrix.to_sparse_csr()
+
+
+class Graph(nn.Module):
+    """A network with a sparse buffer, such as the adjacency of a graph."""
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, 3)
+        eye = torch.eye(3)
+        self.register_buffer(
+            "adjacency", eye.to_sparse() if layout == "coo" else eye.to_sparse_csr()
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x) @ self.adjacency.to_dense()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+def test_sparse_buffers_are_restored(layout: str) -> None:
+    model = Graph(layout)
+    other = model.state_dict()
+    dense = 2 * torch.eye(3)
+    other["adjacency"] = sparse(dense, layout)
+    history = sweep([(0, Graph(layout).state_dict()), (1, other)], model, layers=["body"])
+    assert list(history) == [0, 1] and history.entries[1].duplicate_of is None
+    assert torch.equal(model.adjacency.to_dense(), torch.eye(3))
+    with pytest.raises(ValueError, match="other kinds of tensors: adjacency real for real, sparse"):
+        sweep([(0, {**other, "adjacency": dense})], model, layers=["body"], on_error="raise")
+
+
+def test_labels_of_a_sweep_may_be_strings_and_concepts() -> None:
+    x, y = rows()
+    words = [f"class {int(v)}" for v in y]
+    history = cxp.probe_checkpoints(network(7), STEPS[:2], x, {"a": words, "b": y}, **SETTINGS)
+    assert history[0]["4/a"].classes == ("class 0", "class 1", "class 2")
+    assert history[3]["4/b"].loss == history[3]["4/a"].loss
+    assert (history[3]["4/b"].weights == history[3]["4/a"].weights).all()
