@@ -21,7 +21,8 @@ import torch.distributed as dist
 # Importing these modules enters their checks in CHECKS.
 import tests.distributed.checks_of_fits
 import tests.distributed.checks_of_messages
-import tests.distributed.checks_of_solves  # noqa: F401
+import tests.distributed.checks_of_solves
+import tests.distributed.checks_of_sweeps  # noqa: F401
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.solvers import LBFGS
 from convexprobe.solvers.loop import solve
