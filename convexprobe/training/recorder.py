@@ -17,6 +17,7 @@ from convexprobe._hashing import digest
 from convexprobe._locks import DirectoryLock
 from convexprobe.arrays.ranks import Communicator, LostRankError
 from convexprobe.extraction.identity import ModelIdentity, describe_model
+from convexprobe.extraction.model_state import locked
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.probes.warm_start import Remembered
 from convexprobe.training.history import ProbeHistory
@@ -140,7 +141,8 @@ class Recorder:
             LostRankError: another rank is gone.
         """
         try:
-            entry, memory = self._measure(model, step, source, stamp, replaces)
+            with locked(model):  # while another thread runs it, it has hooks
+                entry, memory = self._measure(model, step, source, stamp, replaces)
         except LostRankError:
             raise
         except Exception as error:  # whatever the model, the loader or a pool raises

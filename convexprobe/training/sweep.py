@@ -15,6 +15,7 @@ from convexprobe._arguments import check_bool
 from convexprobe._progress import progress_bar
 from convexprobe.arrays.ranks import Communicator, LostRankError
 from convexprobe.extraction.layer_names import LayerChoice
+from convexprobe.extraction.model_state import locked
 from convexprobe.extraction.pooling import PoolChoice
 from convexprobe.solvers import Solver
 from convexprobe.training.checkpoints import Checkpoint, find_checkpoints
@@ -92,12 +93,13 @@ def probe_checkpoints(
         tol=tol, solver=solver, batch_size=batch_size, max_passes=max_passes, on_error=on_error,
         seed=seed, process_group=process_group,
     )  # fmt: skip
+    count = None if known is None else len(known)
     with monitor:
         with ranks.raise_together():
             monitor.check_model(model)
-            sweep = _Sweep(model, monitor.recorder)
-        count = None if known is None else len(known)
-        with model_kept(model), progress_bar(total=count, desc="checkpoints", show=progress) as bar:
+        with _kept(model), progress_bar(total=count, desc="checkpoints", show=progress) as bar:
+            with ranks.raise_together():
+                sweep = _Sweep(model, monitor.recorder)
             for checkpoint in sweep.together(iter(waiting)):
                 bar.set_postfix_str(Path(checkpoint.source).name)
                 if sweep.visit(checkpoint) and not bar.disable:
@@ -253,19 +255,21 @@ class _Sweep:
 
 
 @contextmanager
-def model_kept(model: nn.Module) -> Iterator[None]:
-    """Restore every parameter, buffer and attribute at the end, bit for bit."""
-    dicts = [(d, dict(d)) for m in model.modules() for d in (vars(m), m._parameters, m._buffers)]
-    values = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
-    try:
-        yield
-    finally:
-        for current, before in dicts:
-            current.clear()
-            current.update(before)
-        with torch.no_grad():
-            for tensor, value in values:
-                if tensor.layout == torch.strided and not tensor.is_nested:
+def _kept(model: nn.Module) -> Iterator[None]:
+    """Restore parameters, buffers and attributes at the end; until then, other threads wait."""
+    with locked(model):
+        dicts = [
+            (current, dict(current))
+            for m in model.modules()
+            for current in (vars(m), m._buffers, m._parameters, m._modules)
+        ]
+        values = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
+        try:
+            yield
+        finally:
+            for current, before in dicts:
+                current.clear()
+                current.update(before)
+            with torch.no_grad():
+                for tensor, value in values:
                     tensor.copy_(value)
-                else:  # a copy needs as many values in both
-                    tensor.data = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -205,6 +206,21 @@ def test_sparse_buffers_are_restored(layout: str) -> None:
     assert torch.equal(model.adjacency.to_dense(), torch.eye(3))
     with pytest.raises(ValueError, match="other kinds of tensors: adjacency real for real, sparse"):
         sweep([(0, {**other, "adjacency": dense})], model, layers=["body"], on_error="raise")
+
+
+def test_threads_that_sweep_one_model_wait_for_each_other() -> None:
+    model, found = network(7), []
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    orders = [STEPS, STEPS[::-1], STEPS[2:]]
+    threads = [Thread(target=lambda o=o: found.append(sweep(o, model, **SHORT))) for o in orders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(len(history) for history in found) == [3, 5, 5]
+    for entry in (entry for history in found for entry in history.entries):
+        assert entry.weights == next(e for e in HISTORY.entries if e.step == entry.step).weights
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_labels_of_a_sweep_may_be_strings_and_concepts() -> None:
