@@ -1,4 +1,4 @@
-"""What is measured of a probe on rows: error, loss in nats and bits, usable information."""
+"""Score log-probabilities on labelled rows: error, loss in nats and bits, usable information."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Score:
     """A probe's performance on labelled rows.
 
     Attributes:
-        error: fraction of rows whose class is not the predicted one.
-        loss: mean cross-entropy, nats (infinite if a row's class got probability 0).
+        error: fraction of rows that are misclassified.
+        loss: mean cross-entropy, nats; infinite if a row's class got probability 0.
         label_entropy: entropy of the labels, nats.
         rows: number of rows.
     """
@@ -33,12 +33,12 @@ class Score:
 
     @property
     def usable_information(self) -> float:
-        """`H(Y) - loss`, bits: what the probe can use about the label (Xu et al. 2020)."""
+        """`H(Y) - loss`, bits: what the probe tells about the label (Xu et al. 2020)."""
         return (self.label_entropy - self.loss) / log(2)
 
 
 def tally(log_probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """What adds up over rows, `(2 + k,)`: rows misclassified, loss in nats, rows of each class."""
+    """Sums over rows, `(2 + k,)`: rows misclassified, loss in nats, rows of each class."""
     wrong = np.sum(log_probability.argmax(axis=1) != truth)
     loss = -np.sum(log_probability[np.arange(len(truth)), truth], dtype=np.float64)
     return np.array([wrong, loss, *np.bincount(truth, minlength=log_probability.shape[1])])
@@ -47,7 +47,11 @@ def tally(log_probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def score(
     log_probability: np.ndarray, truth: np.ndarray, communicator: Communicator = ALONE
 ) -> Score:
-    """Score log-probabilities `(n, k)` against class indices `(n,)`, rows of all ranks together."""
+    """Score log-probabilities `(n, k)` and class indices `(n,)`, the rows of all ranks together.
+
+    Raises:
+        ValueError: no rows on any rank.
+    """
     wrong, loss, *counts = communicator.all_reduce(tally(log_probability, truth))[0].tolist()
     n = int(sum(counts))
     if n == 0:

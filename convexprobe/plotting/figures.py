@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Curves = Mapping[Any, Mapping[str, float]]
+"""Values by curve or step, and then by layer."""
 
 _TICKS = 32
 """Layers whose names fit below an axis; of more, every second, third... is named."""
 
 
-def _new_axes(width: float, height: float) -> Axes:
-    import matplotlib.pyplot as plt  # here: importing the package must not choose a backend
-
-    return plt.subplots(figsize=(width, height), layout="constrained")[1]
-
-
-def _scaled(label: str) -> tuple[float, str]:
-    """Factor and axis label: errors are shown in per cent, losses as they are."""
-    return (1.0, label) if "nats" in label else (100.0, f"{label} (%)")
-
-
-def _layer_ticks(layers: list[str]) -> tuple[list[int], list[str]]:
-    at = list(range(0, len(layers), -(-len(layers) // _TICKS)))
-    return at, [layers[i] for i in at]
-
-
 def plot_errors(
-    curves: Mapping[str, Mapping[str, float]],
+    curves: Curves,
     *,
     ax: Axes | None = None,
     ylabel: str = "error",
+    percent: bool = True,
     values: bool = True,
 ) -> Axes:
     """Draw error against layer, in the order of the network, one curve a name.
@@ -43,14 +30,15 @@ def plot_errors(
     Args:
         curves: curve name -> layer name -> error in [0, 1]; an empty name draws no legend.
         ax: axes to draw on; new ones when None.
-        ylabel: what the error is of ("test error", say); with "nats" in it, losses are drawn.
+        ylabel: what the error is of ("test error", say).
+        percent: whether to draw per cent; False draws the values as they are (losses, say).
         values: whether to write the values beside the points, of up to twelve layers.
 
     Returns:
         The axes.
     """
-    layers = list(dict.fromkeys(layer for curve in curves.values() for layer in curve))
-    factor, label = _scaled(ylabel)
+    layers = layer_order(curves)
+    factor, label = scaled(ylabel, percent)
     if ax is None:
         ax = _new_axes(min(max(4.0, 0.55 * len(layers) + 1.5), 14.0), 3.6)
     style = "o-" if len(layers) <= 2 * _TICKS else "-"
@@ -59,15 +47,9 @@ def plot_errors(
         (line,) = ax.plot(at, [factor * e for e in curve.values()], style, markersize=4, label=name)
         if values and len(layers) <= 12:
             for x, e in zip(at, curve.values(), strict=True):
-                ax.annotate(
-                    f"{factor * e:.1f}" if e >= 0.01 else f"{factor * e:.2f}",
-                    (x, factor * e),
-                    xytext=(0, 5),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=7,
-                    color=line.get_color(),
-                )
+                text = f"{factor * e:.1f}" if e >= 0.01 else f"{factor * e:.2f}"
+                ax.annotate(text, (x, factor * e), xytext=(0, 5), textcoords="offset points",
+                            ha="center", fontsize=7, color=line.get_color())  # fmt: skip
     ax.set_xticks(*_layer_ticks(layers), rotation=45, ha="right", rotation_mode="anchor")
     ax.set_ylabel(label)
     highest = max((e for curve in curves.values() for e in curve.values()), default=0.0)
@@ -78,32 +60,29 @@ def plot_errors(
     return ax
 
 
-def plot_heatmap(
-    curves: Mapping[int, Mapping[str, float]], *, label: str, ax: Axes | None = None
-) -> Axes:
-    """Layers from bottom to top, steps from left to right on their own scale, value as colour.
+def plot_heatmap(curves: Curves, *, label: str, percent: bool, ax: Axes | None = None) -> Axes:
+    """Draw values as colours: layers from bottom to top, steps from left to right, to scale.
 
     Colours are on a logarithmic scale where values span more than a factor of ten.
 
     Args:
         curves: step -> layer -> value.
-        label: what the values are.
+        label, percent: what the values are; see `plot_errors`.
         ax: axes to draw on; new ones when None.
     """
     from matplotlib.colors import LogNorm
-    from matplotlib.ticker import LogFormatter
 
-    layers = list(dict.fromkeys(layer for curve in curves.values() for layer in curve))
+    layers = layer_order(curves)
     steps = np.array(sorted(curves), dtype=float)
-    factor, name = _scaled(label)
+    factor, name = scaled(label, percent)
     grid = np.array([[factor * curves[int(s)].get(n, np.nan) for s in steps] for n in layers])
     if ax is None:
         ax = _new_axes(7.2, min(max(2.4, 0.28 * len(layers) + 1.2), 7.0))
-    middle = (steps[1:] + steps[:-1]) / 2
-    first, last = (middle[0], middle[-1]) if len(steps) > 1 else (steps[0] + 0.5, steps[0] - 0.5)
-    edges = np.concatenate([[2 * steps[0] - first], middle, [2 * steps[-1] - last]])
-    if len(steps) == 1:
-        edges = np.array([steps[0] - 0.5, steps[0] + 0.5])
+    edges = np.array([steps[0] - 0.5, steps[0] + 0.5])
+    if len(steps) > 1:
+        middle = (steps[1:] + steps[:-1]) / 2
+        first, last = 2 * steps[0] - middle[0], 2 * steps[-1] - middle[-1]
+        edges = np.concatenate([[first], middle, [last]])
     low, high = np.nanmin(grid), np.nanmax(grid)
     norm = LogNorm(low, high) if 0 < 10 * low < high else None
     mesh = ax.pcolormesh(edges, np.arange(len(layers) + 1) - 0.5, grid, norm=norm, cmap="viridis")
@@ -112,49 +91,35 @@ def plot_heatmap(
     bar = ax.figure.colorbar(mesh, ax=ax)
     bar.set_label(name)
     if norm is not None:
-        plain = LogFormatter(labelOnlyBase=False, minor_thresholds=(3, 0.5))
-        bar.ax.yaxis.set_major_formatter(plain)
-        bar.ax.yaxis.set_minor_formatter(plain)
+        _plain_numbers(bar.ax.yaxis)
     return ax
 
 
-def plot_curves(
-    curves: Mapping[int, Mapping[str, float]], *, label: str, ax: Axes | None = None
-) -> Axes:
-    """One curve a layer against step, coloured from the first layer to the last.
+def plot_curves(curves: Curves, *, label: str, percent: bool, ax: Axes | None = None) -> Axes:
+    """Draw one curve a layer against step, coloured from the first layer to the last.
 
-    Args:
-        curves: step -> layer -> value.
-        label: what the values are.
-        ax: axes to draw on; new ones when None.
+    Arguments are those of `plot_heatmap`.
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.ticker import LogFormatter
 
-    layers = list(dict.fromkeys(layer for curve in curves.values() for layer in curve))
-    factor, name = _scaled(label)
+    layers = layer_order(curves)
+    factor, name = scaled(label, percent)
     ax = _new_axes(7.2, 4.0) if ax is None else ax
     colours = colormaps["viridis"]
     for i, layer in enumerate(layers):
         steps = sorted(step for step, curve in curves.items() if layer in curve)
-        ax.plot(
-            steps,
-            [factor * curves[step][layer] for step in steps],
-            ".-" if len(steps) < 2 * _TICKS else "-",
-            color=colours(0.95 * i / max(len(layers) - 1, 1)),
-            linewidth=1.2,
-            label=layer,
-        )
+        values = [factor * curves[step][layer] for step in steps]
+        style = ".-" if len(steps) < 2 * _TICKS else "-"
+        colour = colours(0.95 * i / max(len(layers) - 1, 1))
+        ax.plot(steps, values, style, color=colour, linewidth=1.2, label=layer)
     ax.set_xlabel("step")
     ax.set_ylabel(name)
     drawn = [v for curve in curves.values() for v in curve.values()]
     if min(drawn) > 0 and max(drawn) > 10 * min(drawn):
         ax.set_yscale("log")
-        plain = LogFormatter(labelOnlyBase=False, minor_thresholds=(3, 0.5))  # 4, not 4 x 10^0
-        ax.yaxis.set_major_formatter(plain)
-        ax.yaxis.set_minor_formatter(plain)
+        _plain_numbers(ax.yaxis)
     else:
         ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3)
@@ -162,6 +127,35 @@ def plot_curves(
         ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     else:
         norm = Normalize(0, len(layers) - 1)
-        bar = ax.figure.colorbar(ScalarMappable(norm, "viridis"), ax=ax)
-        bar.set_label("layer")
+        ax.figure.colorbar(ScalarMappable(norm, "viridis"), ax=ax, label="layer")
     return ax
+
+
+def layer_order(curves: Curves) -> list[str]:
+    """The layers of all curves, in the order in which they first appear."""
+    return list(dict.fromkeys(layer for curve in curves.values() for layer in curve))
+
+
+def scaled(label: str, percent: bool) -> tuple[float, str]:
+    """The factor of values on an axis, and the axis's label."""
+    return (100.0, f"{label} (%)") if percent else (1.0, label)
+
+
+def _new_axes(width: float, height: float) -> Axes:
+    import matplotlib.pyplot as plt  # here: importing the package must not choose a backend
+
+    return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def _layer_ticks(layers: list[str]) -> tuple[list[int], list[str]]:
+    at = list(range(0, len(layers), -(-len(layers) // _TICKS)))
+    return at, [layers[i] for i in at]
+
+
+def _plain_numbers(axis: Any) -> None:
+    """Write 4 on a logarithmic axis, not 4 x 10^0."""
+    from matplotlib.ticker import LogFormatter
+
+    plain = LogFormatter(labelOnlyBase=False, minor_thresholds=(3, 0.5))
+    axis.set_major_formatter(plain)
+    axis.set_minor_formatter(plain)

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from convexprobe._files import replacing
-from convexprobe.plotting.figures import plot_errors
+from convexprobe.plotting.figures import Curves, layer_order, plot_errors, scaled
 
 
 def animate(
-    curves: Mapping[int, Mapping[str, float]],
+    curves: Curves,
     path: str | os.PathLike[str],
     *,
     label: str,
+    percent: bool,
     fps: float,
     dpi: int,
 ) -> None:
-    """Write a `.gif` or an `.mp4` whose axes are the same in every frame.
+    """Write a `.gif` or an `.mp4` with the same axes in every frame.
 
     Args:
-        curves: step -> layer -> value; errors in [0, 1], or losses.
-        path: where to.
-        label: what the values are.
+        curves: step -> layer -> value.
+        path: the file.
+        label, percent: what the values are; see `plot_errors`.
         fps: frames a second.
         dpi: dots per inch of frames of 7.2 by 4 inches.
 
     Raises:
         ValueError: another suffix.
-        RuntimeError: an `.mp4` without ffmpeg.
+        RuntimeError: an `.mp4`, and ffmpeg is not installed.
     """
     from matplotlib.animation import FFMpegWriter, PillowWriter
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -44,11 +44,12 @@ def animate(
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     FigureCanvasAgg(figure)  # not pyplot: a movie must not choose or need a display
     ax = figure.add_subplot()
-    layers = list(dict.fromkeys(layer for curve in curves.values() for layer in curve))
+    layers = layer_order(curves)
     top = max(value for curve in curves.values() for value in curve.values())
-    plot_errors({"": dict.fromkeys(layers, top)}, ax=ax, ylabel=label, values=False)
+    flat = {"": dict.fromkeys(layers, top)}
+    plot_errors(flat, ax=ax, ylabel=label, percent=percent, values=False)
     (line,) = ax.lines
-    scale = 1.0 if "loss" in label else 100.0
+    scale, _ = scaled(label, percent)
     ax.set_ylim(0, 1.05 * scale * top if top > 0 else 1.0)
     title = ax.set_title("step", loc="left", fontsize=10)
     figure.draw_without_rendering()

@@ -1,4 +1,4 @@
-"""What a fit will take, told before it: bytes on disk, host and device, passes and seconds."""
+"""Predict a fit's memory, passes and time before running it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from convexprobe.activations.stream import AHEAD, capacity, chunk_rows
 from convexprobe.arrays.backend import Array, like, namespace, on_cpu, synchronise
 from convexprobe.arrays.products import block_rows
 from convexprobe.probes.labels import read_labels
-from convexprobe.probes.options import GRID, check_l2
+from convexprobe.probes.options import GRID, check_folds, check_l2
+from convexprobe.probes.table import aligned
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.row_sample import sample_size
 from convexprobe.solvers import SVRG, NewtonCG, Solver, by_name
@@ -26,17 +27,16 @@ from convexprobe.solvers.adaptive import Adaptive
 from convexprobe.solvers.path import tasks_at_once
 
 PASSES, FURTHER, GRID_PASSES = 12.0, 4.0, 200.0
-"""Expected passes: of one penalty, of each further one, and of `l2="auto"`, which ends at 1e-6 of
-the variance. Met on 20 000 MNIST images and two untrained layers: 4 to 13 at 1e-3, 11 to 85 at
-1e-5, 170 to 1 000 for "auto"; most of the many are inner iterations on a sample."""
+"""Expected passes of one penalty, of each further one, and of `l2="auto"`, which ends at 1e-6 of
+the variance; see `docs/decisions/cost.md`."""
 
 OVERHEAD = 30e6
-"""Bytes that the libraries allocate beside the arrays, once work begins."""
+"""Bytes that the libraries allocate beside the arrays once work begins."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one layer takes, or a job whose layers are fitted one after another.
+    """The cost of fitting one layer, or several layers one after another.
 
     Attributes:
         disk: bytes of the rows on disk.
@@ -55,12 +55,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A job's cost, by layer and in all. Prints as a table.
+    """The cost of a call of `fit_probes`, by layer and in all. Prints as a table.
 
     Attributes:
         layers: the cost of each layer.
-        tiers: where its rows are kept: "device" is where they are multiplied, else "host", "disk".
-        total: sums over the layers, and the largest of their memories.
+        tiers: where each layer's rows are kept: "device" (where they are multiplied), "host" or
+            "disk".
+        total: sums over the layers; of memory, the largest.
     """
 
     layers: Mapping[str, Cost]
@@ -68,18 +69,12 @@ class Estimate:
     total: Cost
 
     def __str__(self) -> str:
-        table: list[tuple[str, ...]] = [
-            ("layer", "rows", "disk, MB", "host, MB", "device, MB", "passes", "seconds")
-        ]
+        table = [["layer", "rows", "disk, MB", "host, MB", "device, MB", "passes", "seconds"]]
         for name, cost in (*self.layers.items(), ("all", self.total)):
             sizes = (f"{b / 1e6:.0f}" for b in (cost.disk, cost.host, cost.device))
             where = self.tiers.get(name, "")
-            table.append((name, where, *sizes, f"{cost.passes:.0f}", f"{cost.seconds:.1f}"))
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join(
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-            for line in table
-        )
+            table.append([name, where, *sizes, f"{cost.passes:.0f}", f"{cost.seconds:.1f}"])
+        return aligned(table)
 
 
 def estimate(
@@ -92,16 +87,15 @@ def estimate(
     device: str | None = None,
     memory_limit: float | None = None,
 ) -> Estimate:
-    """What `fit_probes` with the same arguments will take, before any row is read.
+    """Predict what `fit_probes` with these arguments will take; reads no row.
 
-    Memory is the sum of the arrays that are alive at the worst moment, on medium problems within a
-    fifth of what was measured. Passes to `tol=1e-3` depend on the layer's condition, which only
-    reading it would tell: take them for an order of magnitude. Seconds are those passes at the
-    speed of one block of made-up rows, without what a slow disk adds.
+    Memory is the sum of the arrays that are alive at the worst moment. Passes (to `tol=1e-3`)
+    depend on the layer's condition, which is not known here: they are an order of magnitude.
+    Seconds are those passes at the speed of one block of made-up rows; a slow disk adds to them.
 
     Args:
-        activations: as for `fit_probes`; rows still to be extracted can be given as tensors of
-            torch's "meta" device, which have a shape and a dtype and no memory.
+        activations: as for `fit_probes`; for rows still to be extracted, tensors on torch's "meta"
+            device, which have a shape and a dtype but no memory.
         labels, solver, l2, cv, device, memory_limit: as for `fit_probes`.
 
     Raises:
@@ -109,11 +103,11 @@ def estimate(
     """
     layers = check_activations(activations, values=False)
     check_memory(device, memory_limit)
-    targets = read_labels(labels, int(next(iter(layers.values())).shape[0]), None)
-    grid, algorithm = check_l2(l2), by_name(solver)
+    encoded = read_labels(labels, int(next(iter(layers.values())).shape[0]), None)
+    grid, algorithm, folds = check_l2(l2), by_name(solver), check_folds(cv)
     penalties = len(GRID if grid is None else grid)
-    groups = len(targets.names) * (1 if cv is None else cv + 1)
-    k = max(len(c) for c in targets.classes)
+    groups = len(encoded.names) * (1 if folds is None else folds + 1)
+    k = max(len(c) for c in encoded.classes)
     costs, tiers = {}, {}
     for name, x in layers.items():
         example = _example(x, device)
@@ -150,26 +144,24 @@ def estimate(
             passes=passes,
             seconds=passes * n * _seconds_a_row(example, k, m),
         )
-    return Estimate(costs, tiers, _total(list(costs.values())))
-
-
-def _total(costs: list[Cost]) -> Cost:
-    return Cost(
-        disk=sum(c.disk for c in costs),
-        host=max(c.host for c in costs),
-        device=max(c.device for c in costs),
-        passes=sum(c.passes for c in costs),
-        seconds=sum(c.seconds for c in costs),
+    every = list(costs.values())
+    total = Cost(
+        disk=sum(c.disk for c in every),
+        host=max(c.host for c in every),
+        device=max(c.device for c in every),
+        passes=sum(c.passes for c in every),
+        seconds=sum(c.seconds for c in every),
     )
+    return Estimate(costs, tiers, total)
 
 
 def _working_set(
     solver: Solver, x: Array, n: int, k: int, m: int, most: int
 ) -> tuple[float, float]:
-    """Bytes where the rows are multiplied, without them, and bytes of the host beside those.
+    """Bytes beside the rows where they are multiplied, and bytes of the host beside those.
 
-    For `m` tasks solved together at the worst of four moments: the end of a line search (three
-    arrays of logits), the draw of a sample (on the host, in float64), the build of a
+    For `m` tasks that are solved together, at the worst of four moments: the end of a line search
+    (three arrays of logits), the draw of a sample (on the host, in float64), the build of a
     preconditioner, and SVRG's first snapshot.
     """
     d, item = x.shape[1], 8 if x.dtype == namespace(x).float64 else 4
@@ -184,7 +176,7 @@ def _working_set(
     sample, curvature = size * item * (d + m * k), 8.0 * min(d, size, 1024) ** 2
     inverse = m * curvature
     moments = [
-        # half of what draws took stays in the heap, in pieces
+        # Half of what earlier draws took stays in the heap, in pieces.
         (3 * logits + rows + sample + inverse, draw // 2),
         (2 * logits + 2 * rows + 2 * sample + size * d * x.dtype.itemsize + inverse, draw),
         (logits + rows + 3 * sample + 2 * inverse + 2 * curvature, 0),
@@ -196,7 +188,7 @@ def _working_set(
 
 
 def _example(x: Array | StoredRows, device: str | None) -> Array:
-    """A block of rows of the same width, dtype and library, made up, where the work will be."""
+    """A made-up block of rows of the same width, dtype and library, where the work will be."""
     n, d = (int(size) for size in x.shape)
     values = np.random.default_rng(0).standard_normal((min(n, 2048), d)).astype(np.float32)
     if isinstance(x, (StoredRows, torch.Tensor)):
@@ -208,7 +200,7 @@ def _example(x: Array | StoredRows, device: str | None) -> Array:
 
 
 def _seconds_a_row(x: Array, k: int, m: int) -> float:
-    """Of a value and gradient, the median of three."""
+    """Seconds that a row adds to an evaluation, the median of three."""
     n = x.shape[0]
     labels = like(np.arange(n) % k, x)
     problem = Problem(Rows(x), labels, np.ones(m), classes=k)

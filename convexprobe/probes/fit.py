@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from convexprobe._arguments import check_choice, check_integer, check_real
 from convexprobe._progress import progress_bar
 from convexprobe.activations.checks import check_activations, check_memory
 from convexprobe.activations.placement import reference
@@ -18,7 +19,7 @@ from convexprobe.arrays.linalg import arithmetic
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.probes.labels import check_probe_names, read_labels
 from convexprobe.probes.layer import Job, fit_layer
-from convexprobe.probes.options import check_folds, check_l2, check_tol, check_weights
+from convexprobe.probes.options import STOPPING, Options, check_folds, check_l2, check_weights
 from convexprobe.probes.probe import Probe
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.probes.splits import plan
@@ -51,50 +52,49 @@ def fit_probes(
 ) -> ProbeSet:
     """Fit the optimal linear classifier of every layer, certified to `tol`.
 
-    Minimises `F(W, b) = mean cross-entropy + l2/2 ||W||^2` (bias free) for each layer and stops
-    when a rigorous bound says `F - F* <= tol * H(Y)`, `H(Y)` the entropy of the labels. A budget
-    that runs out is a status with its gap, never an exception.
+    Minimises `F(W, b) = mean cross-entropy + l2/2 ||W||^2` (the bias is free) for each layer. A fit
+    stops when a rigorous bound says `F - F* <= tol * H(Y)`, where `H(Y)` is the entropy of the
+    labels. A budget that runs out is a status with its gap, never an exception.
 
     Args:
-        activations: layer name -> `(n, d)`, or one such array; NumPy, torch, CuPy or DLPack. What
-            goes in decides where the work runs and what comes out. Also what `open_activations`
-            returns: rows on disk.
+        activations: layer name -> `(n, d)`, or one such array: NumPy, torch, CuPy or DLPack, or
+            rows on disk as `open_activations` returns them. The work runs in the library and on the
+            device of what is given, and the weights come back there.
         labels: `(n,)` integers or any hashable classes. An `(n, m)` array or a mapping name ->
-            `(n,)` holds concepts, all fitted together: probes are then named "layer/concept"
-            (column number or name) and each has its own classes and chooses its own `l2`.
-        solver: a name of `SOLVERS` or a configured solver.
-        l2: a penalty, a list of them (a path, solved as one family), or "auto": seven values from
-            1e-6 to 1 times the layer's mean feature variance. For a path the probe returned is the
-            one with the lowest error on validation rows (ties: the lowest loss there). Penalties
-            are solved a few neighbours at a time, from large to small.
+            `(n,)` holds concepts, which are fitted together: each has its own classes, chooses its
+            own `l2`, and its probe is named "layer/concept" (by column number or name).
+        solver: a name in `SOLVERS` or a configured solver.
+        l2: a penalty, a list of them, or "auto": seven values from 1e-6 to 1 times the layer's mean
+            feature variance. Of several, the probe has the one with the lowest error on held-out
+            rows (ties: the lowest loss there). They are solved from large to small, a few
+            neighbours at a time.
         tol: relative tolerance of the certificate.
-        classes: the class list, so that a class without rows is no error.
+        classes: the class list; it may have classes without rows.
         sample_weight: `(n,)` non-negative weights; a weight of two equals a repeated row.
-        warm_start: probes to start from where that is better than zero; the answer is the same.
-            What `remember` made of them is better: it follows activations that have changed.
-        validation: `(activations, labels)` to choose and report on. When a path needs it and none
-            is given, a fifth of each class is held out, and the probes are fitted to the rest.
-        cv: number of cross-validation folds, stratified; `validation` is then refused. The probe
-            returned is fitted to all rows, at the `l2` of the lowest error averaged over the
-            held-out folds, which is its `validation_error`.
-        stopping: "certificate", or "validation": the paper's early stopping. A fit then ends when
-            the loss on validation rows (a held-out fifth without `validation`) has not fallen for
-            five evaluations, and returns the point where it was lowest with that point's gap.
-        seed: of the held-out rows and folds.
+        warm_start: earlier probes, to start from where they are better than zero; the answer is the
+            same. `remember` makes a better start of them, which follows activations that changed.
+        validation: `(activations, labels)` to choose and report on. Without it, a fifth of each
+            class is held out where a choice has to be made, and the probes are fitted to the rest.
+        cv: number of stratified cross-validation folds, instead of `validation`. The probe is
+            fitted to all rows, at the `l2` whose error is lowest averaged over the held-out folds.
+        stopping: "certificate", or "validation" for the paper's early stopping: a fit ends when the
+            loss on held-out rows has not fallen for five evaluations, and returns the point where
+            it was lowest, with that point's gap.
+        seed: of the draw of held-out rows and folds.
         max_passes: budget of passes for each layer.
         max_seconds: budget of seconds for each layer.
-        device: where to work, a torch device; None is where the activations are, the CPU for rows
-            on disk.
+        device: a torch device to work on; None works where the activations are, for rows on disk on
+            the CPU.
         memory_limit: bytes that the rows of a layer may take, on the device and on the host alike;
-            None is half of what is free there. A layer that fits on the device is loaded there; one
-            that does not is read in blocks, from the host's memory if it fits there, else from
-            disk. The answer is the same. Logits, `4 m k n` bytes each, are not part of it. Ranks
-            that share a host or a device share what is free there: give each its part.
+            None takes half of what is free. A layer that fits is loaded to the device; one that
+            does not is read in blocks, from host memory if it fits there, else from disk, to the
+            same answer. Logits, `4 m k n` bytes, are not counted. Ranks that share a host or a
+            device share what is free there: give each its part.
         progress: show a bar; None shows it on a terminal.
-        process_group: "world" or a `torch.distributed` process group whose ranks all call this with
-            the same arguments but each with its own rows (activations, labels, weights,
-            validation), as many as it has, none too. All get the same probes, those of one process
-            to rounding. Never a default: an initialised group may be there for other work.
+        process_group: "world" or a `torch.distributed` process group. Its ranks all call this with
+            the same arguments, but each with its own rows (activations, labels, weights,
+            validation), of any number. All get the same probes, those of one process to rounding.
+            It is never taken by default: a group may have been initialised for other work.
 
     Returns:
         The probes, in the order of `activations`.
@@ -107,56 +107,41 @@ def fit_probes(
     communicator = Communicator.of(process_group)
     with communicator.raise_together():
         layers = check_activations(activations, min_rows=communicator.min_rows)
-        penalties, algorithm = check_l2(l2), by_name(solver)
-        check_folds(cv, validation, stopping)
+        stopping = check_choice("stopping", stopping, STOPPING)
         check_memory(device, memory_limit)
-        check_tol(tol)
+        options = Options(
+            solver=by_name(solver),
+            l2=check_l2(l2),
+            tol=check_real("tol", tol, above=0.0),
+            cv=check_folds(cv, stopping=stopping, validation=validation is not None),
+            stopping=stopping,
+            seed=check_integer("seed", seed),
+            max_passes=check_real("max_passes", max_passes, least=0.0),
+            max_seconds=check_real("max_seconds", max_seconds, least=0.0),
+            device=device,
+            memory_limit=memory_limit,
+        )
     _check_same(
         communicator,
         layers,
-        device,
-        solver=algorithm if is_dataclass(algorithm) else type(algorithm),
-        l2=penalties,
-        tol=tol,
+        options,
         classes=classes,
         sample_weight=sample_weight is None,
         warm_start=type(warm_start),
         validation=validation is None,
-        cv=cv,
-        stopping=stopping,
-        seed=seed,
-        budget=(max_passes, max_seconds),
     )
+
     rows = next(iter(layers.values())).shape[0]
     if communicator.span(rows)[1] == 0:
         raise ValueError("activations: expected rows on one rank at least, found none")
-    targets = read_labels(labels, rows, classes, communicator)
-    check_probe_names(layers, targets)
-    held = read_validation(validation, layers, targets, communicator)
-    early = stopping == "validation"
-    chosen = early or penalties is None or len(penalties) > 1
-    splits = plan(
-        targets,
-        check_weights(sample_weight, rows, communicator),
-        seed,
-        folds=cv,
-        hold=chosen and cv is None and held is None,
-    )
-    job = Job(
-        communicator,
-        targets,
-        splits,
-        held,
-        algorithm,
-        penalties,
-        early,
-        warm_start,
-        tol,
-        max_passes,
-        max_seconds,
-        device,
-        memory_limit,
-    )
+    encoded = read_labels(labels, rows, classes, communicator)
+    check_probe_names(layers, encoded)
+    weights = check_weights(sample_weight, rows, communicator)
+    held = read_validation(validation, layers, encoded, communicator)
+
+    hold = options.needs_validation and cv is None and held is None
+    splits = plan(encoded, weights, seed, folds=cv, hold=hold)
+    job = Job(communicator, options, encoded, splits, held, warm_start)
     probes: dict[str, Probe] = {}
     show = progress if communicator.rank == 0 else False
     with progress_bar(total=len(layers), desc="probes", show=show) as bar:
@@ -170,20 +155,25 @@ def fit_probes(
 def _check_same(
     communicator: Communicator,
     layers: dict[str, Array | StoredRows],
-    device: str | None,
-    **settings: Any,
+    options: Options,
+    **inputs: Any,
 ) -> None:
-    """Refuse ranks that were called with other layers or settings, or calculate differently."""
+    """Refuse ranks that got other layers or arguments, or whose arithmetic differs in its bits."""
     if communicator.process_group is None:
         return
-    places = {name: reference(x, device) for name, x in layers.items()}
+    places = {name: reference(x, options.device) for name, x in layers.items()}
+    # Where a rank works, and in how much memory, is its own affair.
+    shared = {k: v for k, v in vars(options).items() if k not in ("device", "memory_limit")}
+    if not is_dataclass(options.solver):
+        shared["solver"] = type(options.solver)
     communicator.check_same(
         activations={name: (x.shape[1], x.dtype) for name, x in places.items()},
         arithmetic=sorted({arithmetic(x) for x in places.values()}),
-        **settings,
+        **shared,
+        **inputs,
     )
 
 
 def _show(bar: Any, layer: str, record: Record) -> None:
-    """Progress of the layer at hand, behind the bar."""
+    """Show how far the layer at hand is, behind the bar."""
     bar.set_postfix_str(f"{layer}: {record.passes:.0f} passes, gap {record.gap.max():.1e}")

@@ -1,4 +1,4 @@
-"""Check labels and encode them as class indices."""
+"""Check labels, of one concept or of several, and encode them as class indices."""
 
 from __future__ import annotations
 
@@ -6,33 +6,22 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from convexprobe.arrays.backend import (
-    as_array,
-    is_array,
-    to_numpy,
-)
+from convexprobe.arrays.backend import as_array, is_array, to_numpy
 from convexprobe.arrays.ranks import ALONE, Communicator
 
 
 def check_labels(labels: Any, rows: int, what: str = "labels") -> np.ndarray:
-    """Labels as a host vector of `rows` classes: numeric, string, or object for anything else.
+    """The labels as a host vector `(rows,)`: numbers, strings, or objects for anything else.
 
     Raises:
-        ValueError: not one label a row, or NaN labels.
+        ValueError: not one label a row, or a label that is NaN.
     """
-    if is_array(labels):
-        values = to_numpy(as_array(labels))
-    else:
-        items = list(labels)
-        same = len({type(item) for item in items}) == 1
-        plain = same and isinstance(items[0], (int, float, str, np.generic))
-        values = np.asarray(items) if plain else np.empty(len(items), dtype=object)
-        if not plain:
-            values[:] = items
+    values = to_numpy(as_array(labels)) if is_array(labels) else as_vector(list(labels))
     if values.ndim != 1:
         raise ValueError(f"{what}: expected one class a row, shape (n,), found {values.shape}")
     if len(values) != rows:
@@ -45,8 +34,18 @@ def check_labels(labels: Any, rows: int, what: str = "labels") -> np.ndarray:
     return values
 
 
+def as_vector(items: Sequence[Any]) -> np.ndarray:
+    """Numbers or strings of one type as an array `(n,)` of their own, anything else as objects."""
+    same = len({type(item) for item in items}) == 1
+    if same and isinstance(items[0], (int, float, str, np.generic)):
+        return np.asarray(items)
+    values = np.empty(len(items), dtype=object)
+    values[:] = items
+    return values
+
+
 def distinct(labels: np.ndarray, what: str = "labels") -> tuple[Any, ...]:
-    """The classes among the labels, sorted where they have an order, else by appearance.
+    """The classes among the labels, in the order of `in_order`.
 
     Raises:
         ValueError: unhashable labels.
@@ -60,20 +59,20 @@ def distinct(labels: np.ndarray, what: str = "labels") -> tuple[Any, ...]:
 
 
 def in_order(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Each value once, sorted where they have an order, else by appearance."""
-    found = dict.fromkeys(values)
+    """Each value once, sorted if they can be compared, else in the order of appearance."""
+    distinct_values = dict.fromkeys(values)
     with suppress(TypeError):
-        return tuple(sorted(found))
-    return tuple(found)
+        return tuple(sorted(distinct_values))
+    return tuple(distinct_values)
 
 
 def encode(
     labels: np.ndarray, classes: Sequence[Any] | None, what: str = "labels"
 ) -> tuple[np.ndarray, tuple[Any, ...]]:
-    """Class indices `(n,)` int64 and the class list (given, or sorted where it can be).
+    """Class indices `(n,)` int64, and the class list: as given, or that of `distinct`.
 
     Raises:
-        ValueError: a label outside `classes`, `classes` with repetitions, or unhashable labels.
+        ValueError: a label outside `classes`, repeated `classes`, or unhashable labels.
     """
     if classes is None:
         order = distinct(labels, what)
@@ -83,8 +82,8 @@ def encode(
     if len(index) != len(order):
         raise ValueError("classes: expected distinct classes, found repetitions")
     if labels.dtype != object:
-        found, place = np.unique(labels, return_inverse=True)
-        codes = np.array([index.get(v, -1) for v in found.tolist()], dtype=np.int64)[place]
+        values, place = np.unique(labels, return_inverse=True)
+        codes = np.array([index.get(v, -1) for v in values.tolist()], dtype=np.int64)[place]
     else:
         codes = np.fromiter((index.get(v, -1) for v in labels.tolist()), np.int64, len(labels))
     if (codes < 0).any():
@@ -98,13 +97,13 @@ def encode(
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of one concept, or of several over the same rows.
+    """The encoded labels of one concept, or of several over the same rows.
 
     Attributes:
         names: each concept's name; one None for plain labels.
         codes: class indices of all ranks' rows, host `(q, n)` int64.
-        own: which of those rows are this rank's.
-        classes: each concept's own class list, to which its indices refer.
+        own: the part of those rows that this rank holds.
+        classes: each concept's class list, to which its indices refer.
     """
 
     names: tuple[str | None, ...]
@@ -119,12 +118,16 @@ class Labels:
 
     def where(self, concept: int) -> str:
         """What messages call the concept."""
-        name = self.names[concept]
-        return "labels" if name is None else f"labels[{name!r}]"
+        return concept_place("labels", self.names[concept])
+
+
+def concept_place(what: str, concept: str | None) -> str:
+    """What messages call the labels of a concept."""
+    return what if concept is None else f"{what}[{concept!r}]"
 
 
 def split_concepts(labels: Any, rows: int, what: str = "labels") -> dict[str | None, np.ndarray]:
-    """Host labels `(n,)` by concept: mapping key, column of an `(n, m)` array, None if plain.
+    """Host labels `(n,)` by concept: key of a mapping, column of an `(n, m)` array, else None.
 
     Raises:
         TypeError: a concept's name is not a string.
@@ -142,23 +145,21 @@ def split_concepts(labels: Any, rows: int, what: str = "labels") -> dict[str | N
     for name in columns:
         if not isinstance(name, str):
             raise TypeError(f"{what}: concept names must be strings, found {name!r}")
-    return {name: check_labels(v, rows, f"{what}[{name!r}]") for name, v in columns.items()}
+    return {name: check_labels(v, rows, concept_place(what, name)) for name, v in columns.items()}
 
 
 def read_labels(
     labels: Any, rows: int, classes: Sequence[Any] | None, communicator: Communicator = ALONE
 ) -> Labels:
-    """Check and encode; each concept has the classes found in it unless they are given.
+    """Check and encode labels; without `classes` each concept has those among its labels.
 
     Raises:
-        ValueError: labels refused, or over ranks classes that JSON cannot hold and no list of them.
+        ValueError: labels refused, or, over ranks, classes other than strings and numbers that
+            `classes` does not list.
     """
     with communicator.raise_together():
         concepts = split_concepts(labels, rows)
-        named = [
-            ("labels" if name is None else f"labels[{name!r}]", values)
-            for name, values in concepts.items()
-        ]
+        named = [(concept_place("labels", name), values) for name, values in concepts.items()]
         orders = [distinct(values, w) if classes is None else classes for w, values in named]
         odd = [c for order in orders for c in order if not isinstance(c, (str, int, float))]
         if odd and classes is None and communicator.size > 1:
@@ -168,8 +169,8 @@ def read_labels(
             )
     communicator.check_same(concepts=tuple(concepts))
     if classes is None and communicator.size > 1:
-        found = [json.loads(text) for text in communicator.texts(json.dumps(orders))]
-        orders = [in_order(c for part in parts for c in part) for parts in zip(*found, strict=True)]
+        gathered = [json.loads(text) for text in communicator.texts(json.dumps(orders))]
+        orders = [in_order(chain(*parts)) for parts in zip(*gathered, strict=True)]
     with communicator.raise_together():
         codes, orders = zip(
             *(encode(v, order, w) for (w, v), order in zip(named, orders, strict=True)), strict=True
@@ -180,19 +181,19 @@ def read_labels(
 
 
 def probe_name(layer: str, concept: str | None) -> str:
-    """The probe's name in a set: the layer's, and behind a slash the concept's if it has one."""
+    """The probe's name in a set: "layer", or "layer/concept"."""
     return layer if concept is None else f"{layer}/{concept}"
 
 
 def check_two_classes(codes: np.ndarray, weights: np.ndarray | None, what: str = "labels") -> None:
-    """A probe needs two classes among the rows that count."""
+    """Refuse labels that have fewer than two classes among the rows of positive weight."""
     present = np.unique(codes if weights is None else codes[weights > 0])
     if len(present) < 2:
         raise ValueError(f"{what}: expected at least two classes, found {len(present)}")
 
 
 def check_probe_names(layers: Iterable[str], labels: Labels) -> None:
-    """Refuse layers and concepts whose probes would have the same name."""
+    """Refuse layers and concepts if two of their probes would have the same name."""
     names = [probe_name(layer, concept) for layer in layers for concept in labels.names]
     if len(set(names)) < len(names):
         raise ValueError(f"labels: two of layer/concept have the same name, in {names}")

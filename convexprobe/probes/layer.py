@@ -1,4 +1,4 @@
-"""One layer: its family of tasks, their penalties and starts, the solve, and the choice."""
+"""Fit one layer: its family of tasks, their penalties and starts, the solve and the choice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from convexprobe.activations.stored import StoredRows
 from convexprobe.arrays.backend import Array, cast, compute_dtype, like, to_numpy
 from convexprobe.arrays.ranks import Communicator, local
 from convexprobe.probes.labels import Labels, probe_name
-from convexprobe.probes.options import GRID
+from convexprobe.probes.options import GRID, Options
 from convexprobe.probes.probe import Probe
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.probes.selection import choose
@@ -23,7 +23,6 @@ from convexprobe.probes.splits import Split
 from convexprobe.probes.validation import Validation, validation_loss
 from convexprobe.probes.warm_start import Remembered, start_from
 from convexprobe.problem.objective import Problem
-from convexprobe.solvers.base import Solver
 from convexprobe.solvers.path import solve_path
 from convexprobe.solvers.solution import Record
 
@@ -34,60 +33,51 @@ class Job:
 
     Attributes:
         communicator: the ranks.
+        options: what was asked for.
         labels: of all concepts.
         splits: which rows every task is fitted to.
         validation: rows to choose on, if the caller gave some.
-        solver: the algorithm.
-        penalties: host `(v,)`, or None for `GRID` in units of the layer's mean feature variance.
-        early: whether to stop by the validation loss.
         warm_start: earlier probes, or None.
-        tol, max_passes, max_seconds, device, memory_limit: as for `fit_probes`.
     """
 
     communicator: Communicator
+    options: Options
     labels: Labels
     splits: list[Split]
     validation: Validation | None
-    solver: Solver
-    penalties: np.ndarray | None
-    early: bool
     warm_start: Probe | ProbeSet | Remembered | None
-    tol: float
-    max_passes: float
-    max_seconds: float
-    device: str | None
-    memory_limit: float | None
 
 
 def fit_layer(
     job: Job, layer: str, rows: Array | StoredRows, callback: Callable[[Record], None]
 ) -> dict[str, Probe]:
-    """The probes of one layer, by name: one, or one a concept.
+    """The probes of one layer by name: one, or one for each concept.
 
     Raises:
         ValueError: values that are not finite or whose sum overflows, or a warm start that does
             not fit; on every rank.
     """
-    bring = partial(place, device=job.device, limit=job.memory_limit)
+    options = job.options
+    bring = partial(place, device=options.device, limit=options.memory_limit)
     validation = None
     with job.communicator.raise_together():
         x = bring(rows)
         if job.validation is not None:
             validation = bring(job.validation.layers[layer]), job.validation.codes
-    problem, scale = _problem(x, job, f"activations[{layer!r}]")
-    penalties = np.asarray(GRID) * scale if job.penalties is None else job.penalties
+    problem, variance = _problem(x, job, f"activations[{layer!r}]")
+    penalties = np.asarray(GRID) * variance if options.l2 is None else options.l2
     with job.communicator.raise_together():
         previous = start_from(job.warm_start, layer, job.labels, job.splits, problem)
     solutions = solve_path(
         problem,
         penalties,
-        job.solver,
+        options.solver,
         previous,
-        tol=job.tol,
-        max_passes=job.max_passes,
-        max_seconds=job.max_seconds,
+        tol=options.tol,
+        max_passes=options.max_passes,
+        max_seconds=options.max_seconds,
         callbacks=[callback],
-        stopping=validation_loss(problem, job.splits, validation) if job.early else None,
+        stopping=validation_loss(problem, job.splits, validation) if options.stops_early else None,
     )
     probes = {}
     for concept, name in enumerate(job.labels.names):
@@ -99,21 +89,21 @@ def fit_layer(
 
 
 def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
-    """A task for each split, and the mean variance of the features where a grid needs it.
+    """A task for each split, and the mean feature variance where the grid needs it (else 1).
 
     Raises:
         ValueError: values that are not finite, or whose sums are not.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         problem = _family(x, job.labels, job.splits, job.communicator)
-        scale = _feature_variance(problem) if job.penalties is None else 1.0
+        variance = _feature_variance(problem) if job.options.l2 is None else 1.0
     largest = float(problem.xp.finfo(problem.dtype).max)  # of a penalty, too, in that dtype
-    if not (np.isfinite(to_numpy(problem.moment)).all() and scale * max(GRID) < largest):
+    if not (np.isfinite(to_numpy(problem.moment)).all() and variance * max(GRID) < largest):
         with job.communicator.raise_together():
             check_finite(x, where)
             check_finite(x, where, 0.1 * largest**0.5)
         raise ValueError(f"{where}: values so large that their sum overflows; scale them down")
-    return problem, scale
+    return problem, variance
 
 
 def _family(x: Source, labels: Labels, splits: list[Split], communicator: Communicator) -> Problem:
@@ -135,7 +125,7 @@ def _family(x: Source, labels: Labels, splits: list[Split], communicator: Commun
 
 
 def _feature_variance(problem: Problem) -> float:
-    """Mean variance of the features, from at most 4 096 evenly spaced rows; 1 if constant."""
+    """The mean variance of the features, of at most 4 096 evenly spaced rows; 1 if it is 0."""
     xp = problem.xp
     index = np.arange(0, problem.n, max(1, problem.n // 4096))
     part = problem.rows.subset(local(index, problem.own))

@@ -1,4 +1,4 @@
-"""The probes of a network: a table, figures, and their file."""
+"""The probes of a network: a mapping by layer, a table, a figure and a file."""
 
 from __future__ import annotations
 
@@ -20,24 +20,31 @@ from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.score import Score
 from convexprobe.plotting.figures import plot_errors
 from convexprobe.probes.labels import probe_name, split_concepts
+from convexprobe.probes.probe import OBJECTIVE, PathPoint, Probe
+from convexprobe.probes.table import aligned
 from convexprobe.solvers.solution import Status
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-from convexprobe.probes.probe import OBJECTIVE, PathPoint, Probe
 
 _FORMAT = "convexprobe-1"
 
+_FORMATS = {
+    "layer": "{}", "features": "{}", "l2": "{:.2e}", "loss": "{:.4f}", "gap": "{:.1e}",
+    "train_error": "{:.2%}", "validation_error": "{:.2%}", "passes": "{:.0f}",
+    "seconds": "{:.2f}", "status": "{}",
+}  # fmt: skip
+"""The columns of the table, and how each is printed."""
+
 
 class ProbeSet(Mapping[str, Probe]):
-    """The probes of a network, by layer, in its order. Prints as a table; `a | b` joins sets."""
+    """The probes of a network by layer, in its order. Prints as a table; `a | b` joins two sets."""
 
     def __init__(self, probes: Mapping[str, Probe]) -> None:
         self._probes = dict(probes)
 
     def __getitem__(self, layer: str) -> Probe:
-        if layer not in self._probes:
-            check_layer(layer, self._probes, "probes")
+        check_layer(layer, self._probes, "probes")
         return self._probes[layer]
 
     def __contains__(self, layer: object) -> bool:
@@ -55,13 +62,12 @@ class ProbeSet(Mapping[str, Probe]):
     def evaluate(
         self, activations: Any, labels: Any, process_group: Any = None
     ) -> dict[str, Score]:
-        """Score every layer that is in both, on labelled rows.
+        """Score the probe of every layer given on labelled rows.
 
         Args:
             activations: layer name -> `(n, d)`, or one such array.
-            labels: in the form that `fit_probes` got; with concepts, any of those.
-            process_group: as in `fit_probes`: ranks with their own rows; all get the scores of all
-                rows.
+            labels: as for `fit_probes`; of concepts, some are enough.
+            process_group: as for `fit_probes`: every rank gets the scores of all ranks' rows.
 
         Raises:
             ValueError: a layer without a probe, or input refused as by `fit_probes`.
@@ -75,48 +81,41 @@ class ProbeSet(Mapping[str, Probe]):
         communicator.check_same(layers=tuple(layers), concepts=tuple(concepts))
         with communicator.raise_together():
             return {
-                name: self._probes[name].evaluate(x, values, process_group)
+                (name := probe_name(layer, concept)): self[name].evaluate(x, values, process_group)
                 for layer, x in layers.items()
-                for name, values in ((probe_name(layer, c), v) for c, v in concepts.items())
+                for concept, values in concepts.items()
             }
 
     def plot(self, scores: Mapping[str, Score] | None = None, ax: Axes | None = None) -> Axes:
-        """The paper's figure: error by layer.
+        """Draw the paper's figure: error by layer.
 
         Args:
-            scores: what `evaluate` returned; without it, errors on validation rows where there
-                were any, on the fitted rows otherwise. The axis says which.
-            ax: axes to draw on.
+            scores: what `evaluate` returned; without it, validation errors if all probes have one,
+                else training errors. The axis says which.
+            ax: axes to draw on; new ones when None.
         """
         if scores is not None:
             return plot_errors({"": {n: s.error for n, s in scores.items()}}, ax=ax)
-        held_out = {
-            n: p.validation_error for n, p in self.items() if p.validation_error is not None
-        }
-        if len(held_out) == len(self):
-            return plot_errors({"": held_out}, ax=ax, ylabel="validation error")
+        held = {n: p.validation_error for n, p in self.items() if p.validation_error is not None}
+        if len(held) == len(self):
+            return plot_errors({"": held}, ax=ax, ylabel="validation error")
         train = {n: p.train_error for n, p in self.items()}
         return plot_errors({"": train}, ax=ax, ylabel="training error")
 
     def _table(self) -> list[dict[str, Any]]:
+        same = [c for c in _FORMATS if c not in ("layer", "features", "status")]
         return [
             {
                 "layer": name,
-                "features": p.weights.shape[1],
-                "l2": p.l2,
-                "loss": p.loss,
-                "gap": p.gap,
-                "train_error": p.train_error,
-                "validation_error": p.validation_error,
-                "passes": p.passes,
-                "seconds": p.seconds,
-                "status": p.status.name.lower(),
+                "features": probe.weights.shape[1],
+                **{column: getattr(probe, column) for column in same},
+                "status": probe.status.name.lower(),
             }
-            for name, p in self.items()
+            for name, probe in self.items()
         ]
 
     def to_frame(self) -> Any:
-        """A pandas frame, one row a layer.
+        """The table as a pandas frame, by layer.
 
         Raises:
             ImportError: pandas is not installed.
@@ -126,28 +125,18 @@ class ProbeSet(Mapping[str, Probe]):
         return pd.DataFrame(self._table()).set_index("layer")
 
     def __str__(self) -> str:
-        formats = {
-            "layer": "{}", "features": "{}", "l2": "{:.2e}", "loss": "{:.4f}", "gap": "{:.1e}",
-            "train_error": "{:.2%}", "validation_error": "{:.2%}", "passes": "{:.0f}",
-            "seconds": "{:.2f}", "status": "{}",
-        }  # fmt: skip
-        lines = [list(formats)]
+        rows = [list(_FORMATS)]
         for row in self._table():
-            lines.append(["" if row[c] is None else f.format(row[c]) for c, f in formats.items()])
-        widths = [max(len(line[i]) for line in lines) for i in range(len(formats))]
-        rows = (
-            "  ".join(c.ljust(w) if i in (0, 9) else c.rjust(w) for i, (c, w) in enumerate(pairs))
-            for pairs in (list(zip(line, widths, strict=True)) for line in lines)
-        )
-        return "\n".join([*(r.rstrip() for r in rows), f"objective: {OBJECTIVE}"])
+            rows.append(["" if row[c] is None else f.format(row[c]) for c, f in _FORMATS.items()])
+        return f"{aligned(rows, left=(0, len(_FORMATS) - 1))}\nobjective: {OBJECTIVE}"
 
     __repr__ = __str__
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a safetensors file; it appears complete or not at all.
+        """Write a safetensors file, which appears complete or not at all.
 
         Raises:
-            TypeError: classes that JSON cannot hold (only str, int, float, bool and None can).
+            TypeError: a class other than str, int, float, bool and None.
         """
         tensors, meta = {}, []
         for i, (name, probe) in enumerate(self.items()):
@@ -162,18 +151,18 @@ class ProbeSet(Mapping[str, Probe]):
                 item["status"] = item["status"].name
             meta.append({"layer": name, **entry})
         with replacing(path) as temporary:
-            # Not save_file, which has errors of its own, and none of the system's, for a full disk.
+            # Not save_file: of a full disk it raises an error of its own, not the system's.
             temporary.write_bytes(
                 to_bytes(tensors, {"format": _FORMAT, "probes": json.dumps(meta)})
             )
 
 
 def load_probes(path: str | os.PathLike[str]) -> ProbeSet:
-    """Read what `ProbeSet.save` wrote; arrays come back as NumPy. No pickle is read.
+    """Read what `ProbeSet.save` wrote, with NumPy arrays. No pickle is read.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, or a damaged one.
+        ValueError: another file, or a damaged one.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {os.fspath(path)!r}")
@@ -185,16 +174,13 @@ def load_probes(path: str | os.PathLike[str]) -> ProbeSet:
             probes = {}
             for i, entry in enumerate(json.loads(meta["probes"])):
                 name = entry.pop("layer")
-                path_points = tuple(
-                    PathPoint(**{**point, "status": Status[point["status"]]})
-                    for point in entry.pop("path")
-                )
+                for item in (entry, *entry["path"]):
+                    item["status"] = Status[item["status"]]
                 entry.update(
                     weights=file.get_tensor(f"{i}.weights"),
                     bias=file.get_tensor(f"{i}.bias"),
                     classes=tuple(entry["classes"]),
-                    status=Status[entry["status"]],
-                    path=path_points,
+                    path=tuple(PathPoint(**point) for point in entry["path"]),
                 )
                 probes[name] = Probe(**entry)
     except (SafetensorError, AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:

@@ -1,4 +1,4 @@
-"""The probe of a layer: of all that were fitted, the one that does best on held-out rows."""
+"""Choose a layer's probe: of all that were fitted, the one that does best on held-out rows."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def choose(
     concept: int,
     validation: tuple[Source, np.ndarray] | None,
 ) -> Probe:
-    """A concept's probe at the penalty that does best on held-out rows, with the path to it.
+    """A concept's probe at the penalty that does best on held-out rows, with its path.
 
     Args:
         problem: a family with one task for each split; its own penalties are not used.
         labels: of all concepts.
-        splits: what was fitted to which rows.
+        splits: the rows that each task was fitted to.
         solutions: of each split, at each penalty.
         concept: its number in `labels`.
-        validation: rows to choose on, with their class indices; None for those that the splits
-            hold out, averaged over the splits. Without any there has to be one penalty.
+        validation: rows to choose on and their class indices; None for the rows that the splits
+            hold out, averaged over the splits. If those hold none out, there is one penalty.
     """
     mine = [i for i, split in enumerate(splits) if split.concept == concept]
-    scores = []  # of each set of held-out rows, (penalties, 2): error and loss
+    scores = []  # one array for each set of held-out rows, (penalties, 2): error and loss
     for i in mine:
         held = splits[i].held
         if validation is not None:
@@ -68,7 +68,7 @@ def choose(
 
 
 def _probe(problem: Problem, classes: tuple[Any, ...], task: int, solution: Fitted) -> Probe:
-    """One task's solution; classes that only other concepts have are left out."""
+    """The probe of one task's solution, without the classes that only other concepts have."""
     xp, k = problem.xp, len(classes)
     weights, bias = problem.split(cast(solution.w, problem.dtype)[None, :])
     bias = xp.where(problem.frequency[task, :] > 0, bias[0, :], -xp.inf)
@@ -85,7 +85,7 @@ def _probe(problem: Problem, classes: tuple[Any, ...], task: int, solution: Fitt
 def _scores(
     probes: list[Probe], rows: Source, codes: np.ndarray, communicator: Communicator
 ) -> np.ndarray:
-    """Error and loss of each probe, `(probes, 2)`, on the rows of all ranks, read once."""
+    """Error and loss of each probe, `(probes, 2)`, on the rows of all ranks; one reading."""
     sums = np.zeros((len(probes), 2))
     for span, x in rows.blocks():
         for i, probe in enumerate(probes):

@@ -1,8 +1,8 @@
-"""Which rows are fitted to and which are held out: validation fifths and cross-validation folds."""
+"""Decide which rows each probe is fitted to, and which are held out of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,12 +16,12 @@ HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class Split:
-    """Which rows a probe is fitted to and scored on: this rank's, counted from its first.
+    """The rows that a task is fitted to and scored on: this rank's, counted from its first.
 
     Attributes:
         concept: the number of the concept in `Labels`.
-        weights: row weights of the fit, host `(n,)`, or None if all are equal.
-        held: rows that the fit is scored on, host index, or None.
+        weights: row weights of the fit, host `(n,)`; None if all are equal.
+        held: host index of the rows that it is scored on, or None.
     """
 
     concept: int
@@ -32,51 +32,45 @@ class Split:
 def plan(
     labels: Labels, weights: np.ndarray | None, seed: int, *, folds: int | None, hold: bool
 ) -> list[Split]:
-    """This rank's splits of every concept, concept by concept; the last of each makes the probe.
+    """This rank's splits, concept by concept; the last split of a concept makes its probe.
 
-    Draws are over the rows of all ranks, so that they do not depend on how rows are dealt out.
+    Rows are drawn among those of all ranks: the draw does not depend on how they are dealt out.
 
     Args:
         labels: of all ranks' rows.
         weights: of all ranks' rows, host `(n,)`, or None.
         seed: of the draws.
-        folds: one split for each fold, fitted to the other folds, and then one of all rows.
-        hold: one split, fitted to four fifths of each class; without either, one of all rows.
+        folds: number of folds: a split for each, fitted to the other folds, and one of all rows.
+        hold: whether the only split holds out a fifth of each class; else it has all rows.
     """
     splits = []
     for concept, codes in enumerate(labels.codes):
         where = labels.where(concept)
         if folds is not None:
             number = assign_folds(codes, weights, folds, seed, where)
-            for fold in range(folds):
-                held = number == fold
-                splits.append(Split(concept, _without(held, weights), np.flatnonzero(held)))
+            splits += [_held_out(concept, number == fold, weights) for fold in range(folds)]
         if hold:
-            held = hold_out(codes, weights, seed, where)
-            splits.append(Split(concept, _without(held, weights), np.flatnonzero(held)))
+            splits.append(_held_out(concept, hold_out(codes, weights, seed, where), weights))
         else:
             splits.append(Split(concept, weights, None))
         check_two_classes(codes, splits[-1].weights, where)
-    return _on_rank(splits, labels.own)
-
-
-def _on_rank(splits: list[Split], own: slice) -> list[Split]:
-    """This rank's part of splits of all rows; weights that splits share they still share."""
+    own = labels.own
+    # Splits that share an array of weights go on sharing it: a family keeps it once.
     parts = {id(s.weights): None if s.weights is None else s.weights[own] for s in splits}
     held = [None if s.held is None else local(s.held, own) for s in splits]
-    return [
-        replace(s, weights=parts[id(s.weights)], held=h) for s, h in zip(splits, held, strict=True)
-    ]
+    return [Split(s.concept, parts[id(s.weights)], h) for s, h in zip(splits, held, strict=True)]
 
 
-def _without(held: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    return np.where(held, 0.0, 1.0 if weights is None else weights)
+def _held_out(concept: int, held: np.ndarray, weights: np.ndarray | None) -> Split:
+    """The split that holds out the rows of a mask `(n,)`."""
+    fitted = np.where(held, 0.0, 1.0 if weights is None else weights)
+    return Split(concept, fitted, np.flatnonzero(held))
 
 
 def hold_out(
     codes: np.ndarray, weights: np.ndarray | None, seed: int, where: str = "labels"
 ) -> np.ndarray:
-    """Mask `(n,)` of the validation rows: a fifth of each class, never all of one."""
+    """Mask `(n,)` of the validation rows: a fifth of each class, never all of a class."""
     rng = generator(seed)
     held = np.zeros(len(codes), dtype=bool)
     usable = np.ones(len(codes), dtype=bool) if weights is None else weights > 0
@@ -94,11 +88,11 @@ def hold_out(
 def assign_folds(
     codes: np.ndarray, weights: np.ndarray | None, folds: int, seed: int, where: str = "labels"
 ) -> np.ndarray:
-    """The fold of each row, `(n,)`, -1 for a row of weight 0: stratified, of equal sizes.
+    """The fold of each row, `(n,)`, -1 for a row of weight 0: stratified and of equal sizes.
 
     Raises:
-        ValueError: fewer rows than folds, or not two classes with two rows each, without which
-            some fold leaves one class to fit.
+        ValueError: fewer rows than folds, or fewer than two classes with two rows each: some fold
+            would leave one class to fit.
     """
     rng = generator(seed)
     usable = np.ones(len(codes), dtype=bool) if weights is None else weights > 0

@@ -1,4 +1,4 @@
-"""What a later checkpoint starts from: the probes of this one, with the logits they had here."""
+"""Keep probes and their logits, for the fits to a later checkpoint to start from."""
 
 from __future__ import annotations
 
@@ -18,18 +18,15 @@ from convexprobe.probes.splits import Split
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers.starts import Previous
 
-MAX_BYTES = 1 << 26
-"""Bytes that the logits of one probe may take; beyond, evenly spaced rows stand for all."""
-
 
 @dataclass(frozen=True)
 class Remembered:
-    """Probes and their logits on the rows they were fitted to; `fit_probes(warm_start=...)`.
+    """Probes and their logits on the rows they were fitted to, for `fit_probes(warm_start=...)`.
 
     Attributes:
         probes: the probes.
         logits: of each probe, host `(k, r)` float32; minus infinity for a class without rows.
-        rows: which rows those are, host `(r,)`; on a rank, its own, counted from its first.
+        rows: the numbers of those rows, host `(r,)`; a rank counts its own from its first.
     """
 
     probes: ProbeSet
@@ -37,17 +34,17 @@ class Remembered:
     rows: np.ndarray
 
 
-def remember(probes: ProbeSet, activations: Any, *, max_bytes: int = MAX_BYTES) -> Remembered:
-    """The probes' logits on activations of the rows to come: half a pass, `4 n k` bytes a probe.
+def remember(probes: ProbeSet, activations: Any, *, max_bytes: int = 1 << 26) -> Remembered:
+    """The probes with their logits on these activations: half a pass, `4 n k` bytes a probe.
 
     Args:
-        probes: of one label a row; with concepts, named "layer/concept".
-        activations: layer name -> `(n, d)`; the same rows will follow, in the same order. Where
-            rows are dealt out over ranks, each remembers its own.
-        max_bytes: of one probe's logits; beyond, evenly spaced rows stand for all.
+        probes: what `fit_probes` returned.
+        activations: layer name -> `(n, d)`: the rows that later fits will have too, in the same
+            order. A rank gives its own.
+        max_bytes: bytes that one probe's logits may take; beyond, evenly spaced rows stand for all.
 
     Raises:
-        ValueError: activations of another width, or none of a probe.
+        ValueError: a layer that is missing or has another width.
     """
     layers = check_activations(activations, min_rows=0)
     n = next(iter(layers.values())).shape[0]
@@ -58,9 +55,9 @@ def remember(probes: ProbeSet, activations: Any, *, max_bytes: int = MAX_BYTES) 
         layer = name if name in layers else name.rpartition("/")[0]
         if layer not in layers:
             raise ValueError(f"activations: expected layer {name!r}, found {list(layers)}")
-        found = to_numpy(probe.logits(place(layers[layer], None, None).take(rows)))
-        with np.errstate(over="ignore"):  # what is not finite is ignored later
-            logits[name] = np.ascontiguousarray(found.T, dtype=np.float32)
+        values = to_numpy(probe.logits(place(layers[layer], None, None).take(rows)))
+        with np.errstate(over="ignore"):  # a start ignores what is not finite
+            logits[name] = np.ascontiguousarray(values.T, dtype=np.float32)
     return Remembered(probes, logits, rows)
 
 
@@ -71,19 +68,19 @@ def start_from(
     splits: list[Split],
     problem: Problem,
 ) -> Previous | None:
-    """The earlier probes of this layer's splits, if there are any."""
+    """The earlier probe of each of this layer's splits, or None without a warm start.
+
+    Raises:
+        ValueError: a probe that is missing or has other features or classes, or too few rows.
+    """
     if warm_start is None:
         return None
-    probes: Probe | ProbeSet
-    memory, probes = (
-        (warm_start, warm_start.probes)
-        if isinstance(warm_start, Remembered)
-        else (None, warm_start)
-    )
-    n = problem.rows.n
-    if memory is not None and memory.rows.max(initial=-1) >= n:
+    memory = warm_start if isinstance(warm_start, Remembered) else None
+    probes = warm_start.probes if isinstance(warm_start, Remembered) else warm_start
+    if memory is not None and memory.rows.max(initial=-1) >= problem.rows.n:
         raise ValueError(
-            f"warm_start: it remembers row {memory.rows[-1]}, found {n} rows in {layer!r}"
+            f"warm_start: it remembers row {memory.rows[-1]}, "
+            f"found {problem.rows.n} rows in {layer!r}"
         )
     starts, logits = [], []
     for concept, classes in zip(labels.names, labels.classes, strict=True):

@@ -151,7 +151,8 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         """
         column = self._column(None)
         curve = {r.layer: getattr(r, column) for r in self._entry(step).layers}
-        ax = plot_errors({"": curve}, ax=ax, ylabel=_COLUMNS[column])
+        axis = _axis(column)
+        ax = plot_errors({"": curve}, ax=ax, ylabel=axis["label"], percent=axis["percent"])
         ax.set_title(f"step {step}", fontsize=10)
         return ax
 
@@ -164,12 +165,12 @@ class ProbeHistory(Mapping[int, ProbeSet]):
             ax: axes to draw on.
         """
         column = self._column(column)
-        return plot_heatmap(self._curves(column), label=_COLUMNS[column], ax=ax)
+        return plot_heatmap(self._curves(column), **_axis(column), ax=ax)
 
     def plot_layers(self, column: str | None = None, ax: Axes | None = None) -> Axes:
         """Draw one curve a layer against the step; arguments as in `plot_heatmap`."""
         column = self._column(column)
-        return plot_curves(self._curves(column), label=_COLUMNS[column], ax=ax)
+        return plot_curves(self._curves(column), **_axis(column), ax=ax)
 
     def animate(
         self,
@@ -192,7 +193,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
             RuntimeError: no ffmpeg.
         """
         column = self._column(column)
-        animate(self._curves(column), path, label=_COLUMNS[column], fps=fps, dpi=dpi)
+        animate(self._curves(column), path, **_axis(column), fps=fps, dpi=dpi)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write a directory that `load_history` reads, like the `out` of a sweep.
@@ -209,6 +210,11 @@ class ProbeHistory(Mapping[int, ProbeSet]):
             target = RunDirectory(path, recorded or {"saved": True})
             for entry in self.entries:
                 target.add(entry, self[entry.step] if entry.duplicate_of is None else None)
+
+
+def _axis(column: str) -> dict[str, Any]:
+    """What figures need to know of a column."""
+    return {"label": _COLUMNS[column], "percent": column.endswith("error")}
 
 
 def load_history(directory: str | os.PathLike[str]) -> ProbeHistory:

@@ -84,7 +84,9 @@ def test_arrays_that_are_not_contiguous_survive_a_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(load_probes(tmp_path / "p")["a"].weights, values)
 
 
-def test_a_file_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_may_be_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     probes = fit_probes(DATA.x, DATA.y, l2=0.1)
     probes.save("p")

@@ -215,3 +215,15 @@ def test_layouts_in_memory_do_not_matter() -> None:
         labels = torch.tensor(DATA.y) if isinstance(form, torch.Tensor) else DATA.y
         probe = fit_probes(form, labels, l2=1e-2)["activations"]
         np.testing.assert_allclose(parameters(probe), first, rtol=1e-6, atol=1e-8)
+
+
+def test_input_is_not_written_to() -> None:
+    x, labels, s = DATA.x.copy(), DATA.y.copy(), np.ones(200)
+    for array in (x, labels, s):
+        array.flags.writeable = False
+    for solver in ("newton-cg", "lbfgs", "adam"):
+        fit_probes({"fc1": x}, labels, sample_weight=s, l2=[0.1, 1.0], solver=solver, max_passes=20)
+    tensor = torch.tensor(DATA.x.copy())
+    before = tensor.clone()
+    fit_probes({"fc1": tensor}, torch.tensor(DATA.y), l2="auto")
+    assert torch.equal(tensor, before)

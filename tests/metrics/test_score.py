@@ -11,13 +11,13 @@ PROBABILITY = np.array([[0.5, 0.25, 0.25], [0.75, 0.125, 0.125], [0.25, 0.5, 0.2
 
 
 def test_a_score_counts_errors_and_averages_losses_over_the_rows() -> None:
-    found = score(np.log(PROBABILITY), np.array([0, 1, 1]))
-    assert found.rows == 3 and found.error == pytest.approx(1 / 3)
-    assert found.bits == pytest.approx((1 + 3 + 1) / 3)  # -log2 of 1/2, 1/8 and 1/2
-    assert found.loss == pytest.approx(found.bits * np.log(2))
+    result = score(np.log(PROBABILITY), np.array([0, 1, 1]))
+    assert result.rows == 3 and result.error == pytest.approx(1 / 3)
+    assert result.bits == pytest.approx((1 + 3 + 1) / 3)  # -log2 of 1/2, 1/8 and 1/2
+    assert result.loss == pytest.approx(result.bits * np.log(2))
     entropy = -(np.log2(1 / 3) + 2 * np.log2(2 / 3)) / 3
-    assert found.label_entropy == pytest.approx(entropy * np.log(2))
-    assert found.usable_information == pytest.approx(entropy - 5 / 3)
+    assert result.label_entropy == pytest.approx(entropy * np.log(2))
+    assert result.usable_information == pytest.approx(entropy - 5 / 3)
 
 
 def test_no_rows_have_no_score() -> None:

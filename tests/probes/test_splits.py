@@ -11,6 +11,7 @@ from convexprobe import fit_probes
 from convexprobe.probes.splits import assign_folds, hold_out
 from tests.claims import check
 from tests.oracle import Data, random_data
+from tests.refusals import N, fit
 
 DATA = random_data(200, 6, 3)
 PATH = [1e-3, 1.0, 1e-1, 1e-4, 10.0, 1e-2]
@@ -70,3 +71,14 @@ def test_folds_are_stratified_disjoint_and_seeded() -> None:
     np.testing.assert_array_equal(fold, assign_folds(DATA.y, weights, 5, 0))
     assert (fold != assign_folds(DATA.y, weights, 5, 1)).any()
     assert not (hold_out(DATA.y, weights, 0) & (weights == 0)).any()
+
+
+@pytest.mark.parametrize(
+    ("labels", "folds", "found"),
+    [(np.arange(N) % 2, 41, "20, 20"), (np.arange(N) == 0, 3, "39, 1")],
+)
+def test_folds_that_would_leave_one_class_are_refused(
+    labels: np.ndarray, folds: int, found: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"labels: cv={folds} needs.*\[{found}\]"):
+        fit(labels=labels, cv=folds)

@@ -59,7 +59,7 @@ def test_memory_is_told_within_a_fifth(tmp_path: Path) -> None:
         assert abs(int(told) / int(measured) - 1) < 0.2, (tier, measured, told)
 
 
-def test_a_job_that_is_still_to_be_extracted(tmp_path: Path) -> None:
+def test_the_cost_of_rows_still_to_be_extracted_is_told() -> None:
     labels = np.arange(100_000) % 10
     layers = {
         "a": torch.empty(100_000, 50, dtype=torch.bfloat16, device="meta"),
@@ -73,7 +73,7 @@ def test_a_job_that_is_still_to_be_extracted(tmp_path: Path) -> None:
     assert str(told).splitlines()[-1].split()[0] == "all"
 
 
-def test_tiers_and_tasks_count() -> None:
+def test_where_rows_are_kept_and_how_many_tasks_there_are_changes_the_cost() -> None:
     x, y = torch.zeros(50_000, 40), np.arange(50_000) % 3
     here = cxp.estimate(x, y, l2=1.0)
     stored = cxp.estimate(HostRows(x), y, l2=1.0)  # type: ignore[arg-type]  # a StoredRows
