@@ -218,8 +218,9 @@ class Problem(LinearModel):
         )
 
     def errors(self, w: Array, logits: Array | None = None) -> np.ndarray:
-        """Weighted fraction of rows that are misclassified, host `(m,)`; ties count as such.
+        """Weighted fraction of rows that are misclassified, host `(m,)`.
 
+        The predicted class is the first of those with the largest logit, as `numpy.argmax` has it.
         Half a pass, or none where the logits `(m, k, n)` at `w` are known.
         """
         return to_numpy(self.all_reduce(self._misclassified(w, logits))[0] / self.total)
@@ -232,11 +233,8 @@ class Problem(LinearModel):
         read = self.rows.blocks(columns)
         for span, x in read if logits is None else zip(self.rows.spans(columns), repeat(None)):
             z = self.logits(w, x) if logits is None else logits[:, :, span]
-            correct = one_hot(self.labels_at(span), self.k)
-            other = xp.max(xp.where(correct, -xp.inf, z), axis=1)
-            own = xp.max(xp.where(correct, z, -xp.inf), axis=1)
-            bad = cast(other >= own, self.dtype) * self.weights_at(span)
-            wrong = wrong + xp.sum(bad, axis=1, dtype=xp.float64)
+            bad = cast(xp.argmax(z, axis=1) != self.labels_at(span), self.dtype)
+            wrong = wrong + xp.sum(bad * self.weights_at(span), axis=1, dtype=xp.float64)
         return wrong
 
     def batch_gradient(self, w: Array, index: np.ndarray) -> Array:

@@ -227,3 +227,12 @@ def test_input_is_not_written_to() -> None:
     before = tensor.clone()
     fit_probes({"fc1": tensor}, torch.tensor(DATA.y), l2="auto")
     assert torch.equal(tensor, before)
+
+
+def test_a_tie_goes_to_the_first_class_in_every_error(library: ModuleType) -> None:
+    x, y = library.asarray(np.ones((40, 3))), np.arange(40) % 4
+    probe = fit_probes(x, y, validation=(x, y), l2=[0.1, 1.0])["activations"]
+    assert set(probe.predict(x).tolist()) == {0}
+    errors = [probe.train_error, probe.validation_error, probe.evaluate(x, y).error]
+    assert errors == pytest.approx([0.75] * 3)
+    assert [point.train_error for point in probe.path] == pytest.approx([0.75] * 2)

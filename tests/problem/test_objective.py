@@ -342,3 +342,13 @@ def test_a_sample_of_all_rows_is_exact() -> None:
     v = point(problem, 1)
     np.testing.assert_allclose(sample.curvature(v), everything(problem, at.w).curvature(v), **EXACT)
     np.testing.assert_allclose(sample.weight.sum(axis=1), 1.0, **EXACT)
+
+
+def test_of_equal_logits_the_first_class_is_predicted(library: ModuleType) -> None:
+    data = random_data(60, 3, 4)
+    problem = data.problem(1.0, library)
+    w = problem.constant_classifier() * 0.0
+    np.testing.assert_allclose(problem.errors(w), [np.mean(data.y != 0)])
+    bias = library.asarray([[0.0, 1.0, 1.0, 0.0]])
+    tied = problem.join(problem.split(w)[0], bias)
+    np.testing.assert_allclose(problem.errors(tied), [np.mean(data.y != 1)])
