@@ -14,7 +14,7 @@ from convexprobe.arrays.backend import Array, compute_dtype, like, namespace, to
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.score import Score, score
 from convexprobe.probes.labels import as_vector, check_labels, encode
-from convexprobe.solvers.solution import Solved
+from convexprobe.solvers.solution import Solved, Status
 
 OBJECTIVE = "F(W, b) = weighted mean cross-entropy + l2/2 ||W||^2, b free; nats"
 
@@ -54,6 +54,16 @@ class Probe(Solved):
         of which scikit-learn fits one weight vector, their difference."""
         scale = 2.0 if len(self.classes) == 2 else 1.0
         return np.inf if self.l2 == 0 else scale / (self.l2 * self.rows)
+
+    @property
+    def verdict(self) -> str:
+        """The status in a few words: of a path, also how many of its penalties are not certified.
+
+        A choice among penalties can only be as good as their solutions.
+        """
+        missed = sum(point.status is not Status.CERTIFIED for point in self.path)
+        name = self.status.name.lower()
+        return f"{name}, {missed} of {len(self.path)} l2 not" if missed else name
 
     def logits(self, x: Any) -> Array:
         """Logits `(n, k)` of rows `(n, d)`, in the rows' library; there may be no rows.

@@ -31,10 +31,14 @@ _FORMAT = "convexprobe-1"
 
 _FORMATS = {
     "layer": "{}", "features": "{}", "l2": "{:.2e}", "loss": "{:.4f}", "gap": "{:.1e}",
-    "train_error": "{:.2%}", "validation_error": "{:.2%}", "passes": "{:.0f}",
-    "seconds": "{:.2f}", "status": "{}",
+    "gap/H(Y)": "{:.3%}", "train_error": "{:.2%}", "validation_error": "{:.2%}",
+    "passes": "{:.0f}", "seconds": "{:.2f}", "status": "{}",
 }  # fmt: skip
 """The columns of the table, and how each is printed."""
+
+_LEGEND = f"""objective: {OBJECTIVE}
+gap: how far above its optimum the objective is at most, nats; certified: gap <= tol * H(Y), where
+     H(Y) is the label entropy, the loss of the best constant classifier, and tol=0.001 is 0.1%"""
 
 
 class ProbeSet(Mapping[str, Probe]):
@@ -103,13 +107,19 @@ class ProbeSet(Mapping[str, Probe]):
         return plot_errors({"": train}, ax=ax, ylabel="training error")
 
     def _table(self) -> list[dict[str, Any]]:
-        same = [c for c in _FORMATS if c not in ("layer", "features", "status")]
         return [
             {
                 "layer": name,
                 "features": probe.weights.shape[1],
-                **{column: getattr(probe, column) for column in same},
-                "status": probe.status.name.lower(),
+                "l2": probe.l2,
+                "loss": probe.loss,
+                "gap": probe.gap,
+                "gap/H(Y)": probe.gap / probe.label_entropy,
+                "train_error": probe.train_error,
+                "validation_error": probe.validation_error,
+                "passes": probe.passes,
+                "seconds": probe.seconds,
+                "status": probe.verdict,
             }
             for name, probe in self.items()
         ]
@@ -128,7 +138,7 @@ class ProbeSet(Mapping[str, Probe]):
         rows = [list(_FORMATS)]
         for row in self._table():
             rows.append(["" if row[c] is None else f.format(row[c]) for c, f in _FORMATS.items()])
-        return f"{aligned(rows, left=(0, len(_FORMATS) - 1))}\nobjective: {OBJECTIVE}"
+        return f"{aligned(rows, left=(0, len(_FORMATS) - 1))}\n{_LEGEND}"
 
     __repr__ = __str__
 

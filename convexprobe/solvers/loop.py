@@ -211,6 +211,7 @@ def solve(
         loss=best.loss,
         objective=best.objective,
         gap=best.gap,
+        label_entropy=problem.label_entropy.copy(),
         train_error=errors,
         status=tuple(s for s in status if s is not None),
         passes=passes,

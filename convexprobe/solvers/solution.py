@@ -32,6 +32,7 @@ class Solved:
         loss: mean cross-entropy on the rows it was fitted to, nats, without the penalty.
         objective: loss and penalty, nats: what was minimised.
         gap: rigorous bound on `objective` minus its optimum, nats.
+        label_entropy: `H(Y)` of those rows, nats: certified is `gap <= tol * label_entropy`.
         train_error: weighted fraction of those rows that are misclassified.
         status: how the solve ended.
         passes: passes over the rows until then, of all tasks that were solved together.
@@ -44,6 +45,7 @@ class Solved:
     loss: float
     objective: float
     gap: float
+    label_entropy: float
     train_error: float
     status: Status
     passes: float
@@ -91,6 +93,7 @@ class Solution:
     loss: np.ndarray
     objective: np.ndarray
     gap: np.ndarray
+    label_entropy: np.ndarray
     train_error: np.ndarray
     status: tuple[Status, ...]
     passes: np.ndarray
@@ -106,6 +109,7 @@ class Solution:
             loss=float(self.loss[index]),
             objective=float(self.objective[index]),
             gap=float(self.gap[index]),
+            label_entropy=float(self.label_entropy[index]),
             train_error=float(self.train_error[index]),
             status=self.status[index],
             passes=float(self.passes[index]),

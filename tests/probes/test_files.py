@@ -50,6 +50,7 @@ def test_every_field_survives_a_file(tmp_path: Path, library: ModuleType) -> Non
                 loss=0.5,
                 objective=0.6,
                 gap=float("inf"),
+                label_entropy=0.7,
                 train_error=0.1,
                 status=Status.ROUNDING,
                 passes=3.0,

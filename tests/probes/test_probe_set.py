@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from convexprobe import ProbeSet
+from convexprobe import ProbeSet, Status, fit_probes
 from tests.probes.sets import DATA, small_set
 
 
@@ -29,16 +32,36 @@ def test_the_table_says_what_the_probes_say() -> None:
     text = str(probes)
     assert repr(probes) == text
     lines = text.splitlines()
-    assert len(lines) == 1 + len(probes) + 1 and lines[-1].startswith("objective: F(W, b)")
-    assert lines[0].split()[:5] == ["layer", "features", "l2", "loss", "gap"]
-    for line, (name, probe) in zip(lines[1:-1], probes.items(), strict=True):
+    assert len(lines) == 1 + len(probes) + 3 and lines[-3].startswith("objective: F(W, b)")
+    assert lines[0].split()[:6] == ["layer", "features", "l2", "loss", "gap", "gap/H(Y)"]
+    for line, (name, probe) in zip(lines[1:-3], probes.items(), strict=True):
         words = line.split()
         assert words[0] == name and words[1] == str(probe.weights.shape[1])
         assert words[3] == f"{probe.loss:.4f}" and words[-1] == probe.status.name.lower()
         assert f"{probe.train_error:.2%}" in words
-    assert max(map(len, lines[:-1])) <= 120
+        assert f"{probe.gap / probe.label_entropy:.3%}" in words
+    assert max(map(len, lines)) <= 120
     frame = probes.to_frame()
     assert isinstance(frame, pd.DataFrame) and list(frame.index) == list(probes)
     assert frame.loc["out", "gap"] == probes["out"].gap
     assert frame.loc["plain", "status"] == "max_passes"
     assert str(ProbeSet({})).splitlines()[0].startswith("layer")
+
+
+def test_the_table_counts_the_penalties_of_a_path_that_are_not_certified() -> None:
+    first = small_set()["conv1"]
+    stopped = replace(first.path[1], status=Status.MAX_PASSES)
+    probes = ProbeSet({"all": first, "some": replace(first, path=(first.path[0], stopped))})
+    assert [p.verdict for p in probes.values()] == ["certified", "certified, 1 of 2 l2 not"]
+    assert str(probes).splitlines()[2].endswith("  certified, 1 of 2 l2 not")
+
+
+def test_a_gap_is_shown_beside_the_label_entropy_that_tol_is_relative_to() -> None:
+    y = np.arange(200) % 2  # nothing to learn: H(Y) and the loss are both about log(2)
+    probe = fit_probes(DATA.x, y, l2=1e-2)["activations"]
+    assert probe.label_entropy == pytest.approx(np.log(2))
+    assert probe.gap <= 1e-3 * probe.label_entropy
+    easy = fit_probes(100.0 * (2 * y - 1)[:, None], y, l2=1e-9)["activations"]
+    assert easy.status is Status.CERTIFIED and easy.gap / easy.label_entropy <= 1e-3
+    legend = str(ProbeSet({"a": easy})).splitlines()[-2:]
+    assert "gap <= tol * H(Y)" in legend[0] and "label entropy" in legend[1]
