@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convexprobe._arguments import check_choice, check_integer, check_real
+from convexprobe._arguments import check_bool, check_choice, check_integer, check_real
 from convexprobe._progress import progress_bar
 from convexprobe.activations.checks import check_activations, check_memory
 from convexprobe.activations.placement import reference
@@ -17,14 +17,15 @@ from convexprobe.activations.stored import StoredRows
 from convexprobe.arrays.backend import Array
 from convexprobe.arrays.linalg import arithmetic
 from convexprobe.arrays.ranks import Communicator
+from convexprobe.probes.classes import check_classes
 from convexprobe.probes.labels import check_probe_names, read_labels
 from convexprobe.probes.layer import Job, fit_layer
-from convexprobe.probes.options import STOPPING, Options, check_folds, check_l2, check_weights
+from convexprobe.probes.options import STOPPING, Options, check_folds, check_l2, read_weights
 from convexprobe.probes.probe import Probe
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.probes.splits import plan
 from convexprobe.probes.validation import read_validation
-from convexprobe.probes.warm_start import Remembered
+from convexprobe.probes.warm_start import Remembered, check_warm_start, fingerprint_of
 from convexprobe.solvers import Solver, by_name
 from convexprobe.solvers.solution import Record
 
@@ -107,8 +108,12 @@ def fit_probes(
     communicator = Communicator.of(process_group)
     with communicator.raise_together():
         layers = check_activations(activations, min_rows=communicator.min_rows)
+        order = check_classes(classes)
         stopping = check_choice("stopping", stopping, STOPPING)
         check_memory(device, memory_limit)
+        check_warm_start(warm_start)
+        if progress is not None:
+            check_bool("progress", progress)
         options = Options(
             solver=by_name(solver),
             l2=check_l2(l2),
@@ -125,18 +130,18 @@ def fit_probes(
         communicator,
         layers,
         options,
-        classes=classes,
-        sample_weight=sample_weight is None,
-        warm_start=type(warm_start),
-        validation=validation is None,
+        classes=order,
+        sample_weight=_given(sample_weight),
+        warm_start=warm_start,
+        validation=_given(validation),
     )
 
     rows = next(iter(layers.values())).shape[0]
     if communicator.span(rows)[1] == 0:
         raise ValueError("activations: expected rows on one rank at least, found none")
-    encoded = read_labels(labels, rows, classes, communicator)
+    encoded = read_labels(labels, rows, order, communicator)
     check_probe_names(layers, encoded)
-    weights = check_weights(sample_weight, rows, communicator)
+    weights = read_weights(sample_weight, rows, communicator)
     held = read_validation(validation, layers, encoded, communicator)
 
     hold = options.needs_validation and cv is None and held is None
@@ -156,6 +161,8 @@ def _check_same(
     communicator: Communicator,
     layers: dict[str, Array | StoredRows],
     options: Options,
+    *,
+    warm_start: Probe | ProbeSet | Remembered | None,
     **inputs: Any,
 ) -> None:
     """Refuse ranks that got other layers or arguments, or whose arithmetic differs in its bits."""
@@ -164,14 +171,20 @@ def _check_same(
     places = {name: reference(x, options.device) for name, x in layers.items()}
     # Where a rank works, and in how much memory, is its own affair.
     shared = {k: v for k, v in vars(options).items() if k not in ("device", "memory_limit")}
+    shared["l2"] = None if options.l2 is None else options.l2.tolist()
     if not is_dataclass(options.solver):
         shared["solver"] = type(options.solver)
     communicator.check_same(
         activations={name: (x.shape[1], x.dtype) for name, x in places.items()},
         arithmetic=sorted({arithmetic(x) for x in places.values()}),
+        warm_start=fingerprint_of(warm_start),
         **shared,
         **inputs,
     )
+
+
+def _given(value: Any) -> str:
+    return "none" if value is None else "some"
 
 
 def _show(bar: Any, layer: str, record: Record) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from convexprobe._arguments import check_integer
-from convexprobe.arrays.backend import as_array, to_numpy
-from convexprobe.arrays.ranks import ALONE, Communicator
+from convexprobe._arguments import check_integer, check_real, shown
+from convexprobe.arrays.ranks import Communicator
+from convexprobe.probes.columns import host_vector
 from convexprobe.solvers import Solver
+
+WEIGHTS = (1e-30, 1e30)
+"""The range of positive row weights: float32 can hold them, and the sums and squares of many."""
 
 STOPPING = ("certificate", "validation")
 
@@ -66,13 +70,15 @@ def check_l2(l2: Any) -> np.ndarray | None:
     """Penalties as a host vector, or None for "auto".
 
     Raises:
+        TypeError: not a number, numbers or a string.
         ValueError: another string, an empty list, a negative or non-finite penalty.
     """
     if isinstance(l2, str):
         if l2 != "auto":
             raise ValueError(f'l2: expected a number, a list of numbers or "auto", found {l2!r}')
         return None
-    values = np.atleast_1d(np.asarray(l2, dtype=np.float64))
+    single = isinstance(l2, Real) and not isinstance(l2, bool)
+    values = np.atleast_1d(_numbers([l2] if single else l2, "l2", "iuf"))
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"l2: expected a number or a non-empty list, found shape {values.shape}")
     if not (np.isfinite(values) & (values >= 0)).all():
@@ -80,25 +86,51 @@ def check_l2(l2: Any) -> np.ndarray | None:
     return values
 
 
-def check_weights(weights: Any, rows: int, communicator: Communicator = ALONE) -> np.ndarray | None:
-    """The row weights of all ranks as a host vector `(n,)` float64.
+def check_weights(weights: Any, rows: int) -> np.ndarray | None:
+    """This rank's row weights as a host vector `(rows,)` float64, or None.
 
     Raises:
-        ValueError: wrong length, a negative or non-finite weight, or no positive one.
+        TypeError: not numbers.
+        ValueError: wrong length, or a weight that is negative, not finite, or so large or small
+            that float32 could not hold sums of such weights.
     """
     if weights is None:
         return None
+    values = _numbers(weights, "sample_weight", "biuf")
+    if values.shape != (rows,):
+        raise ValueError(f"sample_weight: expected shape ({rows},), found {values.shape}")
+    low, high = WEIGHTS
+    bad = ~((values == 0) | ((values >= low) & (values <= high)))
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"sample_weight: expected 0 or a number from {low:g} to {high:g}, found {values[row]} "
+            f"in row {row}; weights count relative to each other, so rescale them"
+        )
+    return values
+
+
+def read_weights(weights: Any, rows: int, communicator: Communicator) -> np.ndarray | None:
+    """The row weights of all ranks as a host vector `(n,)` float64, or None; see `check_weights`.
+
+    Raises:
+        ValueError: also if no weight of any rank is positive.
+    """
     with communicator.raise_together():
-        values = np.asarray(to_numpy(as_array(weights)), dtype=np.float64)
-        if values.shape != (rows,):
-            raise ValueError(f"sample_weight: expected shape ({rows},), found {values.shape}")
-        bad = ~(np.isfinite(values) & (values >= 0))
-        if bad.any():
-            row = int(bad.argmax())
-            raise ValueError(
-                f"sample_weight: expected finite weights >= 0, found {values[row]} in row {row}"
-            )
+        values = check_weights(weights, rows)
+    if values is None:
+        return None
     values = communicator.all_gather(values)
     if not (values > 0).any():
         raise ValueError("sample_weight: expected a positive weight, found none")
     return values
+
+
+def _numbers(values: Any, what: str, kinds: str) -> np.ndarray:
+    """Host float64 numbers in the shape of what is given; `kinds` of dtypes are numbers."""
+    array = host_vector(values, what)
+    if array.dtype == object and array.ndim == 1:
+        array = np.array([check_real(f"{what}[{i}]", v) for i, v in enumerate(array.tolist())])
+    if array.dtype.kind not in kinds:
+        raise TypeError(f"{what}: expected numbers, found {shown(values)}")
+    return array.astype(np.float64)

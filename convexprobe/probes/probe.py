@@ -13,7 +13,9 @@ from convexprobe.activations.placement import place
 from convexprobe.arrays.backend import Array, compute_dtype, like, namespace, to_numpy
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.score import Score, score
-from convexprobe.probes.labels import as_vector, check_labels, encode
+from convexprobe.probes.classes import encode
+from convexprobe.probes.columns import as_vector
+from convexprobe.probes.labels import check_labels
 from convexprobe.solvers.solution import Solved, Status
 
 OBJECTIVE = "F(W, b) = weighted mean cross-entropy + l2/2 ||W||^2, b free; nats"
@@ -107,7 +109,7 @@ class Probe(Solved):
         communicator = Communicator.of(process_group)
         with communicator.raise_together():
             log_p = to_numpy(self.predict_log_proba(x))
-            codes, _ = encode(check_labels(labels, len(log_p)), self.classes)
+            codes = encode(check_labels(labels, len(log_p)), self.classes)
         return score(log_p, codes, communicator)
 
     def to_linear(self) -> torch.nn.Linear:

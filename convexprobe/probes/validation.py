@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from convexprobe._arguments import shown
 from convexprobe.activations.checks import check_activations, check_finite, check_layer
 from convexprobe.activations.placement import place
 from convexprobe.activations.source import Source
 from convexprobe.activations.stored import StoredRows
 from convexprobe.arrays.backend import Array, like
 from convexprobe.arrays.ranks import Communicator
-from convexprobe.probes.labels import Labels, concept_place, encode, split_concepts
+from convexprobe.probes.classes import encode
+from convexprobe.probes.labels import Labels, concept_place, split_concepts
 from convexprobe.probes.splits import Split
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers.early_stopping import ValidationLoss
@@ -36,12 +38,17 @@ def read_validation(
     """The checked pair `(activations, labels)` that the caller gives, or None.
 
     Raises:
+        TypeError: not a pair.
         ValueError: a missing layer or concept, another width, a label that is no class, values
             that are not finite, no rows on any rank.
     """
     if validation is None:
         return None
     with communicator.raise_together():
+        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+            raise TypeError(
+                f"validation: expected a pair (activations, labels), found {shown(validation)}"
+            )
         held = check_activations(validation[0], "validation", min_rows=communicator.min_rows)
         for name, x in layers.items():
             check_layer(name, held, "validation")
@@ -60,7 +67,7 @@ def read_validation(
                 f"found {list(concepts)}"
             )
         codes = [
-            encode(concepts[concept], order, concept_place("validation", concept))[0]
+            encode(concepts[concept], order, concept_place("validation", concept))
             for concept, order in zip(labels.names, labels.classes, strict=True)
         ]
     if communicator.span(rows)[1] == 0:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from convexprobe._arguments import check_integer, shown
+from convexprobe._hashing import fingerprint
 from convexprobe.activations.checks import check_activations
 from convexprobe.activations.placement import place
 from convexprobe.arrays.backend import like, to_numpy
@@ -34,6 +36,25 @@ class Remembered:
     rows: np.ndarray
 
 
+def check_warm_start(warm_start: Any) -> None:
+    """Refuse what cannot be started from."""
+    if not isinstance(warm_start, Probe | ProbeSet | Remembered | None):
+        raise TypeError(
+            "warm_start: expected a probe, a set of probes or what `remember` returned, "
+            f"found {shown(warm_start)}"
+        )
+
+
+def fingerprint_of(warm_start: Probe | ProbeSet | Remembered | None) -> str:
+    """The kind of a warm start, and a checksum of its probes, which all ranks have to share."""
+    if warm_start is None:
+        return "none"
+    probes = warm_start.probes if isinstance(warm_start, Remembered) else warm_start
+    named = {"": probes} if isinstance(probes, Probe) else probes
+    arrays = [to_numpy(a) for p in named.values() for a in (p.weights, p.bias)]
+    return f"{type(warm_start).__name__} of {[*named]}, SHA-256 {fingerprint(*arrays)[:16]}"
+
+
 def remember(probes: ProbeSet, activations: Any, *, max_bytes: int = 1 << 26) -> Remembered:
     """The probes with their logits on these activations: half a pass, `4 n k` bytes a probe.
 
@@ -46,6 +67,9 @@ def remember(probes: ProbeSet, activations: Any, *, max_bytes: int = 1 << 26) ->
     Raises:
         ValueError: a layer that is missing or has another width.
     """
+    if not isinstance(probes, ProbeSet):
+        raise TypeError(f"probes: expected a set of probes, found {shown(probes)}")
+    check_integer("max_bytes", max_bytes, least=1)
     layers = check_activations(activations, min_rows=0)
     n = next(iter(layers.values())).shape[0]
     most = max(len(probe.classes) for probe in probes.values())

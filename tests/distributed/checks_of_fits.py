@@ -115,6 +115,7 @@ def input_refused_on_one_rank_is_refused_on_all(ranks: Ranks) -> None:
     odd = y.copy()
     if rank == 1:
         odd[4] = 9
+    some = [fit_probes(data.x, data.y, l2=l2) for l2 in (0.1, 0.2)]
     cases: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
         (ValueError, "rank 3: labels: expected", (x, y[: len(y) - (rank == 3)]), {}),
         (ValueError, "rank 1: labels: row 4 has class 9", (x, odd), {"classes": [0, 1, 2]}),
@@ -122,7 +123,23 @@ def input_refused_on_one_rank_is_refused_on_all(ranks: Ranks) -> None:
         (ValueError, "activations: expected the same .* on rank 1", (x[:, : 5 - (rank == 1)], y),
          {}),
         (ValueError, "l2: expected the same .* on rank 1", (x, y), {"l2": 0.1 * (1 + rank)}),
-        (ValueError, "concepts: expected the same", (x, {f"c{rank}": y}), {}),
+        (ValueError, r"labels: .*concepts \['c0'\].* on rank 0", (x, {f"c{rank}": y}), {}),
+        (ValueError, "labels: .*concepts .* on rank 2", (x, {"a": y} if rank == 2 else y), {}),
+        (ValueError, "labels: .*numbers on rank 1 and strings on rank 3",
+         (x, y.astype(str) if rank == 3 else y), {}),
+        (ValueError, r"labels\['b'\]: .*numbers and strings on rank 1 and numbers on rank 2",
+         (x, {"a": y, "b": [*y[1:].tolist(), "x"] if rank == 1 else y}), {}),
+        (ValueError, "sample_weight: expected the same .*none.* on rank 0 and .*some.* on rank 1",
+         (x, y), {"sample_weight": np.ones(len(y)) if rank == 1 else None}),
+        (ValueError, "validation: expected the same .*some.* on rank 0 and .*none.* on rank 3",
+         (x, y), {"validation": None if rank == 3 else (x, y)}),
+        (ValueError, "warm_start: expected the same .*none.* on rank 0 and .*ProbeSet.* on rank 1",
+         (x, y), {"warm_start": some[0] if rank == 1 else None}),
+        (ValueError, "warm_start: expected the same .* on rank 0 and .*SHA-256 .* on rank 2",
+         (x, y), {"warm_start": some[rank == 2]}),
+        (TypeError, "rank 1: warm_start: .*5", (x, y), {"warm_start": 5 if rank == 1 else None}),
+        (ValueError, "classes: expected the same .* on rank 3", (x, y),
+         {"classes": range(3 + (rank == 3))}),
         (ValueError, "strings or numbers", (x, [(c,) for c in y.tolist()]), {}),
         (ValueError, "rank 3: sample_weight: .* in row 0", (x, y),
          {"sample_weight": np.full(len(y), -1.0 if rank == 3 else 1.0)}),
