@@ -1,4 +1,4 @@
-"""Score log-probabilities on labelled rows: error, loss in nats and bits, usable information."""
+"""Score logits on labelled rows: error, loss in nats and bits, usable information."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from convexprobe.arrays.ranks import ALONE, Communicator
 
 @dataclass(frozen=True)
 class Score:
-    """A probe's performance on labelled rows.
+    """A probe's performance on labelled rows, each counted by its weight.
 
     Attributes:
         error: fraction of rows that are misclassified.
         loss: mean cross-entropy, nats; infinite if a row's class got probability 0.
         label_entropy: entropy of the labels, nats.
-        rows: number of rows.
+        rows: total weight of the rows, their number if unweighted.
     """
 
     error: float
     loss: float
     label_entropy: float
-    rows: int
+    rows: float
 
     @property
     def bits(self) -> float:
@@ -37,29 +37,39 @@ class Score:
         return (self.label_entropy - self.loss) / log(2)
 
 
-def tally(log_probability: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Sums over rows, `(2 + k,)`: rows misclassified, loss in nats, rows of each class."""
-    wrong = np.sum(log_probability.argmax(axis=1) != truth)
-    loss = -np.sum(log_probability[np.arange(len(truth)), truth], dtype=np.float64)
-    return np.array([wrong, loss, *np.bincount(truth, minlength=log_probability.shape[1])])
+def tally(logits: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Weighted sums over rows, `(2 + k,)`: misclassified, loss in nats, and rows of each class.
+
+    The predicted class is the first of those with the largest logit.
+
+    Args:
+        logits: host `(n, k)`; minus infinity for a class of probability 0.
+        truth: class indices, host `(n,)`.
+        weights: row weights, host `(n,)`; None counts every row once.
+    """
+    z = logits.astype(np.float64)
+    z -= z.max(axis=1, keepdims=True)
+    loss = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(truth)), truth]
+    s = np.ones(len(truth)) if weights is None else weights
+    loss = np.where(s > 0, loss, 0.0)  # of a row that does not count it may be infinite
+    wrong = logits.argmax(axis=1) != truth
+    return np.array([s @ wrong, s @ loss, *np.bincount(truth, s, minlength=logits.shape[1])])
 
 
-def score(
-    log_probability: np.ndarray, truth: np.ndarray, communicator: Communicator = ALONE
-) -> Score:
-    """Score log-probabilities `(n, k)` and class indices `(n,)`, the rows of all ranks together.
+def score(sums: np.ndarray, communicator: Communicator = ALONE) -> Score:
+    """The score of what `tally` summed, over the rows of all ranks.
 
     Raises:
-        ValueError: no rows on any rank.
+        ValueError: no rows of positive weight on any rank.
     """
-    wrong, loss, *counts = communicator.all_reduce(tally(log_probability, truth))[0].tolist()
-    n = int(sum(counts))
-    if n == 0:
+    wrong, loss, *counts = communicator.all_reduce(sums)[0].tolist()
+    total = sum(counts)
+    if total == 0:
         raise ValueError("labels: expected at least one row to score, found none")
-    frequency = np.asarray([count for count in counts if count > 0]) / n
+    frequency = np.asarray([count for count in counts if count > 0]) / total
     return Score(
-        error=wrong / n,
-        loss=loss / n,
+        error=wrong / total,
+        loss=loss / total,
         label_entropy=float(-np.sum(frequency * np.log(frequency))),
-        rows=n,
+        rows=total,
     )

@@ -16,6 +16,7 @@ from convexprobe.activations.placement import reference
 from convexprobe.activations.stored import StoredRows
 from convexprobe.arrays.backend import Array
 from convexprobe.arrays.linalg import arithmetic
+from convexprobe.arrays.precision import full_precision
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.probes.classes import check_classes
 from convexprobe.probes.labels import check_probe_names, read_labels
@@ -30,6 +31,7 @@ from convexprobe.solvers import Solver, by_name
 from convexprobe.solvers.solution import Record
 
 
+@full_precision()
 def fit_probes(
     activations: Any,
     labels: Any,
@@ -146,7 +148,8 @@ def fit_probes(
 
     hold = options.needs_validation and cv is None and held is None
     splits = plan(encoded, weights, seed, folds=cv, hold=hold)
-    job = Job(communicator, options, encoded, splits, held, warm_start)
+    own_weights = None if weights is None else weights[encoded.own]
+    job = Job(communicator, options, encoded, own_weights, splits, held, warm_start)
     probes: dict[str, Probe] = {}
     show = progress if communicator.rank == 0 else False
     with progress_bar(total=len(layers), desc="probes", show=show) as bar:

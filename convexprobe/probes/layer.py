@@ -13,7 +13,7 @@ from convexprobe.activations.placement import place
 from convexprobe.activations.source import Source
 from convexprobe.activations.stored import StoredRows
 from convexprobe.arrays.backend import Array, cast, compute_dtype, like, to_numpy
-from convexprobe.arrays.ranks import Communicator, local
+from convexprobe.arrays.ranks import Communicator
 from convexprobe.probes.labels import Labels, probe_name
 from convexprobe.probes.options import GRID, Options
 from convexprobe.probes.probe import Probe
@@ -35,6 +35,7 @@ class Job:
         communicator: the ranks.
         options: what was asked for.
         labels: of all concepts.
+        weights: of this rank's rows, host `(rows,)`, or None.
         splits: which rows every task is fitted to.
         validation: rows to choose on, if the caller gave some.
         warm_start: earlier probes, or None.
@@ -43,6 +44,7 @@ class Job:
     communicator: Communicator
     options: Options
     labels: Labels
+    weights: np.ndarray | None
     splits: list[Split]
     validation: Validation | None
     warm_start: Probe | ProbeSet | Remembered | None
@@ -64,7 +66,8 @@ def fit_layer(
         x = bring(rows)
         if job.validation is not None:
             validation = bring(job.validation.layers[layer]), job.validation.codes
-    problem, variance = _problem(x, job, f"activations[{layer!r}]")
+    where = f"activations[{layer!r}]"
+    problem, variance = _problem(x, job, where)
     penalties = np.asarray(GRID) * variance if options.l2 is None else options.l2
     with job.communicator.raise_together():
         previous = start_from(job.warm_start, layer, job.labels, job.splits, problem)
@@ -77,13 +80,15 @@ def fit_layer(
         max_passes=options.max_passes,
         max_seconds=options.max_seconds,
         callbacks=[callback],
-        stopping=validation_loss(problem, job.splits, validation) if options.stops_early else None,
+        stopping=validation_loss(problem, job.splits, job.weights, validation)
+        if options.stops_early
+        else None,
     )
     probes = {}
     for concept, name in enumerate(job.labels.names):
         held = None if validation is None else (validation[0], validation[1][concept])
         probes[probe_name(layer, name)] = choose(
-            problem, job.labels, job.splits, solutions, concept, held
+            problem, job.labels, job.weights, job.splits, solutions, concept, held, where
         )
     return probes
 
@@ -96,7 +101,7 @@ def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         problem = _family(x, job.labels, job.splits, job.communicator)
-        variance = _feature_variance(problem) if job.options.l2 is None else 1.0
+        variance = _feature_variance(problem, job.weights) if job.options.l2 is None else 1.0
     largest = float(problem.xp.finfo(problem.dtype).max)  # of a penalty, too, in that dtype
     if not (np.isfinite(to_numpy(problem.moment)).all() and variance * max(GRID) < largest):
         with job.communicator.raise_together():
@@ -124,17 +129,20 @@ def _family(x: Source, labels: Labels, splits: list[Split], communicator: Commun
     )
 
 
-def _feature_variance(problem: Problem) -> float:
-    """The mean variance of the features, of at most 4 096 evenly spaced rows; 1 if it is 0."""
-    xp = problem.xp
-    index = np.arange(0, problem.n, max(1, problem.n // 4096))
-    part = problem.rows.subset(local(index, problem.own))
-    total: Array = 0.0
-    for _, x in part.blocks():
-        total = total + xp.sum(cast(x, xp.float64), axis=0)
-    mean = problem.all_reduce(total)[0] / len(index)
-    square: Array = 0.0
-    for _, x in part.blocks():
-        square = square + xp.sum((cast(x, xp.float64) - mean) ** 2)
-    value = float(problem.all_reduce(square)[0]) / (len(index) * problem.d)
+def _feature_variance(problem: Problem, weights: np.ndarray | None) -> float:
+    """The mean weighted variance of the features over all rows; 1 if it is 0."""
+    xp, rows = problem.xp, problem.rows
+    centre = xp.mean(problem.mean, axis=0)  # near the mean, so that squares do not cancel
+    host = np.ones(rows.n) if weights is None else weights
+    s = like(host, rows.reference, xp.float64)
+    first = second = total = xp.zeros_like(centre)
+    for span, x in rows.blocks():
+        x = cast(x, xp.float64) - centre
+        first = first + s[span] @ x
+        second = second + s[span] @ (x * x)
+        total = total + xp.sum(s[span])
+    first, second, total = problem.all_reduce(first, second, total)
+    shift = (first / total) ** 2
+    variance = second / total - shift
+    value = float(xp.mean(xp.where(variance > 1e-12 * shift, variance, 0.0)))  # else it is rounding
     return 1.0 if value == 0 else value

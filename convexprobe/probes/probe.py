@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from convexprobe.activations.checks import check_activations
+from convexprobe.activations.checks import check_activations, check_finite
 from convexprobe.activations.placement import place
+from convexprobe.activations.source import Source
 from convexprobe.arrays.backend import Array, compute_dtype, like, namespace, to_numpy
+from convexprobe.arrays.precision import full_precision
 from convexprobe.arrays.ranks import Communicator
-from convexprobe.metrics.score import Score, score
+from convexprobe.metrics.score import Score, score, tally
 from convexprobe.probes.classes import encode
 from convexprobe.probes.columns import as_vector
 from convexprobe.probes.labels import check_labels
+from convexprobe.probes.options import check_weights
 from convexprobe.solvers.solution import Solved, Status
 
 OBJECTIVE = "F(W, b) = weighted mean cross-entropy + l2/2 ||W||^2, b free; nats"
@@ -67,22 +71,19 @@ class Probe(Solved):
         name = self.status.name.lower()
         return f"{name}, {missed} of {len(self.path)} l2 not" if missed else name
 
+    @full_precision()
     def logits(self, x: Any) -> Array:
         """Logits `(n, k)` of rows `(n, d)`, in the rows' library; there may be no rows.
 
         Raises:
-            ValueError: rows of another width.
+            ValueError: rows of another width, or values that are not finite: the first row.
         """
-        rows = place(check_activations(x, min_rows=0)["activations"], None, 0.0)
-        if rows.d != self.weights.shape[1]:
-            raise ValueError(f"expected {self.weights.shape[1]} features, found {rows.d}")
-        xp, dtype = namespace(rows.reference), compute_dtype(rows.reference)
-        weights, bias = (
-            like(to_numpy(a), rows.reference, dtype) for a in (self.weights, self.bias)
-        )
-        out = [block @ weights.T + bias[None, :] for _, block in rows.blocks()]
-        return xp.concat(out, axis=0)
+        rows = read_rows(self, x, "x")
+        z = unchecked_logits(self, rows)
+        _check_logits(z, self, rows, 0, "activations['x']")
+        return z
 
+    @full_precision()
     def predict_log_proba(self, x: Any) -> Array:
         """Log-probabilities `(n, k)` of rows `(n, d)`; see `logits`."""
         z = self.logits(x)
@@ -96,21 +97,26 @@ class Probe(Solved):
         return namespace(log_p).exp(log_p)
 
     def predict(self, x: Any) -> np.ndarray:
-        """Most probable class of each row, host `(n,)`."""
-        codes = to_numpy(self.predict_log_proba(x)).argmax(axis=1)
-        return as_vector(self.classes)[codes]
+        """The class with the largest logit of each row, the first of them in `classes`, `(n,)`."""
+        return as_vector(self.classes)[to_numpy(self.logits(x)).argmax(axis=1)]
 
-    def evaluate(self, x: Any, labels: Any, process_group: Any = None) -> Score:
-        """Error, loss and usable information on labelled rows, of all ranks of `process_group`.
+    def evaluate(
+        self, x: Any, labels: Any, process_group: Any = None, *, sample_weight: Any = None
+    ) -> Score:
+        """Error, loss and usable information on labelled rows.
+
+        Args:
+            x: rows `(n, d)`.
+            labels: their classes, `(n,)`.
+            process_group: as for `fit_probes`: the score of all ranks' rows.
+            sample_weight: `(n,)` non-negative weights.
 
         Raises:
-            ValueError: rows of another width, a label that is no class, no rows on any rank.
+            TypeError, ValueError: input refused as by `fit_probes`, a label that is no class, no
+                rows of positive weight on any rank.
         """
         communicator = Communicator.of(process_group)
-        with communicator.raise_together():
-            log_p = to_numpy(self.predict_log_proba(x))
-            codes = encode(check_labels(labels, len(log_p)), self.classes)
-        return score(log_p, codes, communicator)
+        return evaluate_probe(self, x, labels, sample_weight, communicator, layer="x")
 
     def to_linear(self) -> torch.nn.Linear:
         """The probe as a torch layer that returns logits; it has its own memory."""
@@ -120,3 +126,90 @@ class Probe(Solved):
             layer.weight.copy_(torch.tensor(to_numpy(self.weights)))
             layer.bias.copy_(torch.tensor(to_numpy(self.bias)))
         return layer
+
+
+def evaluate_probe(
+    probe: Probe,
+    x: Any,
+    labels: Any,
+    weights: Any,
+    communicator: Communicator,
+    *,
+    layer: str,
+    what: str = "labels",
+) -> Score:
+    """`Probe.evaluate`, with what messages call the layer and the labels."""
+    with communicator.raise_together():
+        rows = read_rows(probe, x, layer)
+        codes = encode(check_labels(labels, rows.n, what), probe.classes, what)
+        s = check_weights(weights, rows.n)
+        (sums,) = tallies([probe], rows, codes, s, f"activations[{layer!r}]")
+    communicator.check_same(sample_weight="none" if weights is None else "some")
+    return score(sums, communicator)
+
+
+def read_rows(probe: Probe, x: Any, layer: str) -> Source:
+    """The rows of an array or a store, of the probe's width."""
+    rows = place(check_activations({layer: x}, min_rows=0)[layer], None, 0.0)
+    if rows.d != probe.weights.shape[1]:
+        raise ValueError(
+            f"activations[{layer!r}]: expected {probe.weights.shape[1]} features, found {rows.d}"
+        )
+    return rows
+
+
+@full_precision()
+def tallies(
+    probes: Sequence[Probe],
+    rows: Source,
+    codes: np.ndarray,
+    weights: np.ndarray | None,
+    where: str,
+) -> list[np.ndarray]:
+    """What `tally` sums for each probe of a layer, over rows that are read once.
+
+    Raises:
+        ValueError: a row whose logits are not finite.
+    """
+    parameters = [_parameters(probe, rows) for probe in probes]
+    sums = [np.zeros(2 + len(probe.classes)) for probe in probes]
+    for span, block in rows.blocks():
+        s = None if weights is None else weights[span]
+        for probe, total, own in zip(probes, sums, parameters, strict=True):
+            z = _product(block, *own)
+            _check_logits(z, probe, rows, span.start, where)
+            total += tally(to_numpy(z), codes[span], s)
+    return sums
+
+
+def unchecked_logits(probe: Probe, rows: Source) -> Array:
+    """Logits `(n, k)` of rows of the probe's width, finite or not."""
+    parameters = _parameters(probe, rows)
+    blocks = [_product(block, *parameters) for _, block in rows.blocks()]
+    return namespace(rows.reference).concat(blocks, axis=0)
+
+
+def _parameters(probe: Probe, rows: Source) -> tuple[Array, Array]:
+    """Weights and bias where the rows are multiplied, in the dtype of the products."""
+    dtype = compute_dtype(rows.reference)
+    weights, bias = (like(to_numpy(a), rows.reference, dtype) for a in (probe.weights, probe.bias))
+    return weights, bias
+
+
+@np.errstate(over="ignore", invalid="ignore")  # checked afterwards, on every library
+def _product(block: Array, weights: Array, bias: Array) -> Array:
+    return block @ weights.T + bias[None, :]
+
+
+def _check_logits(z: Array, probe: Probe, rows: Source, start: int, where: str) -> None:
+    """Refuse logits that are not finite, of rows from `start` on; name the first row at fault.
+
+    A class without rows has minus infinity for a bias, and for its logits.
+    """
+    xp = namespace(z)
+    absent = like(np.isneginf(to_numpy(probe.bias)), z)[None, :]
+    bad = xp.any(~(xp.isfinite(z) | absent), axis=1)
+    if bool(xp.any(bad)):
+        check_finite(rows, where)
+        row = start + int(to_numpy(bad).argmax())
+        raise ValueError(f"{where}: row {row} is so large that its logits overflow; scale it down")

@@ -19,8 +19,8 @@ from convexprobe.arrays.backend import to_numpy
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.score import Score
 from convexprobe.plotting.figures import plot_errors
-from convexprobe.probes.labels import probe_name, split_concepts
-from convexprobe.probes.probe import OBJECTIVE, PathPoint, Probe
+from convexprobe.probes.labels import concept_place, probe_name, split_concepts
+from convexprobe.probes.probe import OBJECTIVE, PathPoint, Probe, evaluate_probe
 from convexprobe.probes.table import aligned
 from convexprobe.solvers.solution import Status
 
@@ -64,7 +64,12 @@ class ProbeSet(Mapping[str, Probe]):
         return ProbeSet({**self._probes, **other})
 
     def evaluate(
-        self, activations: Any, labels: Any, process_group: Any = None
+        self,
+        activations: Any,
+        labels: Any,
+        process_group: Any = None,
+        *,
+        sample_weight: Any = None,
     ) -> dict[str, Score]:
         """Score the probe of every layer given on labelled rows.
 
@@ -72,6 +77,7 @@ class ProbeSet(Mapping[str, Probe]):
             activations: layer name -> `(n, d)`, or one such array.
             labels: as for `fit_probes`; of concepts, some are enough.
             process_group: as for `fit_probes`: every rank gets the scores of all ranks' rows.
+            sample_weight: `(n,)` non-negative weights.
 
         Raises:
             ValueError: a layer without a probe, or input refused as by `fit_probes`.
@@ -82,13 +88,16 @@ class ProbeSet(Mapping[str, Probe]):
             concepts = split_concepts(labels, next(iter(layers.values())).shape[0])
             for name in (probe_name(layer, concept) for layer in layers for concept in concepts):
                 check_layer(name, self._probes, "probes")
-        communicator.check_same(layers=tuple(layers), concepts=tuple(concepts))
+        communicator.check_same(activations=tuple(layers), labels=f"concepts {[*concepts]}")
         with communicator.raise_together():
             return {
-                (name := probe_name(layer, concept)): self[name].evaluate(x, values, process_group)
+                (name := probe_name(layer, concept)): evaluate_probe(
+                    self[name], x, values, sample_weight, communicator,
+                    layer=layer, what=concept_place("labels", concept),
+                )
                 for layer, x in layers.items()
                 for concept, values in concepts.items()
-            }
+            }  # fmt: skip
 
     def plot(self, scores: Mapping[str, Score] | None = None, ax: Axes | None = None) -> Axes:
         """Draw the paper's figure: error by layer.

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from convexprobe.activations.source import Source
-from convexprobe.arrays.backend import cast, to_numpy
-from convexprobe.arrays.ranks import Communicator
-from convexprobe.metrics.score import tally
+from convexprobe.arrays.backend import cast
 from convexprobe.probes.labels import Labels
-from convexprobe.probes.probe import PathPoint, Probe
+from convexprobe.probes.probe import PathPoint, Probe, tallies
 from convexprobe.probes.splits import Split
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers.path import Fitted
@@ -21,34 +19,45 @@ from convexprobe.solvers.path import Fitted
 def choose(
     problem: Problem,
     labels: Labels,
+    weights: np.ndarray | None,
     splits: list[Split],
     solutions: list[list[Fitted]],
     concept: int,
     validation: tuple[Source, np.ndarray] | None,
+    where: str,
 ) -> Probe:
     """A concept's probe at the penalty that does best on held-out rows, with its path.
 
     Args:
         problem: a family with one task for each split; its own penalties are not used.
         labels: of all concepts.
+        weights: of this rank's rows, host `(rows,)`, or None; held-out rows are scored by theirs.
         splits: the rows that each task was fitted to.
         solutions: of each split, at each penalty.
         concept: its number in `labels`.
         validation: rows to choose on and their class indices; None for the rows that the splits
             hold out, averaged over the splits. If those hold none out, there is one penalty.
+        where: what messages call the layer.
+
+    Raises:
+        ValueError: on every rank, held-out rows whose logits overflow.
     """
     mine = [i for i, split in enumerate(splits) if split.concept == concept]
     scores = []  # one array for each set of held-out rows, (penalties, 2): error and loss
     for i in mine:
         held = splits[i].held
         if validation is not None:
-            x, codes = validation
+            rows, codes, counted = *validation, None
         elif held is not None:
-            x, codes = problem.rows.subset(held), labels.own_codes[concept][held]
+            rows, codes = problem.rows.subset(held), labels.own_codes[concept][held]
+            counted = None if weights is None else weights[held]
         else:
             continue
         probes = [_probe(problem, labels.classes[concept], i, s) for s in solutions[i]]
-        scores.append(_scores(probes, x, codes, problem.communicator))
+        with problem.communicator.raise_together():
+            sums = np.stack(tallies(probes, rows, codes, counted, where))
+        (sums,) = problem.communicator.all_reduce(sums)
+        scores.append(sums[:, :2] / sums[:, 2:].sum(axis=1, keepdims=True))
     last = solutions[mine[-1]]
     if not scores:
         return _probe(problem, labels.classes[concept], mine[-1], last[0])
@@ -80,15 +89,3 @@ def _probe(problem: Problem, classes: tuple[Any, ...], task: int, solution: Fitt
         validation_error=None,
         rows=float(problem.total[task if problem.total.shape[0] > 1 else 0]),
     )
-
-
-def _scores(
-    probes: list[Probe], rows: Source, codes: np.ndarray, communicator: Communicator
-) -> np.ndarray:
-    """Error and loss of each probe, `(probes, 2)`, on the rows of all ranks; one reading."""
-    sums = np.zeros((len(probes), 2))
-    for span, x in rows.blocks():
-        for i, probe in enumerate(probes):
-            sums[i] += tally(to_numpy(probe.predict_log_proba(x)), codes[span])[:2]
-    sums, count = communicator.all_reduce(sums, np.asarray(float(rows.n)))
-    return sums / count

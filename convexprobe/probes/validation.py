@@ -76,18 +76,24 @@ def read_validation(
 
 
 def validation_loss(
-    problem: Problem, splits: list[Split], validation: tuple[Source, list[np.ndarray]] | None
+    problem: Problem,
+    splits: list[Split],
+    weights: np.ndarray | None,
+    validation: tuple[Source, list[np.ndarray]] | None,
 ) -> ValidationLoss:
-    """The loss on the validation rows and class indices given, or on what each split holds out."""
+    """The loss on the validation rows and class indices given, or on what each split holds out.
+
+    `weights` are those of this rank's rows, host `(rows,)`, or None.
+    """
     if validation is not None:
         rows, codes = validation
         stacked = np.stack([codes[s.concept] for s in splits])
         return ValidationLoss(problem, rows, like(stacked, problem.rows.reference), None)
     held = np.zeros((len(splits), problem.rows.n))
     for i, split in enumerate(splits):
-        held[i, split.held] = 1.0
-    if len(splits) > 1:
-        weights = like(held, problem.rows.reference, problem.dtype)
-        return ValidationLoss(problem, problem.rows, problem.labels, weights)
-    index = np.flatnonzero(held[0])
-    return ValidationLoss(problem, problem.rows.subset(index), problem.labels_at(index), None)
+        held[i, split.held] = 1.0 if weights is None else weights[split.held]
+    rows, labels = problem.rows, problem.labels
+    if len(splits) == 1:
+        index = np.flatnonzero(held[0])
+        rows, labels, held = rows.subset(index), problem.labels_at(index), held[:, index]
+    return ValidationLoss(problem, rows, labels, like(held, rows.reference, problem.dtype))

@@ -12,9 +12,11 @@ from convexprobe._arguments import check_integer, shown
 from convexprobe._hashing import fingerprint
 from convexprobe.activations.checks import check_activations
 from convexprobe.activations.placement import place
+from convexprobe.activations.source import Rows
 from convexprobe.arrays.backend import like, to_numpy
+from convexprobe.arrays.precision import full_precision
 from convexprobe.probes.labels import Labels, probe_name
-from convexprobe.probes.probe import Probe
+from convexprobe.probes.probe import Probe, unchecked_logits
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.probes.splits import Split
 from convexprobe.problem.objective import Problem
@@ -55,6 +57,7 @@ def fingerprint_of(warm_start: Probe | ProbeSet | Remembered | None) -> str:
     return f"{type(warm_start).__name__} of {[*named]}, SHA-256 {fingerprint(*arrays)[:16]}"
 
 
+@full_precision()
 def remember(probes: ProbeSet, activations: Any, *, max_bytes: int = 1 << 26) -> Remembered:
     """The probes with their logits on these activations: half a pass, `4 n k` bytes a probe.
 
@@ -79,7 +82,8 @@ def remember(probes: ProbeSet, activations: Any, *, max_bytes: int = 1 << 26) ->
         layer = name if name in layers else name.rpartition("/")[0]
         if layer not in layers:
             raise ValueError(f"activations: expected layer {name!r}, found {list(layers)}")
-        values = to_numpy(probe.logits(place(layers[layer], None, None).take(rows)))
+        kept = Rows(place(layers[layer], None, None).take(rows))
+        values = to_numpy(unchecked_logits(probe, kept))
         with np.errstate(over="ignore"):  # a start ignores what is not finite
             logits[name] = np.ascontiguousarray(values.T, dtype=np.float32)
     return Remembered(probes, logits, rows)

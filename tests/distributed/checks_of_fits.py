@@ -159,6 +159,8 @@ def input_refused_on_one_rank_is_refused_on_all(ranks: Ranks) -> None:
     assert probes["activations"].classes == tuple(classes)
     with pytest.raises(TypeError, match="rank 0: activations"):
         probes.evaluate(None if rank == 0 else x, y, "world")
+    with pytest.raises(ValueError, match=r"sample_weight: expected the same .* on rank 2"):
+        some[0].evaluate(x, y, "world", sample_weight=np.ones(len(y)) if rank == 2 else None)
 
 
 @check

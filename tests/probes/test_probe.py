@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from convexprobe import fit_probes
+from convexprobe import Probe, fit_probes, remember
+from convexprobe.activations.stored import HostRows
 from convexprobe.arrays.backend import to_numpy
 from tests.oracle import random_data
 
@@ -64,3 +65,83 @@ def test_rows_of_another_width_are_refused() -> None:
         probe.predict(DATA.x[:, :5])
     with pytest.raises(ValueError, match="row 1 has class 9"):
         probe.evaluate(DATA.x[:2], [0, 9])
+
+
+METHODS = ["logits", "predict_log_proba", "predict_proba", "predict", "evaluate"]
+
+
+def call(probe: Probe, method: str, x: Any) -> Any:
+    return probe.evaluate(x, DATA.y) if method == "evaluate" else getattr(probe, method)(x)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_is_named_and_not_predicted(
+    method: str, value: float, library: ModuleType
+) -> None:
+    probe = fit_probes(DATA.x, DATA.y, l2=1e-2, classes=[0, 1, 2, 3])["activations"]
+    assert probe.bias[3] == -np.inf  # a class without rows, which is legal
+    assert call(probe, method, library.asarray(DATA.x)) is not None
+    x = DATA.x.copy()
+    x[7, 2] = value
+    with pytest.raises(ValueError, match=rf"'x'\]: .* {value} in row 7, feature 2 \(1 bad"):
+        call(probe, method, library.asarray(x))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_whose_logits_overflow_is_named(method: str) -> None:
+    x = torch.tensor(DATA.x).float()
+    probe = fit_probes(x, DATA.y, l2=1e-4)["activations"]
+    x[9] = 3e38
+    with pytest.raises(ValueError, match=r"'x'\]: row 9 is so large that its logits overflow"):
+        call(probe, method, x)
+    with pytest.raises(ValueError, match=r"'x'\]: row 9 is so large"):
+        call(probe, method, x.numpy())
+
+
+def test_rows_that_are_not_finite_are_named_by_layer_on_disk_and_in_blocks() -> None:
+    data = random_data(30_000, 3, 3)
+    probes = fit_probes({"fc1": data.x, "fc2": data.x}, data.y, l2=1e-2)
+    x = torch.tensor(data.x)
+    x[20_001, 1] = torch.nan
+    for rows in (x, HostRows(x)):
+        with pytest.raises(ValueError, match=r"activations\['fc2'\]: .* nan in row 20001, feat"):
+            probes.evaluate({"fc1": data.x, "fc2": rows}, data.y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_autocast_region_changes_nothing(dtype: torch.dtype) -> None:
+    x, y = torch.tensor(DATA.x).to(dtype), torch.tensor(DATA.y)
+
+    def everything() -> list[Any]:
+        probes = fit_probes({"fc1": x}, y, validation=({"fc1": x}, y))
+        probe, memory = probes["fc1"], remember(probes, {"fc1": x})
+        warm = fit_probes({"fc1": x}, y, l2=probe.l2, warm_start=memory)["fc1"]
+        arrays = [probe.weights, probe.logits(x), probe.predict_proba(x), warm.weights]
+        numbers = [probe.loss, probe.gap, probe.evaluate(x, y), probes.evaluate({"fc1": x}, y)]
+        return [*(a.tolist() for a in arrays), *numbers, memory.logits["fc1"].tolist()]
+
+    outside = everything()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x.float() @ x.float().T).dtype == torch.bfloat16  # it would round
+        assert everything() == outside
+
+
+def test_scores_of_weighted_rows_are_those_of_repeated_rows() -> None:
+    counts = np.random.default_rng(0).integers(0, 4, 200)
+    rows = np.repeat(np.arange(200), counts)
+    labels = {"digit": DATA.y, "one": DATA.y == 1}
+    probes = fit_probes({"fc1": DATA.x}, labels, l2=1e-2)
+    weighted = probes.evaluate({"fc1": DATA.x}, labels, sample_weight=counts)
+    repeated = probes.evaluate({"fc1": DATA.x[rows]}, {name: y[rows] for name, y in labels.items()})
+    for name, score in weighted.items():
+        other = repeated[name]
+        assert (score.error, score.rows) == (other.error, other.rows)
+        assert score.loss == pytest.approx(other.loss)
+        assert score.label_entropy == pytest.approx(other.label_entropy)
+    single = probes["fc1/digit"].evaluate(DATA.x, DATA.y, sample_weight=torch.tensor(counts))
+    assert single == weighted["fc1/digit"]
+    with pytest.raises(ValueError, match=r"sample_weight: expected shape \(200,\), found \(3,\)"):
+        probes.evaluate({"fc1": DATA.x}, labels, sample_weight=[1, 2, 3])
+    with pytest.raises(ValueError, match="at least one row"):
+        probes.evaluate({"fc1": DATA.x}, labels, sample_weight=0 * counts)

@@ -32,7 +32,10 @@ def test_cross_validation_is_what_it_is_by_hand(weighted: bool, library: ModuleT
         kept = None if weights is None else weights[fitted]
         for v, l2 in enumerate(PATH):
             part = fit_probes(DATA.x[fitted], DATA.y[fitted], l2=l2, tol=1e-6, sample_weight=kept)
-            score = part["activations"].evaluate(DATA.x[scored], DATA.y[scored])
+            counted = None if weights is None else weights[scored]
+            score = part["activations"].evaluate(
+                DATA.x[scored], DATA.y[scored], sample_weight=counted
+            )
             errors[f, v], losses[f, v] = score.error, score.loss
     assert [p.l2 for p in probe.path] == PATH
     got = [(p.validation_error, p.validation_loss) for p in probe.path]

@@ -5,6 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from convexprobe.activations.source import Rows
+from convexprobe.arrays.ranks import ALONE
+from convexprobe.probes.labels import read_labels
+from convexprobe.probes.layer import _family
+from convexprobe.probes.splits import plan
+from convexprobe.probes.validation import validation_loss
+from tests.oracle import Data, random_data, reference
 from tests.refusals import GOOD, LABELS, Case, check_refused, fit, rows, spoiled
 
 REFUSED: dict[str, Case] = {
@@ -56,3 +63,19 @@ def test_bad_validation_rows_are_refused_with_the_place_the_expected_and_the_fou
     case: str,
 ) -> None:
     check_refused(REFUSED[case])
+
+
+@pytest.mark.parametrize("concepts", [1, 2])
+def test_early_stopping_counts_held_out_rows_by_their_weights(concepts: int) -> None:
+    data = random_data(120, 4, 3, weighted=True)
+    assert data.weights is not None
+    labels = {f"c{i}": np.roll(data.y, i) for i in range(concepts)}
+    encoded = read_labels(labels, 120, None)
+    splits = plan(encoded, data.weights, 0, folds=None, hold=True)
+    problem = _family(Rows(data.x), encoded, splits, ALONE)
+    loss = validation_loss(problem, splits, data.weights, None)
+    w = np.random.default_rng(0).standard_normal((concepts, problem.p))
+    for task, (y, split) in enumerate(zip(labels.values(), splits, strict=True)):
+        s = data.weights[split.held]
+        held = Data(data.x[split.held], y[split.held], 3, s)
+        assert loss(w)[task] == pytest.approx(reference(held, w[task], 0.0)[0])

@@ -1,0 +1,63 @@
+"""The penalty is chosen on held-out rows, each counted by its weight."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from convexprobe import fit_probes
+from convexprobe.probes.splits import hold_out
+from tests.oracle import random_data
+
+DATA = random_data(300, 5, 3, weighted=True)
+assert DATA.weights is not None
+WEIGHTS = DATA.weights
+PATH = [1e-4, 1e-1, 3.0]
+
+
+def test_held_out_rows_are_scored_by_their_weights() -> None:
+    probe = fit_probes(DATA.x, DATA.y, l2=PATH, tol=1e-7, sample_weight=WEIGHTS)["activations"]
+    held = hold_out(DATA.y, WEIGHTS, 0)
+    for point in probe.path:
+        alone = fit_probes(
+            DATA.x, DATA.y, l2=point.l2, tol=1e-7, sample_weight=np.where(held, 0.0, WEIGHTS)
+        )["activations"]
+        score = alone.evaluate(DATA.x[held], DATA.y[held], sample_weight=WEIGHTS[held])
+        assert point.validation_error == pytest.approx(score.error, abs=1e-9)
+        assert point.validation_loss == pytest.approx(score.loss, rel=1e-3)
+    best = min(probe.path, key=lambda p: (p.validation_error, p.validation_loss))
+    assert (probe.l2, probe.validation_error) == (best.l2, best.validation_error)
+
+
+def test_balanced_weights_choose_the_penalty_of_the_lowest_balanced_error() -> None:
+    rng = np.random.default_rng(0)
+    y = (rng.random(2000) < 0.05).astype(int)
+    x = rng.standard_normal((2000, 10)) + 0.8 * y[:, None] * (np.arange(10) < 2)
+    balanced = np.where(y == 1, 1 / y.sum(), 1 / (2000 - y.sum()))
+    probe = fit_probes(x, y, sample_weight=balanced)["activations"]
+    assert probe.validation_error == min(p.validation_error for p in probe.path)
+    held = hold_out(y, balanced, 0)
+    score = probe.evaluate(x[held], y[held], sample_weight=balanced[held])
+    assert probe.validation_error == pytest.approx(score.error, abs=1e-9)
+    assert score.label_entropy == pytest.approx(np.log(2), abs=1e-3)
+    plain = probe.evaluate(x[held], y[held])
+    assert plain.label_entropy < 0.25 and abs(plain.error - score.error) > 0.03
+
+
+def test_the_grid_of_weighted_rows_is_that_of_repeated_rows() -> None:
+    counts = np.random.default_rng(0).integers(0, 4, 300)
+    x = DATA.x.copy()
+    x[counts == 0] *= 5.0  # rows that do not count must not move it
+    rows = np.repeat(np.arange(300), counts)
+    weighted = fit_probes(x, DATA.y, sample_weight=counts)["activations"]
+    repeated = fit_probes(x[rows], DATA.y[rows])["activations"]
+    np.testing.assert_allclose(
+        [p.l2 for p in weighted.path], [p.l2 for p in repeated.path], rtol=1e-9
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_constant_layer_has_a_grid_of_its_own(dtype: type) -> None:
+    x = np.full((5000, 3), 0.1, dtype)
+    probe = fit_probes(x, np.arange(5000) % 2, sample_weight=np.full(5000, 0.3))["activations"]
+    np.testing.assert_allclose([p.l2 for p in probe.path], 10.0 ** np.arange(-6, 1))
