@@ -21,7 +21,14 @@ from convexprobe.arrays.ranks import Communicator
 from convexprobe.probes.classes import check_classes
 from convexprobe.probes.labels import check_probe_names, read_labels
 from convexprobe.probes.layer import Job, fit_layer
-from convexprobe.probes.options import STOPPING, Options, check_folds, check_l2, read_weights
+from convexprobe.probes.options import (
+    SCORING,
+    STOPPING,
+    Options,
+    check_folds,
+    check_l2,
+    read_weights,
+)
 from convexprobe.probes.probe import Probe
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.probes.splits import plan
@@ -45,6 +52,8 @@ def fit_probes(
     validation: tuple[Any, Any] | None = None,
     cv: int | None = None,
     stopping: str = "certificate",
+    scoring: str = "error",
+    refit: bool = True,
     seed: int = 0,
     max_passes: float = 1000.0,
     max_seconds: float = np.inf,
@@ -67,24 +76,29 @@ def fit_probes(
             `(n,)` holds concepts, which are fitted together: each has its own classes, chooses its
             own `l2`, and its probe is named "layer/concept" (by column number or name).
         solver: a name in `SOLVERS` or a configured solver.
-        l2: a penalty, a list of them, or "auto": seven values from 1e-6 to 1 times the layer's mean
-            feature variance. Of several, the probe has the one with the lowest error on held-out
-            rows (ties: the lowest loss there). They are solved from large to small, a few
-            neighbours at a time.
+        l2: a penalty, a list of them, or "auto". Of several, the probe has the one that does best
+            on held-out rows. "auto" walks down by factors of ten from the layer's typical feature
+            variance, until the loss on held-out rows has risen twice in a row or 1e-6 is reached,
+            and below that while the loss still falls.
         tol: relative tolerance of the certificate.
         classes: the class list; it may have classes without rows.
         sample_weight: `(n,)` non-negative weights; a weight of two equals a repeated row.
         warm_start: earlier probes, to start from where they are better than zero; the answer is the
             same. `remember` makes a better start of them, which follows activations that changed.
         validation: `(activations, labels)` to choose and report on. Without it, a fifth of each
-            class is held out where a choice has to be made, and the probes are fitted to the rest.
+            class is held out where a choice has to be made.
         cv: number of stratified cross-validation folds, instead of `validation`. The probe is
             fitted to all rows, at the `l2` whose error is lowest averaged over the held-out folds.
         stopping: "certificate", or "validation" for the paper's early stopping: a fit ends when the
             loss on held-out rows has not fallen for five evaluations, and returns the point where
             it was lowest, with that point's gap.
+        scoring: how a penalty is chosen: by the lowest "error" on held-out rows (ties: the lowest
+            loss there), or by the lowest "loss".
+        refit: whether a probe whose penalty was chosen on a held-out fifth is fitted again to all
+            rows, starting from what it was. `train_error` is then of all rows, and
+            `validation_error` and `path` are of the fits before.
         seed: of the draw of held-out rows and folds.
-        max_passes: budget of passes for each layer.
+        max_passes: budget of passes for each penalty.
         max_seconds: budget of seconds for each layer.
         device: a torch device to work on; None works where the activations are, for rows on disk on
             the CPU.
@@ -116,12 +130,15 @@ def fit_probes(
         check_warm_start(warm_start)
         if progress is not None:
             check_bool("progress", progress)
+        check_bool("refit", refit)
         options = Options(
             solver=by_name(solver),
             l2=check_l2(l2),
             tol=check_real("tol", tol, above=0.0),
             cv=check_folds(cv, stopping=stopping, validation=validation is not None),
             stopping=stopping,
+            scoring=check_choice("scoring", scoring, SCORING),
+            refit=refit,
             seed=check_integer("seed", seed),
             max_passes=check_real("max_passes", max_passes, least=0.0),
             max_seconds=check_real("max_seconds", max_seconds, least=0.0),
@@ -149,7 +166,7 @@ def fit_probes(
     hold = options.needs_validation and cv is None and held is None
     splits = plan(encoded, weights, seed, folds=cv, hold=hold)
     own_weights = None if weights is None else weights[encoded.own]
-    job = Job(communicator, options, encoded, own_weights, splits, held, warm_start)
+    job = Job(communicator, options, encoded, own_weights, splits, held, warm_start, hold)
     probes: dict[str, Probe] = {}
     show = progress if communicator.rank == 0 else False
     with progress_bar(total=len(layers), desc="probes", show=show) as bar:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,12 +18,12 @@ from convexprobe.probes.labels import Labels, probe_name
 from convexprobe.probes.options import GRID, Options
 from convexprobe.probes.probe import Probe
 from convexprobe.probes.probe_set import ProbeSet
-from convexprobe.probes.selection import choose
+from convexprobe.probes.selection import Judge, make_probe
 from convexprobe.probes.splits import Split
 from convexprobe.probes.validation import Validation, validation_loss
 from convexprobe.probes.warm_start import Remembered, start_from
 from convexprobe.problem.objective import Problem
-from convexprobe.solvers.path import solve_path
+from convexprobe.solvers.path import Fitted, Walk, solve_from, solve_path
 from convexprobe.solvers.solution import Record
 
 
@@ -39,6 +39,7 @@ class Job:
         splits: which rows every task is fitted to.
         validation: rows to choose on, if the caller gave some.
         warm_start: earlier probes, or None.
+        held_out: whether every concept has one split that holds a fifth of the rows out.
     """
 
     communicator: Communicator
@@ -48,6 +49,7 @@ class Job:
     splits: list[Split]
     validation: Validation | None
     warm_start: Probe | ProbeSet | Remembered | None
+    held_out: bool
 
 
 def fit_layer(
@@ -71,6 +73,14 @@ def fit_layer(
     penalties = np.asarray(GRID) * variance if options.l2 is None else options.l2
     with job.communicator.raise_together():
         previous = start_from(job.warm_start, layer, job.labels, job.splits, problem)
+    judge = Judge(problem, job.labels, job.weights, job.splits, validation, where)
+    early, walk = None, None
+    if options.stops_early:
+        early = validation_loss(problem, job.splits, job.weights, validation)
+    if options.l2 is None:
+        concepts = [split.concept for split in job.splits]
+        notable = options.tol * float(problem.label_entropy.mean())
+        walk = Walk(judge.loss, concepts, notable)
     solutions = solve_path(
         problem,
         penalties,
@@ -80,28 +90,60 @@ def fit_layer(
         max_passes=options.max_passes,
         max_seconds=options.max_seconds,
         callbacks=[callback],
-        stopping=validation_loss(problem, job.splits, job.weights, validation)
-        if options.stops_early
-        else None,
+        stopping=early,
+        walk=walk,
     )
-    probes = {}
-    for concept, name in enumerate(job.labels.names):
-        held = None if validation is None else (validation[0], validation[1][concept])
-        probes[probe_name(layer, name)] = choose(
-            problem, job.labels, job.weights, job.splits, solutions, concept, held, where
+    count = len(job.labels.names)
+    chosen = [judge.choose(concept, solutions, options.scoring) for concept in range(count)]
+    probes = [probe for probe, _ in chosen]
+    if job.held_out and options.refit and not options.stops_early:
+        probes = _refit(job, x, chosen, callback)
+    names = (probe_name(layer, name) for name in job.labels.names)
+    return dict(zip(names, probes, strict=True))
+
+
+def _refit(
+    job: Job, x: Source, chosen: list[tuple[Probe, Fitted]], callback: Callable[[Record], None]
+) -> list[Probe]:
+    """The chosen probes fitted to all rows, from where they are, in one family."""
+    options = job.options
+    splits = [Split(concept, job.weights, None) for concept in range(len(chosen))]
+    family = _family(x, job.labels, splits, job.communicator)
+    family = family.take_tasks([*range(len(chosen))], np.array([p.l2 for p, _ in chosen]))
+    solution = solve_from(
+        family,
+        options.solver,
+        family.xp.stack([fitted.w for _, fitted in chosen]),
+        tol=options.tol,
+        max_passes=options.max_passes,
+        max_seconds=max(options.max_seconds - max(p.seconds for p, _ in chosen), 0.0),
+        callbacks=[callback],
+    )
+    probes = []
+    for task, (probe, before) in enumerate(chosen):
+        known = solution.task(task, start=before.start, waited=probe.seconds).known()
+        known["passes"] += probe.passes
+        fitted = Fitted(**known, w=solution.w[task, :])
+        classes = job.labels.classes[task]
+        probes.append(
+            replace(
+                make_probe(family, classes, task, fitted),
+                validation_error=probe.validation_error,
+                path=probe.path,
+            )
         )
     return probes
 
 
 def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
-    """A task for each split, and the mean feature variance where the grid needs it (else 1).
+    """A task for each split, and the typical feature variance where the grid needs it (else 1).
 
     Raises:
         ValueError: values that are not finite, or whose sums are not.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         problem = _family(x, job.labels, job.splits, job.communicator)
-        variance = _feature_variance(problem, job.weights) if job.options.l2 is None else 1.0
+        variance = _typical_variance(problem, job.weights) if job.options.l2 is None else 1.0
     largest = float(problem.xp.finfo(problem.dtype).max)  # of a penalty, too, in that dtype
     if not (np.isfinite(to_numpy(problem.moment)).all() and variance * max(GRID) < largest):
         with job.communicator.raise_together():
@@ -129,8 +171,12 @@ def _family(x: Source, labels: Labels, splits: list[Split], communicator: Commun
     )
 
 
-def _feature_variance(problem: Problem, weights: np.ndarray | None) -> float:
-    """The mean weighted variance of the features over all rows; 1 if it is 0."""
+def _typical_variance(problem: Problem, weights: np.ndarray | None) -> float:
+    """A typical weighted variance of the features: their mean, none counted for more than ten times
+    the median of those above 0; 1 if all are 0.
+
+    A few massive dimensions would own a plain mean, and the grid would miss the others.
+    """
     xp, rows = problem.xp, problem.rows
     centre = xp.mean(problem.mean, axis=0)  # near the mean, so that squares do not cancel
     host = np.ones(rows.n) if weights is None else weights
@@ -144,5 +190,7 @@ def _feature_variance(problem: Problem, weights: np.ndarray | None) -> float:
     first, second, total = problem.all_reduce(first, second, total)
     shift = (first / total) ** 2
     variance = second / total - shift
-    value = float(xp.mean(xp.where(variance > 1e-12 * shift, variance, 0.0)))  # else it is rounding
-    return 1.0 if value == 0 else value
+    host = to_numpy(xp.where(variance > 1e-12 * shift, variance, 0.0))  # else it is rounding
+    if not np.isfinite(host).all():
+        return float(np.inf)
+    return float(np.minimum(host, 10.0 * np.median(host[host > 0])).mean()) if host.any() else 1.0

@@ -19,7 +19,9 @@ WEIGHTS = (1e-30, 1e30)
 STOPPING = ("certificate", "validation")
 
 GRID = tuple(float(10.0**e) for e in range(-6, 1))
-"""The penalties of `l2="auto"`, in units of the layer's mean feature variance."""
+"""The penalties of `l2="auto"`, in units of the layer's typical feature variance."""
+
+SCORING = ("error", "loss")
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Options:
 
     Attributes:
         solver: the algorithm.
-        l2: penalties, host `(v,)`; None for `GRID` times the layer's mean feature variance.
-        tol, cv, stopping, seed, max_passes, max_seconds, device, memory_limit: as given.
+        l2: penalties, host `(v,)`; None for `GRID` times the layer's typical feature variance.
+        tol, cv, stopping, scoring, refit, seed, max_passes, max_seconds, device, memory_limit: as
+            given.
     """
 
     solver: Solver
@@ -37,6 +40,8 @@ class Options:
     tol: float
     cv: int | None
     stopping: str
+    scoring: str
+    refit: bool
     seed: int
     max_passes: float
     max_seconds: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,67 +16,89 @@ from convexprobe.problem.objective import Problem
 from convexprobe.solvers.path import Fitted
 
 
-def choose(
-    problem: Problem,
-    labels: Labels,
-    weights: np.ndarray | None,
-    splits: list[Split],
-    solutions: list[list[Fitted]],
-    concept: int,
-    validation: tuple[Source, np.ndarray] | None,
-    where: str,
-) -> Probe:
-    """A concept's probe at the penalty that does best on held-out rows, with its path.
+@dataclass(frozen=True)
+class Judge:
+    """How a layer's solutions do on held-out rows.
 
-    Args:
+    Attributes:
         problem: a family with one task for each split; its own penalties are not used.
         labels: of all concepts.
         weights: of this rank's rows, host `(rows,)`, or None; held-out rows are scored by theirs.
         splits: the rows that each task was fitted to.
-        solutions: of each split, at each penalty.
-        concept: its number in `labels`.
-        validation: rows to choose on and their class indices; None for the rows that the splits
-            hold out, averaged over the splits. If those hold none out, there is one penalty.
+        validation: rows to choose on, and their class indices for every concept; None for the rows
+            that the splits hold out.
         where: what messages call the layer.
-
-    Raises:
-        ValueError: on every rank, held-out rows whose logits overflow.
     """
-    mine = [i for i, split in enumerate(splits) if split.concept == concept]
-    scores = []  # one array for each set of held-out rows, (penalties, 2): error and loss
-    for i in mine:
-        held = splits[i].held
-        if validation is not None:
-            rows, codes, counted = *validation, None
-        elif held is not None:
-            rows, codes = problem.rows.subset(held), labels.own_codes[concept][held]
-            counted = None if weights is None else weights[held]
+
+    problem: Problem
+    labels: Labels
+    weights: np.ndarray | None
+    splits: list[Split]
+    validation: tuple[Source, list[np.ndarray]] | None
+    where: str
+
+    def scores(self, task: int, solutions: list[Fitted]) -> np.ndarray | None:
+        """Error and loss (nats) of a task's solutions, `(solutions, 2)`; None without such rows.
+
+        Raises:
+            ValueError: on every rank, held-out rows whose logits overflow.
+        """
+        split, counted = self.splits[task], None
+        if self.validation is not None:
+            rows, codes = self.validation[0], self.validation[1][split.concept]
+        elif split.held is not None:
+            rows = self.problem.rows.subset(split.held)
+            codes = self.labels.own_codes[split.concept][split.held]
+            counted = None if self.weights is None else self.weights[split.held]
         else:
-            continue
-        probes = [_probe(problem, labels.classes[concept], i, s) for s in solutions[i]]
-        with problem.communicator.raise_together():
-            sums = np.stack(tallies(probes, rows, codes, counted, where))
-        (sums,) = problem.communicator.all_reduce(sums)
-        scores.append(sums[:, :2] / sums[:, 2:].sum(axis=1, keepdims=True))
-    last = solutions[mine[-1]]
-    if not scores:
-        return _probe(problem, labels.classes[concept], mine[-1], last[0])
-    mean = np.mean(scores, axis=0).tolist()
-    best = min(range(len(mean)), key=lambda v: tuple(mean[v]))
-    path = tuple(
-        PathPoint(**solution.known(), validation_error=error, validation_loss=loss)
-        for solution, (error, loss) in zip(last, mean, strict=True)
-    )
-    return replace(
-        _probe(problem, labels.classes[concept], mine[-1], last[best]),
-        validation_error=mean[best][0],
-        passes=max(s.passes for i in mine for s in solutions[i]),
-        seconds=max(s.seconds for i in mine for s in solutions[i]),
-        path=path if len(path) > 1 else (),
-    )
+            return None
+        probes = [self.probe(task, solution) for solution in solutions]
+        with self.problem.communicator.raise_together():
+            sums = np.stack(tallies(probes, rows, codes, counted, self.where))
+        (sums,) = self.problem.communicator.all_reduce(sums)
+        return sums[:, :2] / sums[:, 2:].sum(axis=1, keepdims=True)
+
+    def loss(self, task: int, solution: Fitted) -> float:
+        """The loss of one solution on its held-out rows, nats."""
+        scores = self.scores(task, [solution])
+        return np.inf if scores is None else float(scores[0, 1])
+
+    def choose(
+        self, concept: int, solutions: list[list[Fitted]], scoring: str
+    ) -> tuple[Probe, Fitted]:
+        """A concept's probe at the penalty that does best, with its path; and its solution.
+
+        Scores are averaged over the concept's splits. If those hold no rows out, there is one
+        penalty. `scoring` is "error" (ties: the loss) or "loss".
+        """
+        mine = [i for i, split in enumerate(self.splits) if split.concept == concept]
+        scores = [score for i in mine if (score := self.scores(i, solutions[i])) is not None]
+        last = solutions[mine[-1]]
+        if not scores:
+            return self.probe(mine[-1], last[0]), last[0]
+        mean = np.mean(scores, axis=0).tolist()
+        key = {"error": lambda v: tuple(mean[v]), "loss": lambda v: mean[v][1]}[scoring]
+        best = min(range(len(mean)), key=key)
+        path = tuple(
+            PathPoint(**solution.known(), validation_error=error, validation_loss=loss)
+            for solution, (error, loss) in zip(last, mean, strict=True)
+        )
+        probe = replace(
+            self.probe(mine[-1], last[best]),
+            validation_error=mean[best][0],
+            passes=max(s.passes for i in mine for s in solutions[i]),
+            seconds=max(s.seconds for i in mine for s in solutions[i]),
+            path=path if len(path) > 1 else (),
+        )
+        return probe, last[best]
+
+    def probe(self, task: int, solution: Fitted) -> Probe:
+        """The probe of one task's solution."""
+        classes = self.labels.classes[self.splits[task].concept]
+        return make_probe(self.problem, classes, task, solution)
 
 
-def _probe(problem: Problem, classes: tuple[Any, ...], task: int, solution: Fitted) -> Probe:
+def make_probe(problem: Problem, classes: tuple[Any, ...], task: int, solution: Fitted) -> Probe:
     """The probe of one task's solution, without the classes that only other concepts have."""
     xp, k = problem.xp, len(classes)
     weights, bias = problem.split(cast(solution.w, problem.dtype)[None, :])

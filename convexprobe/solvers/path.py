@@ -11,6 +11,7 @@ import numpy as np
 
 from convexprobe.arrays.backend import Array
 from convexprobe.problem.objective import Problem
+from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.row_space import RowSpace, is_wide, row_space, row_space_passes
 from convexprobe.problem.tasks import take_tasks
 from convexprobe.solvers.base import Solver
@@ -64,7 +65,7 @@ class Walk:
     Attributes:
         loss: of a task's solution on its validation rows, nats.
         concept: which concept each task belongs to; their losses are averaged.
-        notable: a fall that counts, nats.
+        notable: a rise or a fall that counts, nats.
         further: penalties at most below the smallest given.
     """
 
@@ -80,10 +81,12 @@ class _Trail:
 
     losses: list[float] = field(default_factory=list)
 
-    @property
-    def ended(self) -> bool:
-        """Whether the last two losses have risen."""
-        return len(self.losses) > 2 and self.losses[-1] > self.losses[-2] > self.losses[-3]
+    def rises(self, notable: float) -> bool:
+        """Whether the loss has risen twice in a row, by more than what is notable."""
+        if len(self.losses) < 3:
+            return False
+        third, second, last = self.losses[-3:]
+        return last > second > third and last > third + notable
 
     def falls(self, notable: float) -> bool:
         """Whether the last loss is the lowest, by more than what is notable."""
@@ -159,7 +162,7 @@ def _walk(job: _Job, members: list[int], penalties: list[float], walk: Walk) -> 
     for value in values:
         if value < smallest:  # none of those given: only for whom it may pay
             active = [t for t in active if trails[walk.concept[t]].falls(walk.notable)]
-        active = [t for t in active if not trails[walk.concept[t]].ended]
+        active = [t for t in active if not trails[walk.concept[t]].rises(walk.notable)]
         if not active:
             break
         origin = None if not solutions[active[0]] else [solutions[t][-1].w for t in active]
@@ -170,6 +173,42 @@ def _walk(job: _Job, members: list[int], penalties: list[float], walk: Walk) -> 
         for concept, values_of in losses.items():
             trails[concept].losses.append(float(np.mean(values_of)))
     return [solutions[task] for task in members]
+
+
+def solve_from(
+    family: Problem,
+    solver: Solver,
+    w: Array,
+    *,
+    tol: float,
+    max_passes: float,
+    max_seconds: float,
+    callbacks: Sequence[Callable[[Record], None]] = (),
+    inverse: Inverse | None = None,
+    stopping: ValidationLoss | None = None,
+) -> Solution:
+    """Solve a family from `w`, `(m, p)`, and go on in float64 where float32 has stalled.
+
+    The arguments are those of `solve`; early stopping ends where it ends.
+    """
+    started = time.perf_counter()
+    solution = solve(
+        family,
+        solver,
+        w,
+        tol=tol,
+        max_passes=max_passes,
+        max_seconds=max_seconds,
+        callbacks=callbacks,
+        inverse=inverse,
+        stopping=stopping,
+    )
+    if stopping is not None:
+        return solution
+    left = max_seconds - family.communicator.clock(time.perf_counter() - started)
+    return finish_in_float64(
+        family, solver, solution, tol=tol, max_passes=max_passes, max_seconds=left
+    )
 
 
 class _Job:
@@ -189,7 +228,7 @@ class _Job:
         self.base, self.solver, self.previous, self.stopping = base, solver, previous, stopping
         self.tol, self.max_passes = tol, max_passes
         self.deadline = time.perf_counter() + max_seconds
-        self.run = partial(solve, tol=tol, callbacks=callbacks)
+        self.callbacks, self.run = callbacks, partial(solve, tol=tol, callbacks=callbacks)
         self.wide = previous is None and stopping is None and is_wide(base)
         self.space: RowSpace | None = None  # built when it pays
         self.started = time.perf_counter()
@@ -214,17 +253,6 @@ class _Job:
         waited = base.communicator.clock(time.perf_counter() - self.started)
         if self.wide and (family.host_l2 > 0).all():
             solution = self._wide(family, index, start.w)
-        else:
-            solution = self.run(
-                family,
-                self.solver,
-                start.w,
-                max_passes=self.max_passes,
-                max_seconds=self.left,
-                inverse=start.inverse,
-                stopping=None if self.stopping is None else self.stopping.take_tasks(index),
-            )
-        if self.stopping is None:
             solution = finish_in_float64(
                 family,
                 self.solver,
@@ -232,6 +260,18 @@ class _Job:
                 tol=self.tol,
                 max_passes=self.max_passes,
                 max_seconds=self.left,
+            )
+        else:
+            solution = solve_from(
+                family,
+                self.solver,
+                start.w,
+                tol=self.tol,
+                max_passes=self.max_passes,
+                max_seconds=self.left,
+                callbacks=self.callbacks,
+                inverse=start.inverse,
+                stopping=None if self.stopping is None else self.stopping.take_tasks(index),
             )
         flat = [
             Fitted(**solution.task(i, start=name, waited=waited).known(), w=solution.w[i, :])

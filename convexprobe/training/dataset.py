@@ -14,7 +14,8 @@ from convexprobe._hashing import fingerprint
 from convexprobe._random_state import random_states_kept
 from convexprobe.arrays.backend import is_array, to_numpy
 from convexprobe.extraction.batch import Batch
-from convexprobe.probes.labels import encode, split_concepts
+from convexprobe.probes.classes import distinct, encode
+from convexprobe.probes.labels import split_concepts
 
 Concepts = dict[str | None, np.ndarray]
 """Labels `(n,)` by concept; the one key None for plain labels."""
@@ -126,6 +127,7 @@ def labels_checksum(concepts: Concepts) -> str:
     """SHA-256 of the class of every row, and of the classes' names."""
     parts = []
     for name, values in concepts.items():
-        codes, classes = encode(values, None)
+        classes = distinct(values)
+        codes = encode(values, classes)
         parts += [codes, np.frombuffer(repr((name, classes)).encode(), np.uint8)]
     return fingerprint(*parts)

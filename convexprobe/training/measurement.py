@@ -126,7 +126,7 @@ class Measurement:
             given = {n: penalties.get(n) if self.l2 is None else self.l2 for n in concepts}
             chosen, first = {n: l2 for n, l2 in given.items() if l2 is not None}, start
             if len(chosen) < len(concepts):
-                path = fit({layer: rows}, _as_given(y), seed=self.seed)
+                path = fit({layer: rows}, _as_given(y), seed=self.seed, refit=False)
                 chosen, first = {n: path[n].l2 for n in concepts}, path
             fitted: dict[str, Any] = {}
             for l2 in dict.fromkeys(chosen.values()):  # concepts of one penalty together

@@ -20,7 +20,8 @@ from convexprobe.arrays.ranks import Communicator
 from convexprobe.extraction.identity import describe_function
 from convexprobe.extraction.layer_names import LayerChoice, choose_layers
 from convexprobe.extraction.pooling import PoolChoice, pool_rules
-from convexprobe.probes.labels import check_two_classes, encode, read_labels
+from convexprobe.probes.classes import encode
+from convexprobe.probes.labels import check_two_classes, read_labels
 from convexprobe.probes.options import check_l2
 from convexprobe.solvers import Solver, by_name
 from convexprobe.training.dataset import RepeatableData
@@ -68,7 +69,7 @@ class ProbeMonitor:
             the best of the first two, "zero" always from the best constant classifier.
         l2: a penalty for all layers, or "auto". "auto" chooses each layer's own penalty at the
             first step that is recorded, on a held-out fifth of the rows, from seven values between
-            1e-6 and 1 times the layer's mean feature variance; every later step uses it again.
+            1e-6 and 1 times the layer's typical feature variance; every later step uses it again.
             Penalties that followed the variance would show their own changes as the network's. The
             choice counts in the first step's seconds, not in its passes.
         tol: relative tolerance of the certificate.

@@ -34,7 +34,7 @@ def test_balanced_weights_choose_the_penalty_of_the_lowest_balanced_error() -> N
     y = (rng.random(2000) < 0.05).astype(int)
     x = rng.standard_normal((2000, 10)) + 0.8 * y[:, None] * (np.arange(10) < 2)
     balanced = np.where(y == 1, 1 / y.sum(), 1 / (2000 - y.sum()))
-    probe = fit_probes(x, y, sample_weight=balanced)["activations"]
+    probe = fit_probes(x, y, sample_weight=balanced, refit=False)["activations"]
     assert probe.validation_error == min(p.validation_error for p in probe.path)
     held = hold_out(y, balanced, 0)
     score = probe.evaluate(x[held], y[held], sample_weight=balanced[held])
@@ -51,13 +51,50 @@ def test_the_grid_of_weighted_rows_is_that_of_repeated_rows() -> None:
     rows = np.repeat(np.arange(300), counts)
     weighted = fit_probes(x, DATA.y, sample_weight=counts)["activations"]
     repeated = fit_probes(x[rows], DATA.y[rows])["activations"]
-    np.testing.assert_allclose(
-        [p.l2 for p in weighted.path], [p.l2 for p in repeated.path], rtol=1e-9
-    )
+    assert weighted.path[0].l2 == pytest.approx(repeated.path[0].l2, rel=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_constant_layer_has_a_grid_of_its_own(dtype: type) -> None:
     x = np.full((5000, 3), 0.1, dtype)
     probe = fit_probes(x, np.arange(5000) % 2, sample_weight=np.full(5000, 0.3))["activations"]
-    np.testing.assert_allclose([p.l2 for p in probe.path], 10.0 ** np.arange(-6, 1))
+    np.testing.assert_allclose([p.l2 for p in probe.path], 10.0 ** -np.arange(7.0))
+
+
+def test_massive_dimensions_do_not_own_the_grid() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((400, 20))
+    y = (x[:, 3] + 0.3 * rng.standard_normal(400) > 0).astype(int)
+    plain = fit_probes(x, y)["activations"]
+    x[:, 0] *= 1e4
+    massive = fit_probes(x, y)["activations"]
+    assert massive.path[0].l2 < 2.0 * plain.path[0].l2
+    assert massive.validation_error < plain.validation_error + 0.05
+
+
+def test_the_walk_stops_when_held_out_rows_lose_and_goes_on_while_they_gain() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((300, 60))
+    noise = fit_probes(x, rng.integers(2, size=300))["activations"]
+    losses = [p.validation_loss for p in noise.path]
+    assert len(losses) < 7 and losses[-1] > losses[-2] > losses[-3]
+    y = (x[:, 1] > 0).astype(int)
+    tiny = x[:, :2] * [1.0, 1e-4]  # all that is known is in a direction that is tiny
+    gains = fit_probes(tiny, y, max_passes=200)["activations"]
+    assert gains.path[-1].l2 < 0.9e-6 * gains.path[0].l2
+
+
+def test_a_choice_is_fitted_again_to_all_rows() -> None:
+    probe = fit_probes(DATA.x, DATA.y)["activations"]
+    part = fit_probes(DATA.x, DATA.y, refit=False)["activations"]
+    assert (probe.l2, probe.validation_error) == (part.l2, part.validation_error)
+    assert probe.rows == len(DATA.y) > part.rows
+    alone = fit_probes(DATA.x, DATA.y, l2=probe.l2)["activations"]
+    assert abs(probe.objective - alone.objective) <= probe.gap + alone.gap
+    assert probe.passes > part.passes
+
+
+def test_a_penalty_can_be_chosen_by_loss() -> None:
+    probe = fit_probes(DATA.x, DATA.y, scoring="loss", refit=False)["activations"]
+    best = min(probe.path, key=lambda point: point.validation_loss)
+    assert probe.l2 == best.l2
