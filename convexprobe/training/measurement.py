@@ -73,8 +73,8 @@ class Measurement:
             ValueError: other labels, activations that are not finite, and whatever the model, the
                 loader, or a pool of the user's own raises.
         """
-        started = time.perf_counter()
-        with Communicator.of(self.process_group).raise_together():
+        started, ranks = time.perf_counter(), Communicator.of(self.process_group)
+        with ranks.raise_together():
             x, y = self._extract(model, self.data)
             held = None if self.test is None else self._extract(model, self.test)
             checksum = labels_checksum(y)
@@ -85,7 +85,8 @@ class Measurement:
                 )
         extracted = time.perf_counter()
         probes = self._fit(x, y, start, penalties)
-        memory = remember(probes, x)
+        with ranks.raise_together():
+            memory = remember(probes, x)
         solved = time.perf_counter()
         held_labels = None if held is None else _as_given(held[1])
         scores = {} if held is None else probes.evaluate(held[0], held_labels, self.process_group)

@@ -218,6 +218,8 @@ class ProbeMonitor:
                 step = check_integer("step", step)
                 if not isinstance(source, str):
                     raise TypeError(f"source: expected a string, found {shown(source)}")
+                if not isinstance(model, nn.Module):
+                    raise TypeError(f"model: expected a torch.nn.Module, found {shown(model)}")
                 self.check_model(model)
             return self.recorder.measure(model, step, source or f"step {step}")
 

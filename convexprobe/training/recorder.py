@@ -149,8 +149,7 @@ class Recorder:
             self.fail(source, error)
             return None
         if self.entries.get(step) is not entry:
-            with self.ranks.raise_together():
-                self._add(entry, memory)
+            self._add(entry, memory)
         self.failures.pop(source, None)
         return entry
 
@@ -182,9 +181,11 @@ class Recorder:
             )  # fmt: skip
             return duplicate, None
         others = list(self.entries.values())
+        with self.ranks.raise_together():
+            start = self._start(step)
         measured = self.measurement.run(
             model,
-            self._start(step),
+            start,
             {r.layer: r.l2 for entry in others for r in entry.layers},
             others[0].labels if others else None,
         )
@@ -213,35 +214,33 @@ class Recorder:
 
     def _make_way(self, entry: Entry, network: ModelIdentity, source: str, replaces: bool) -> None:
         """Delete an entry of other weights at the step, or refuse to; one unknown stays for now."""
-        with self.ranks.raise_together():
-            if entry.weights != network.weights:
-                if not (replaces and same_source(entry.source, source)):
-                    raise ValueError(
-                        f"step {entry.step} is recorded already, with other weights, from "
-                        f"{entry.source}; take another step, or another directory"
-                    )
-                self.remove(entry.step)
-                warnings.warn(
-                    f"{source}: changed since it was recorded; the probes of step {entry.step} "
-                    "are replaced",
-                    UserWarning,
-                    stacklevel=5,
-                )
-            elif not network.unknown and entry.modules not in (None, network.modules):
+        if entry.weights != network.weights:
+            if not self.all_agree(replaces and same_source(entry.source, source)):
                 raise ValueError(
-                    f"step {entry.step} is recorded already, of a network with other modules, "
-                    "attributes or code; take another directory"
+                    f"step {entry.step} is recorded already, with other weights, from "
+                    f"{entry.source}; take another step, or another directory"
                 )
+            self.remove(entry.step)
+            message = f"changed since it was recorded; the probes of step {entry.step} are replaced"
+            warnings.warn(f"{source}: {message}", UserWarning, stacklevel=5)
+        elif not self.all_agree(bool(network.unknown) or entry.modules in (None, network.modules)):
+            raise ValueError(
+                f"step {entry.step} is recorded already, of a network with other modules, "
+                "attributes or code; take another directory"
+            )
 
     def remove(self, step: int) -> None:
         """Forget a step and its duplicates, which have no probes of their own."""
-        duplicates = [e.step for e in self.entries.values() if e.duplicate_of == step]
-        for gone in (*duplicates, step):
+        steps = [e.step for e in self.entries.values() if step in (e.duplicate_of, e.step)]
+        steps.sort(key=lambda other: other == step)  # a kill leaves no duplicate without probes
+        for gone in steps:
             del self.entries[gone]
             self._kept.pop(gone, None)
-            if self._directory is not None:
-                self._directory.remove(gone)
-        self._last = None
+        self._last, directory = None, self._directory
+        with self.ranks.raise_together():
+            if directory is not None:
+                for gone in steps:
+                    directory.remove(gone)
 
     def all_agree(self, flag: bool) -> bool:
         """Whether a flag is True on every rank."""
@@ -278,10 +277,11 @@ class Recorder:
     def _add(self, entry: Entry, memory: Remembered | None) -> None:
         if entry.step in self.entries:
             self.remove(entry.step)
-        if self._directory is not None:
-            self._directory.add(entry, memory)
-        elif memory is not None:
-            self._kept[entry.step] = memory.probes
+        with self.ranks.raise_together():
+            if self._directory is not None:
+                self._directory.add(entry, memory)
+            elif memory is not None:
+                self._kept[entry.step] = memory.probes
         self.entries[entry.step] = entry
         if memory is not None:
             self._last = entry.step, memory

@@ -112,7 +112,10 @@ def probe_checkpoints(
 
 
 class _Loaded(NamedTuple):
-    """What is known of a checkpoint once the model has its weights."""
+    """What is known of a checkpoint once the model has its weights.
+
+    The checksum of the weights is for checkpoints whose names tell no step.
+    """
 
     step: int | None
     weights: str
@@ -210,7 +213,7 @@ class _Sweep:
             with self.recorder.ranks.raise_together():
                 stamp = checkpoint.stamp()  # first: the file may be replaced while it is read
                 step = checkpoint.load(self.model)
-                weights = identify(self.model).weights
+                weights = "" if checkpoint.step is not None else identify(self.model).weights
             self.recorder.ranks.check_same(step=step, weights=weights)
             return _Loaded(step, weights, stamp)
         except LostRankError:
