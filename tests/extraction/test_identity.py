@@ -145,7 +145,7 @@ print(describe_function(random_projection(3)), describe_function(lambda x: x in 
         {"settings": Slots(2)},
         {"settings": [range(3), slice(1), re.compile("a"), Path("a"), np.float32(3), 1j, b"a"]},
     ],
-    ids=str,
+    ids=lambda attributes: next(iter(attributes)),
 )
 def test_an_attribute_that_changes_is_another_model(attributes: dict[str, Any]) -> None:
     text = modules(Net(**attributes))
