@@ -250,21 +250,26 @@ def test_nothing_breaks_and_no_gap_is_false(case: Case) -> None:
 def test_fit_probes_answers_or_refuses_at_the_door(case: Case) -> None:
     data = case.data()
     classes, weights = range(data.k), data.weights
-    probe = fit_probes(
-        case.rows(),
-        data.y,
-        l2=case.l2[0],
-        classes=classes,
-        sample_weight=weights,
-        max_passes=BUDGET,
-    )["activations"]
+    try:
+        probe = fit_probes(
+            case.rows(),
+            data.y,
+            l2=case.l2[0],
+            classes=classes,
+            sample_weight=weights,
+            max_passes=BUDGET,
+        )["activations"]
+    except ValueError as error:
+        assert "divide all rows by a constant" in str(error)
+        assert np.abs(data.x).max() > 1e17 and case.dtype != "float64"
+        return
     assert np.isfinite([probe.gap, probe.loss, probe.objective]).all()
     assert np.isfinite(to_numpy(probe.weights)).all()
 
 
 def test_sums_that_overflow_are_refused_at_the_door() -> None:
     x = np.full((20, 2), 3e38, dtype=np.float32)
-    with pytest.raises(ValueError, match=r"1.8e.18 in size, found 3.* row 0.*; divide all"):
+    with pytest.raises(ValueError, match=r"1.8e.17 in size, found 3.* row 0.*; divide all"):
         fit_probes(x, np.arange(20) % 2, l2=1.0)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pooch
 
 from convexprobe._arguments import check_choice
+from convexprobe._files import read_regular
 
 _DIRECTORY_VARIABLE = "CONVEXPROBE_DATA"
 
@@ -28,6 +29,9 @@ _SHA256 = {
         "t10k-labels-idx1": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
     }.items()
 }
+
+_MOST = 1 << 24
+"""Bytes that are read of a file: the largest has 9.9 MB."""
 
 _PREFIXES = {"train": "train", "test": "t10k"}
 
@@ -106,7 +110,7 @@ class Files:
     def _read_idx(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """The array in a gzipped IDX file; -1 in `shape` is any length."""
         path = self.locate(name)
-        compressed = path.read_bytes()
+        compressed = read_regular(path, _MOST)
         expected, found = self.sha256[name], hashlib.sha256(compressed).hexdigest()
         if found != expected:
             raise ValueError(

@@ -144,11 +144,14 @@ def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
     with np.errstate(over="ignore", invalid="ignore"):
         problem = _family(x, job.labels, job.splits, job.communicator)
         variance = _typical_variance(problem, job.weights) if job.options.l2 is None else 1.0
-    largest = float(problem.xp.finfo(problem.dtype).max)  # of a penalty, too, in that dtype
-    if not (np.isfinite(to_numpy(problem.moment)).all() and variance * max(GRID) < largest):
+    # squares of larger values, and penalties in their units, overflow in solvers
+    largest = 0.01 * float(problem.xp.finfo(problem.dtype).max) ** 0.5
+    moment = float(np.abs(to_numpy(problem.moment)).max())
+    if not (moment < 0.1 * largest and variance * max(GRID) < largest**2):
         with job.communicator.raise_together():
             check_finite(x, where)
-            check_finite(x, where, 0.1 * largest**0.5)
+            check_finite(x, where, largest)
+    if not np.isfinite([moment, variance]).all():
         raise ValueError(f"{where}: values so large that their sum overflows; scale them down")
     return problem, variance
 

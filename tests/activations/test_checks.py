@@ -154,7 +154,12 @@ REFUSED: dict[str, Case] = {
     "a layer too large for its penalties": (
         lambda: fit({"fc1": (1e22 * rows()).astype(np.float32)}, l2="auto"),
         ValueError,
-        ["fc1", "below 1.8e+18", "in row 0, feature 0", "divide all rows"],
+        ["fc1", "below 1.8e+17", "in row 0, feature 0", "divide all rows"],
+    ),
+    "a layer too large for its curvature": (
+        lambda: fit({"fc1": (1e22 * rows()).astype(np.float32)}),
+        ValueError,
+        ["fc1", "below 1.8e+17", "in row 0, feature 0", "divide all rows"],
     ),
     "one value too large for a sum": (
         lambda: fit(spoiled(7, 2, 3e307) | {"fc1": 1e308 * np.ones((N, D))}),
