@@ -1,1 +1,1 @@
-"""The objective, its derivatives, its lower bound, and the cheap stand-ins for all of its rows."""
+"""The objective, its derivatives, its lower bound, and cheap stand-ins for all of its rows."""

@@ -6,18 +6,18 @@ frequencies `f` (the condition that the free bias imposes),
     F*  >=  D(Q) = mean H(Q_i) - ||G(Q)||^2 / (2 l2),    G(Q) = (1/S) sum_i s_i (Q_i - Y_i) x_i^T,
 
 and at the optimum `Q = softmax(Z)` attains it. At an iterate, `P = softmax(Z)` misses the mean
-condition by `delta = mean P - f`, and how that is repaired decides how tight the bound is:
+condition by `delta = mean P - f`. Three ways to make a feasible `Q` of it, each tighter and dearer:
 
-1. `mixture`: `Q = (1-t) P + t c` with one constant distribution `c`. Free, always possible; but
-   it moves every row towards a constant, first order in `delta`, which `1/l2` then multiplies.
-2. `repaired`: on a sample of rows only, `Q_i = P_i - (diag P_i - P_i P_i^T) beta` with `beta`
-   from one `k x k` system, so that the mean is met exactly; second order in `delta`. What the
-   non-negativity of `Q` leaves over goes to the mixture. A rigorous bound whatever the sample.
+1. *mixture*: `Q = (1-t) P + t c` with one constant distribution `c`. Free and always possible, but
+   it moves every row towards a constant: first order in `delta`, which `1/l2` then multiplies.
+2. *repaired*: the rows of a sample move to `Q_i = P_i - J_i beta`, `J_i = diag P_i - P_i P_i^T`,
+   where `beta` solves one `k x k` system so that the mean is met: second order in `delta`.
+3. *corrected*: these rows first move to `Q_i = P_i - J_i (V x_i + c)`, with a `v = [V; c]` that
+   makes `G(Q)` small; then they are repaired.
 
-Measured late in solves on MNIST activations (n = 50 000, d = 512): the repair closes 50 to 95 % of
-the first bound's gap for a tenth of a pass.
-
-For `l2 = 0` no dual point with `G = 0` is at hand; the loss is non-negative, so 0 is the bound.
+Whatever a move leaves of `delta` (it is cut where `Q` would become negative) goes to the mixture,
+so that all three are bounds for any sample and any `v`. `docs/decisions/certificate.md` has what
+they save. For `l2 = 0` no `Q` with `G = 0` is at hand: the bound is 0, as no loss is negative.
 """
 
 from __future__ import annotations
@@ -36,17 +36,13 @@ def lower_bound(problem: Problem, at: Evaluation, sample: Sample | None = None) 
     Args:
         problem: the family.
         at: its evaluation at any point.
-        sample: rows with their probabilities at that same point; with it, the repaired bound.
+        sample: rows with their probabilities at that same point: for the repaired bound.
     """
-    residual = at.gradient - problem.penalty(at.w)
-    return _bound(problem, residual, at.entropy, sample)
+    return _bound(problem, at.gradient - problem.penalty(at.w), at.entropy, sample)
 
 
 def corrected_bound(problem: Problem, at: Evaluation, sample: Sample, v: Array) -> Array:
-    """The repaired bound after the sample's rows have moved to `Q_i = P_i - J_i (V x_i + c)`.
-
-    A bound whatever `v`, `(m, p)`; at least the repaired one for `v = 0`.
-    """
+    """The corrected bound for `v`, `(m, p)`, in nats, `(m,)`; the repaired one where `v` is 0."""
     q = _moved(sample.p, problem.directions(v, sample.x))
     entropy, gradient = problem.all_reduce(*_move(problem, sample, q))
     residual = at.gradient - problem.penalty(at.w) + gradient
@@ -61,7 +57,6 @@ def _bound(problem: Problem, residual: Array, entropy: Array, sample: Sample | N
         change, gradient = _repair(problem, sample, bias)
         dw, db = problem.split(gradient)
         entropy, residual, bias = entropy + change, residual + dw, bias + db
-    zero = xp.zeros_like(entropy)
 
     # Mixture: the smallest t for which c = (f - (1-t) mean P) / t is a distribution.
     f = problem.frequency
@@ -76,30 +71,27 @@ def _bound(problem: Problem, residual: Array, entropy: Array, sample: Sample | N
     constant = c[:, :, None] * problem.mean[:, None, :] - problem.moment
     g = (1.0 - t)[:, None, None] * residual + t[:, None, None] * constant
     square = xp.sum(g * g, axis=(1, 2))
-    l2 = problem.l2
-    cost = xp.where(l2 > 0, square / (2.0 * xp.where(l2 > 0, l2, 1.0)), xp.inf)
-    bound = (1.0 - t) * entropy + t * mixed - cost
-    return xp.where(bound > 0, bound, zero)  # the loss is never negative; NaN is no bound
+    bound = (1.0 - t) * entropy + t * mixed - problem.over_penalty(square, xp.inf)
+    # No loss is negative, and NaN is no bound.
+    return xp.where(bound > 0, bound, xp.zeros_like(bound))
 
 
-def estimated_gap(problem: Problem, at: Evaluation) -> Array:
-    """What the repaired gap would be if the repair were perfect: `||grad||^2 / (2 l2)`, `(m,)`.
+def estimated_gap(problem: Problem, gradient: Array, unpenalised: Array | float) -> Array:
+    """`||grad||^2 / (2 l2)` for a gradient `(m, p)` after the bias was moved to have none, nats.
 
-    The gradient of the weights is centred by the feature mean, as moving the bias would do. An
-    estimate, not a bound: it tells whether paying for the repair can be worth it.
+    The repaired gap, `(m,)`, if the repair cost no entropy. No bound: it tells whether paying for
+    one can be worth it. (Moving the bias takes its share times the feature mean from the weights'.)
     """
-    weights, bias = problem.split(at.gradient)
+    weights, bias = problem.split(gradient)
     centred = weights - bias[:, :, None] * problem.mean[:, None, :]
-    l2 = problem.l2
-    square = problem.xp.sum(centred * centred, axis=(1, 2))
-    return problem.xp.where(l2 > 0, square / (2.0 * problem.xp.where(l2 > 0, l2, 1.0)), at.value)
+    return problem.over_penalty(problem.xp.sum(centred * centred, axis=(1, 2)), unpenalised)
 
 
 def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]:
-    """Change of mean entropy `(m,)` and of `[G; mean]` `(m, p)` that cancels `delta` `(m, k)`."""
+    """Changes of mean entropy `(m,)` and of `[G; mean]` `(m, p)` that cancel `delta` `(m, k)`."""
     xp = namespace(delta)
-    p, share = sample.p, sample.share[:, None, :]
-    weighted = p * share
+    p = sample.p
+    weighted = p * sample.share[:, None, :]
     eye = xp.eye(problem.k, dtype=xp.float64, device=delta.device)
     outer = cast(weighted @ xp.matrix_transpose(p), xp.float64)
     mass, outer = problem.all_reduce(xp.sum(weighted, axis=2, dtype=xp.float64), outer)
@@ -111,8 +103,8 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]
     beta = beta - xp.min(beta, axis=1, keepdims=True)
     beta = xp.where(xp.isfinite(beta), beta, xp.zeros_like(beta))
     # Q_ik = P_ik (1 - beta_k + P_i.beta) >= 0 whenever the range of beta is below 1.
-    spread = xp.max(beta, axis=1, keepdims=True)
-    beta = beta * xp.where(spread > 1.0, 1.0 / xp.where(spread > 1.0, spread, 1.0), 1.0)
+    span = xp.max(beta, axis=1, keepdims=True)
+    beta = beta * xp.where(span > 1.0, 1.0 / xp.where(span > 1.0, span, 1.0), 1.0)
     return problem.all_reduce(*_move(problem, sample, _moved(p, cast(beta, p.dtype))))
 
 
@@ -126,13 +118,12 @@ def _moved(p: Array, u: Array) -> Array:
 
 
 def _move(problem: Problem, sample: Sample, q: Array) -> tuple[Array, Array]:
-    """This rank's change of mean entropy `(m,)` and of `[G; mean]` `(m, p)` when the sample's rows
-    go to the distributions `q`."""
-    xp = problem.xp
-    p, share = sample.p, sample.share
-    change = (xp.sum(_plogp(p) - _plogp(q), axis=1)) * share
-    moved = (q - p) * share[:, None, :]
-    return xp.sum(change, axis=1, dtype=xp.float64), problem.pullback(moved, sample.x)
+    """This rank's changes of mean entropy `(m,)` and of `[G; mean]` `(m, p)` when the sample's rows
+    move to the distributions `q`."""
+    xp, p, share = problem.xp, sample.p, sample.share
+    change = xp.sum(_plogp(p) - _plogp(q), axis=1) * share
+    pulled = problem.pullback((q - p) * share[:, None, :], sample.x)
+    return xp.sum(change, axis=1, dtype=xp.float64), pulled
 
 
 def _plogp(p: Array) -> Array:

@@ -1,15 +1,14 @@
 """A preconditioner with a curvature of its own for each class, in an eigenbasis that all share.
 
-The exact Hessian's diagonal blocks are one matrix a class, with `h_ic = P_ic (1 - P_ic)`,
+With `h_ic = P_ic (1 - P_ic)`, the Hessian's diagonal block of class `c` is
 
     C_c = sum_i h_ic (x_i - m_c)(x_i - m_c)^T + l2 I,    m_c = sum_i h_ic x_i / sum_i h_ic,
 
-the bias decoupled by the class's own mean. All of them as dense factors cost `k d^3`. Instead the
-sample's shared curvature `sum_ic h_ic (x_i - m)(x_i - m)^T = V diag(lambda) V^T` gives coordinates
-in which every `C_c` is nearly diagonal: there each class has a dense block on the leading
-directions, its own diagonal on the rest of `V`, and a scale beyond `V` where the rows do not span
-all features. Costs about twice the shared curvature's matrix; `docs/decisions/preconditioner.md`
-has what it saves.
+where the class's own mean decouples its bias. Dense factors of all blocks would cost `k d^3`. In
+the eigenbasis `V` of the shared curvature `sum_ic h_ic (x_i - m)(x_i - m)^T` every `C_c` is nearly
+diagonal: each class gets a dense block on the leading directions, a diagonal on the others, and one
+number for the directions beyond `V`, if the sample's rows do not span all features. That costs
+about twice the shared curvature; `docs/decisions/preconditioner.md` has what it saves.
 """
 
 from __future__ import annotations
@@ -26,18 +25,19 @@ from convexprobe.problem.tasks import PerTask, take_tasks
 
 @dataclass(frozen=True)
 class EigenBlocks:
-    """A recipe for the inverse above.
+    """The preconditioner above.
 
     Attributes:
         leading: directions on which every class has a dense block.
-        rank: features up to which all eigenvectors are used; beyond, those of so many rows.
+        rank: features up to which `V` is `d x d`; with more, it is made from so many rows.
     """
 
     leading: int = 128
     rank: int = 1024
 
     def build(self, sample: Sample) -> Inverse:
-        """O(s d^2 + d^3 + m k s r^2) with `r` leading directions; `rank` for `d` if it is less."""
+        """O(s d^2 + d^3 + m k s r^2) flops with `r` leading directions; in the powers of `d`,
+        `rank` stands for one `d` if it is less."""
         problem, xp = sample.problem, sample.problem.xp
         f32, f64 = problem.dtype, xp.float64
         m, k, s = sample.p.shape
@@ -52,7 +52,7 @@ class EigenBlocks:
         centred = sample.x - cast(mean, f32)
         basis = _eigenbasis(problem, sample, centred, shared, self.rank)
         q = basis.shape[1]
-        full, r = q == problem.d, min(self.leading, q)
+        r = min(self.leading, q)
         b = centred @ basis
         flat = xp.reshape(h, (m * k, s))
         first, second = problem.all_reduce(cast(flat @ b, f64), cast(flat @ (b * b), f64))
@@ -62,31 +62,20 @@ class EigenBlocks:
             xp.clip(diagonal, 0.0, None), axis=(1, 2), keepdims=True
         )
         diagonal = xp.clip(diagonal, 0.0, None) + ridge
-        rest = xp.zeros((m, k), dtype=f64, device=mean.device)
-        if not full:  # the low end of what is seen stands for what is not
-            rest = xp.mean(1.0 / diagonal, axis=2)
-            rest = 1.0 / xp.maximum(0.5 / rest, ridge[:, :, 0])
-        lead = cast(b[:, :r], f32)
+        # Half the harmonic mean of what is seen stands for what is not.
+        rest = 1.0 / xp.maximum(0.5 / xp.mean(1.0 / diagonal, axis=2), ridge[:, :, 0])
         blocks = []
         for t in range(m):
             for c in range(k):
-                row = h[t, c, :]
-                rows = (lead - cast(class_mean[t, c, :r], f32)) * xp.sqrt(row)[:, None]
+                rows = b[:, :r] - cast(class_mean[t, c, :r], f32)
+                rows *= xp.sqrt(h[t, c, :])[:, None]
                 blocks.append(rows.T @ rows)
         gram = problem.all_reduce(cast(xp.stack(blocks), f64))[0]
         gram = xp.reshape(gram, (m, k, r, r))
         eye = xp.eye(r, dtype=f64, device=gram.device)
-        block = inverse_spd(gram + ridge[:, :, :, None] * eye)
-        return _EigenInverse(
-            problem,
-            cast(mean, f32),
-            basis,
-            mass,
-            class_mean,
-            1.0 / diagonal,
-            cast(block, f32),
-            rest,
-        )
+        block = cast(inverse_spd(gram + ridge[:, :, :, None] * eye), f32)
+        mean = cast(mean, f32)
+        return _EigenInverse(problem, mean, basis, mass, class_mean, 1.0 / diagonal, block, rest)
 
 
 def _eigenbasis(

@@ -3,13 +3,12 @@
 For each task (labels `y`, row weights `s` with `S = sum s_i`, penalty `l2`) the logits are
 `z_i = W x_i + b`, and the adjoint takes residuals back: `sum_i R_i [x_i; 1]^T`.
 
-A class without rows has its infimum at bias minus infinity: it is kept out of the softmax, so that
-its weights stay zero and no gradient touches them.
+The best bias of a class without rows is minus infinity: such a class is kept out of the softmax,
+so that no gradient moves its weights from zero.
 
 Shapes: a family has `m` tasks; `w` is `(m, p)` with `p = k (d + 1)`, the `(k, d)` weights in C
-order and then the `k` biases. Logits are laid out `(m, k, rows)`: rows contiguous, so that softmax
-runs along the classes at full vector width and both products are plain matrix products (measured
-at 50 000 x 10 features: four times faster than `(rows, k)`).
+order and then the `k` biases. Logits are `(m, k, rows)`: with the rows contiguous, softmax runs
+along the classes at full vector width, and both products are plain matrix products.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from convexprobe.arrays.backend import Array, cast, compute_dtype, like, namespa
 from convexprobe.arrays.elementwise import one_hot
 from convexprobe.arrays.products import combine_rows, dot_rows
 from convexprobe.arrays.ranks import ALONE, Communicator
-from convexprobe.problem.tasks import take_tasks
+from convexprobe.problem.tasks import take_own, take_tasks
 
 _ABSENT = -1e30
 """Logit offset of a class without rows: finite, so that 0 times it is 0 and not NaN."""
@@ -42,13 +41,14 @@ class LinearModel:
         l2: penalties, `(m,)` host floats, each at least 0.
         classes: number of classes `k`.
         weights: non-negative row weights, `(n,)` shared or `(m, n)`, or None for equal weights.
-        communicator: the ranks over which rows are dealt out; rows, labels and weights given, and
-            arrays with an axis of rows, are this rank's, and so are sums until they are `sum`med.
+        communicator: the ranks over which rows are dealt out. Arrays with an axis of rows are this
+            rank's, and so are sums over rows until they are `all_reduce`d.
 
     Attributes:
-        n: number of rows, of all ranks.
+        host_l2: penalties, host `(m,)`.
+        n: number of rows of all ranks.
         own: which of them this rank holds.
-        capacity: rows that all ranks may draw and hold at a time, wherever they are.
+        capacity: rows that a sample may hold: as many as fit on every rank, wherever they lie.
         frequency: weighted class frequencies, `(m, k)` float64.
         moment: `(1/S) sum_i s_i Y_i x_i^T`, `(m or 1, k, d)` float64.
         mean: weighted feature mean, `(m or 1, d)` float64.
@@ -76,24 +76,23 @@ class LinearModel:
         self.weights = None if weights is None else cast(weights, self.dtype)
         if self.weights is not None and self.weights.ndim == 1:
             self.weights = self.weights[None, :]
-        self._l2 = np.atleast_1d(np.asarray(l2, dtype=np.float64))
-        self.m = max(
-            len(self._l2),
-            self.labels.shape[0],
-            1 if self.weights is None else self.weights.shape[0],
-        )
-        self._l2 = np.broadcast_to(self._l2, (self.m,)).copy()
+        self.host_l2 = np.atleast_1d(np.asarray(l2, dtype=np.float64))
+        self.m = max(len(self.host_l2), self._data_tasks())
+        self.host_l2 = np.broadcast_to(self.host_l2, (self.m,)).copy()
         self.p = self.k * (self.d + 1)
         self._products = 0.0
         self._look: Callable[[], None] | None = None
         self._parent: LinearModel | None = None
         self._moments()
 
+    def _data_tasks(self) -> int:
+        """How many tasks differ in labels or weights: `m`, or 1 if all share them."""
+        return max(self.labels.shape[0], 1 if self.weights is None else self.weights.shape[0])
+
     @in_smaller_blocks
     def _class_sums(self) -> Array:
         """`sum_i s_i Y_i [x_i; 1]^T` over this rank's rows, `(m or 1, k, d + 1)`."""
-        xp, f64 = self.xp, self.xp.float64
-        q = max(self.labels.shape[0], 1 if self.weights is None else self.weights.shape[0])
+        xp, f64, q = self.xp, self.xp.float64, self._data_tasks()
         sums = 0.0
         for span, x in self.rows.blocks(self.m * self.k):
             indicator = cast(one_hot(self.labels_at(span), self.k), self.dtype)
@@ -106,28 +105,24 @@ class LinearModel:
         return xp.reshape(sums, (q, self.k, self.d + 1))
 
     def _moments(self) -> None:
-        """Class frequencies, moments and feature mean: half a pass, once."""
+        """Set class frequencies, moments and the feature mean: half a pass, once."""
         xp = self.xp
         (totals,) = self.all_reduce(self._class_sums())
         self.total = xp.sum(totals[:, :, -1], axis=1)  # S, (q,)
         self.moment = totals[:, :, :-1] / self.total[:, None, None]
         self.mean = xp.sum(self.moment, axis=1)
         frequency = totals[:, :, -1] / self.total[:, None]
-        self.frequency = self._per_task(frequency)
+        self.frequency = xp.broadcast_to(frequency, (self.m, self.k))
         self.absent = cast(self.frequency <= 0, self.dtype) * _ABSENT
         host = to_numpy(self.frequency)
         safe = np.where(host > 0, host, 1.0)
         self.label_entropy = -np.sum(host * np.log(safe), axis=1)
 
-    def _per_task(self, array: Array) -> Array:
-        """A `(1 or m, ...)` array repeated to `(m, ...)`."""
-        return self.xp.broadcast_to(array, (self.m, *array.shape[1:]))
-
     def count_rows(self, rows: float) -> None:
         """Count a product with so many rows of this rank.
 
-        The products below count themselves, so that a solver cannot forget to; only work that is
-        done in another form (a Gram matrix, say) has to be told.
+        The products below count themselves, so that no solver can forget to. Only work in another
+        form (a Gram matrix, say) calls this.
         """
         root = self._parent or self
         root._products += rows
@@ -150,29 +145,33 @@ class LinearModel:
     @property
     def l2(self) -> Array:
         """Penalties, `(m,)` float64 on the rows' device."""
-        return like(self._l2, self.rows.reference)
-
-    @property
-    def host_l2(self) -> np.ndarray:
-        """Penalties, `(m,)` on the host."""
-        return self._l2
+        return like(self.host_l2, self.rows.reference)
 
     def take_tasks(self, index: list[int], l2: np.ndarray | None = None) -> Self:
-        """The family of these tasks (a repeated one with other `l2`); passes add up in this one."""
+        """The family of these tasks, with other penalties `l2` if given; a task may stand twice.
+
+        Its passes count in this family.
+        """
         out = object.__new__(type(self))
         out.__dict__.update(self.__dict__)
         out._parent = self._parent or self
-        out.m, out._l2 = len(index), self._l2[index] if l2 is None else l2
+        out.m, out.host_l2 = len(index), self.host_l2[index] if l2 is None else l2
         for name in ("labels", "weights", "moment", "mean", "total"):
-            array = getattr(self, name)
-            if array is not None and array.shape[0] == self.m > 1:
-                setattr(out, name, take_tasks(array, index))
-        out.frequency, out.absent = (
-            take_tasks(self.frequency, index),
-            take_tasks(self.absent, index),
-        )
-        out.label_entropy = self.label_entropy[index]
+            setattr(out, name, take_own(getattr(self, name), index))
+        for name in ("frequency", "absent", "label_entropy"):
+            setattr(out, name, take_tasks(getattr(self, name), index))
         return out
+
+    def on_rows(self, rows: Source) -> Self:
+        """The same tasks on other rows, of the same order; a family of its own, with its passes."""
+        return type(self)(
+            rows,
+            self.labels,
+            self.host_l2,
+            classes=self.k,
+            weights=self.weights,
+            communicator=self.communicator,
+        )
 
     def labels_at(self, index: slice | np.ndarray) -> Array:
         """Class indices of this rank's rows of a slice or host index, `(m or 1, r)`."""
@@ -196,7 +195,7 @@ class LinearModel:
         return self.xp.reshape(w[:, :cut], (m, self.k, self.d)), w[:, cut:]
 
     def join(self, weights: Array, bias: Array) -> Array:
-        """`w` from weights `(m, k, d)` and biases `(m, k)`."""
+        """`w`, `(m, p)`, from weights `(m, k, d)` and biases `(m, k)`."""
         flat = self.xp.reshape(weights, (weights.shape[0], self.k * self.d))
         return self.xp.concat([flat, bias], axis=1)
 
@@ -209,9 +208,9 @@ class LinearModel:
         return self.join(zeros, bias)
 
     def logits(self, w: Array, x: Array) -> Array:
-        """`W x_i + b` for rows `x` `(r, d)`: `(m, k, r)` in the compute dtype.
+        """`W x_i + b` for rows `x` `(r, d)`: `(m, k, r)` in the compute dtype; half their pass.
 
-        Of two classes up to a number that both logits of a row share.
+        With two classes, both logits of a row may be off by one number, which softmax cancels.
         """
         self.count_rows(x.shape[0])
         return self._logits(w, x)
@@ -221,7 +220,7 @@ class LinearModel:
         return self._affine(weights, cast(bias, self.dtype) + self.absent, x)
 
     def directions(self, v: Array, x: Array) -> Array:
-        """`V x_i + c`: logits without the offsets of absent classes."""
+        """`V x_i + c` for rows `x`: logits without the offsets of absent classes."""
         self.count_rows(x.shape[0])
         weights, bias = self.split(v)
         return self._affine(weights, cast(bias, self.dtype), x)
@@ -248,6 +247,11 @@ class LinearModel:
         weights, bias = self.split(w)
         return self.join(weights * self.l2[:, None, None], bias * 0.0)
 
+    def over_penalty(self, square: Array, unpenalised: Array | float) -> Array:
+        """`square / (2 l2)`, `(m,)`, and `unpenalised` for tasks without a penalty."""
+        xp, l2 = self.xp, self.l2
+        return xp.where(l2 > 0, square / (2.0 * xp.where(l2 > 0, l2, 1.0)), unpenalised)
+
     @in_smaller_blocks
     def logit_change(self, v: Array) -> Array:
         """`V x_i + c` of all rows, `(m, k, n)`: how logits change along `v`; half a pass."""
@@ -257,7 +261,7 @@ class LinearModel:
         return out
 
     def empty_logits(self, w: Array) -> Array:
-        """Memory for the logits of all rows, `(m, k, n)`, to be filled block by block."""
+        """Uninitialised memory for the logits of this rank's rows, `(m, k, n)`."""
         shape = (w.shape[0], self.k, self.rows.n)
         return self.xp.empty(shape, dtype=self.dtype, device=w.device)
 
@@ -277,7 +281,7 @@ class Pullback:
         self.bias: Array = 0.0
 
     def add(self, residual: Array, x: Array) -> None:
-        """One block: residuals `(m, k, r)`, which sum to 0 over the classes, and rows `(r, d)`."""
+        """Add a block: residuals `(m, k, r)` that sum to 0 over the classes, and rows `(r, d)`."""
         xp, k = self.problem.xp, self.columns
         self.problem.count_rows(x.shape[0])
         columns = residual[:, 1, :] if k == 1 else residual

@@ -22,7 +22,7 @@ import numpy as np
 
 from convexprobe.activations.source import in_smaller_blocks
 from convexprobe.arrays.backend import Array, cast, epsilon, like, to_numpy
-from convexprobe.arrays.elementwise import one_hot
+from convexprobe.arrays.elementwise import minus_one_hot_, one_hot, pick
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import LinearModel, Pullback
 from convexprobe.problem.softmax import ray_terms, row_terms, softmax_
@@ -36,15 +36,16 @@ class Evaluation:
     """What one pass at `w` yields, per task.
 
     Attributes:
-        w: the point, `(m, p)`, as it was used (rounded to the compute dtype).
+        w: the point, `(m, p)`, rounded to the compute dtype, as it was multiplied.
         value: `F(w)`, nats, `(m,)` float64.
         loss: the mean cross-entropy alone, nats, `(m,)` float64.
         gradient: `(m, p)` float64.
         entropy: weighted mean entropy of `P_i`, nats, `(m,)` float64.
         uncertainty: `1 - sum_k P_ik^2` of each row, `(m, n)`: its share of the curvature.
         rounding: estimate of the rounding error of `value`, nats, `(m,)` float64.
-        doubt: what rounding of the gradient may add to a lower bound's cost, nats, `(m,)` float64.
-        logits: `(m, k, n)` in the compute dtype, where they were kept for a line search.
+        doubt: `||e||^2 / (2 l2)` for the gradient's estimated rounding error `e`, nats, `(m,)`
+            float64: what it may add to the cost in a lower bound.
+        logits: `(m, k, n)` in the compute dtype, if they were kept for a line search.
     """
 
     w: Array
@@ -62,10 +63,10 @@ class Problem(LinearModel):
     """A family of `m` convex tasks over one source of rows; `LinearModel` has its data."""
 
     def evaluate(self, w: Array, *, logits: Array | None = None, keep: bool = False) -> Evaluation:
-        """Value, gradient and what certificates need at `w` `(m, p)`: one pass, read once.
+        """Value, gradient and what certificates need at `w`, reading the rows once: one pass.
 
         Args:
-            w: the point.
+            w: the point, `(m, p)`.
             logits: its logits `(m, k, n)`, if they are known: then half a pass, and they are kept.
             keep: whether to keep the logits, `4 m k n` bytes in float32.
         """
@@ -95,8 +96,8 @@ class Problem(LinearModel):
     def _sums(
         self, w: Array, logits: Array | None, *, keep: bool
     ) -> tuple[tuple[Array, ...], Array, Array | None]:
-        """This rank's part of an evaluation: sums over its rows (`sum s_i R_i [x_i; 1]^T`, loss,
-        entropy, largest logits, rounding), its rows' uncertainties, and logits if kept."""
+        """This rank's part of an evaluation: the sums over its rows that `evaluate` reduces, its
+        rows' uncertainties, and its logits if they are kept."""
         xp, f64 = self.xp, self.xp.float64
         pulled = Pullback(self, self.m)
         loss = entropy = scale = xp.zeros((self.m,), dtype=f64, device=w.device)
@@ -117,16 +118,16 @@ class Problem(LinearModel):
         return sums, uncertainty, kept
 
     def _rounding(self, w: Array, logits: Array | None) -> tuple[Array, Array, Array]:
-        """What rounding does to the losses and gradients of a few rows: this rank's weighted sums.
+        """How far rounding moves the losses and gradients of a few rows: this rank's weighted sums.
 
-        A loss moves by no more than the error of its row's logits. Below float64 that is measured
-        against float64, of parameters rounded as they are handed out; in float64 it is the spacing
-        of the terms that add up to them (features with a large mean, whose share the bias cancels,
-        are where either matters). A gradient's entry moves by the spacing of its terms' mean size.
+        A loss moves by no more than the error of its row's logits. In float32 that is measured
+        against float64; in float64 it is the spacing of the terms that add up to a logit. (Either
+        matters where features have a large mean, whose share the bias cancels.) A gradient's entry
+        moves by the spacing at its terms' mean size.
 
         Returns:
             Errors of the losses `(m,)`, sizes `|R_i| |x_i|` of the gradient's terms `(m, k d)`, and
-            the rows' weights `(m or 1,)`, over which both are means.
+            the rows' weights `(m or 1,)`.
         """
         xp, f64 = self.xp, self.xp.float64
         index = local(np.arange(0, self.n, max(1, self.n // _CHECKED)), self.own)
@@ -159,12 +160,12 @@ class Problem(LinearModel):
 
     def _doubt(self, sizes: Array) -> Array:
         """`||error||^2 / (2 l2)` of a gradient whose terms have these mean sizes, `(m, k d)`."""
-        xp = self.xp
-        square = (epsilon(self.dtype, sizes) ** 2) * xp.sum(sizes * sizes, axis=1)
-        return xp.where(self.l2 > 0, square / (2.0 * xp.where(self.l2 > 0, self.l2, 1.0)), 0.0)
+        square = (epsilon(self.dtype, sizes) ** 2) * self.xp.sum(sizes * sizes, axis=1)
+        return self.over_penalty(square, 0.0)
 
     def _evaluate_constant(self, w: Array, *, keep: bool) -> Evaluation:
-        """Without weights all rows have one distribution, and the moments say the rest: no pass."""
+        """An evaluation without weights, where all rows have one distribution: no pass, as the
+        moments say the rest."""
         xp = self.xp
         _, bias = self.split(w)
         z = bias + cast(self.absent, w.dtype)
@@ -195,11 +196,7 @@ class Problem(LinearModel):
     def along_ray(self, at: Evaluation, direction: Array, dz: Array, t: Array) -> tuple[Array, ...]:
         """`F(w - t d)` and its first two derivatives by `t`, `(m,)` float64: no product with rows.
 
-        Args:
-            at: the evaluation at `w`, with its logits.
-            direction: `d`, `(m, p)`.
-            dz: its `spread`.
-            t: steps, `(m,)`.
+        For the evaluation at `w` with its logits, `d` `(m, p)`, its `logit_change`, and `t` `(m,)`.
         """
         xp, f64 = self.xp, self.xp.float64
         sums = [xp.zeros((self.m,), dtype=f64, device=dz.device) for _ in range(3)]
@@ -218,16 +215,16 @@ class Problem(LinearModel):
         )
 
     def errors(self, w: Array, logits: Array | None = None) -> np.ndarray:
-        """Weighted fraction of rows that are misclassified, host `(m,)`.
+        """Weighted fraction of misclassified rows, host `(m,)`.
 
         The predicted class is the first of those with the largest logit, as `numpy.argmax` has it.
-        Half a pass, or none where the logits `(m, k, n)` at `w` are known.
+        Half a pass, or none if the logits `(m, k, n)` at `w` are given.
         """
         return to_numpy(self.all_reduce(self._misclassified(w, logits))[0] / self.total)
 
     @in_smaller_blocks
     def _misclassified(self, w: Array, logits: Array | None) -> Array:
-        """The weight of this rank's rows that are misclassified, `(m,)`."""
+        """The weight of this rank's misclassified rows, `(m,)`."""
         xp, columns = self.xp, self.m * self.k
         wrong = xp.zeros((self.m,), dtype=xp.float64, device=w.device)
         read = self.rows.blocks(columns)
@@ -241,8 +238,7 @@ class Problem(LinearModel):
         """Unbiased gradient `(m, p)` from the rows of a host index; `len(index) / n` passes."""
         own = local(index, self.own)
         x = self.rows.take(own)
-        p = softmax_(self.logits(w, x))
-        p -= cast(one_hot(self.labels_at(own), self.k), self.dtype)
+        p = minus_one_hot_(softmax_(self.logits(w, x)), self.labels_at(own))
         if self.weights is not None:
             p *= self.weights_at(own)[:, None, :]
         scale = self.n / (len(index) * self.total[:, None])

@@ -1,15 +1,14 @@
 """Preconditioners: approximate inverses of the Hessian, built from a sample of rows.
 
-`Curvature` uses one matrix for all classes and tasks. With `h_i = (1 - sum_k P_ik^2)/(k-1)`, which
-replaces `diag P_i - P_i P_i^T` by `h_i (I - 11^T/k)`, and `h` averaged over the tasks,
+`Curvature` uses one matrix for all classes and tasks. Let `h_i = (1 - sum_k P_ik^2)/(k-1)`, so that
+`h_i (I - 11^T/k)` stands for `diag P_i - P_i P_i^T`, and average `h` over the tasks:
 
-    C = sum_i h_i (x_i - xbar)(x_i - xbar)^T,    xbar = sum_i h_i x_i / sum_i h_i,
+    C = sum_i h_i (x_i - xbar)(x_i - xbar)^T,    xbar = sum_i h_i x_i / sum_i h_i.
 
-task `t` is given `(a_t C + l2_t I)^-1` for every class, `a_t` its own mean of `h` relative to the
-average; the bias decouples in the centred coordinates. (Bohning 1992 has `h = 1/2` throughout; the
-rows' own `h` is what makes it good near a solution.) Where one eigendecomposition serves them all,
-each class has a scale of its own for nothing: `a_tc` with `P_ic (1 - P_ic) k / (k-1)` for `h_i`,
-whose mean over the classes is `a_t`; of a thousand classes some are far rarer than others.
+Every class of task `t` gets `(a_t C + l2_t I)^-1`, where `a_t` is the task's own sum of `h` over
+the average's; the bias decouples in the centred coordinates. (Bohning 1992 has `h = 1/2`; the rows'
+own `h` makes it good near a solution.) If one eigendecomposition serves all tasks, a scale for each
+class costs nothing more: `a_tc`, with `P_ic (1 - P_ic) k / (k-1)` for `h_i`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class Inverse(Protocol):
 
 
 class Preconditioner(Protocol):
-    """A recipe for an `Inverse`."""
+    """A way to build an `Inverse` from a sample."""
 
     def build(self, sample: Sample) -> Inverse:
         """The approximation at the point where the sample was evaluated."""
@@ -44,8 +43,7 @@ class Identity:
 
     def build(self, sample: Sample) -> Inverse:
         """The identity, whatever the sample."""
-        l2 = sample.problem.l2
-        return _Diagonal(sample.problem.xp.ones_like(l2)[:, None])
+        return _Diagonal(sample.problem.xp.ones_like(sample.problem.l2)[:, None])
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ class Diagonal:
         )
         weights = xp.reshape(weights, (m, k, problem.d))
         diagonal = problem.join(weights + problem.l2[:, None, None], bias)
-        floor = 1e-12 * problem.xp.max(diagonal, axis=1, keepdims=True) + 1e-300
-        return _Diagonal(1.0 / problem.xp.maximum(diagonal, floor))
+        floor = 1e-12 * xp.max(diagonal, axis=1, keepdims=True) + 1e-300
+        return _Diagonal(1.0 / xp.maximum(diagonal, floor))
 
 
 @dataclass(frozen=True)
@@ -78,15 +76,14 @@ class _Diagonal:
 
 @dataclass(frozen=True)
 class Curvature:
-    """The shared curvature matrix: dense while it is small, of the sample's rank beyond.
+    """The shared curvature: a dense matrix for few features, of low rank for many.
+
+    `docs/decisions/preconditioner.md` has the measurements behind the defaults.
 
     Attributes:
-        rank: features up to which `C` is formed, and rows that represent it beyond.
-        tasks: tasks up to which each gets an inverse of its own; beyond, one eigendecomposition
-            serves all.
-        classes: classes beyond which one eigendecomposition gives each a scale of its own.
-
-    The defaults are measured in `docs/decisions/preconditioner.md`.
+        rank: features up to which `C` is formed; with more, so many rows represent it.
+        tasks: tasks up to which each has an inverse of its own; more share an eigendecomposition.
+        classes: classes up to which they share a scale; more share an eigendecomposition.
     """
 
     rank: int = 1024
@@ -94,16 +91,14 @@ class Curvature:
     classes: int = 256
 
     def build(self, sample: Sample) -> Inverse:
-        """O(s d^2 + d^3) dense; O(r^2 d + r^3) with `r` rows in low rank (Woodbury).
+        """O(s d^2 + d^3) flops dense; O(r^2 d + r^3) with `r` rows in low rank (Woodbury).
 
-        Directions that `r` of the `s` rows leave out have more curvature than `l2`: they are given
-        the harmonic mean of the eigenvalues met, which sits at the low end of the spectrum.
+        Directions that `r` of the `s` rows leave out have more curvature than `l2`: they get half
+        the harmonic mean of the eigenvalues met, which lies at the low end of the spectrum.
         """
-        problem, xp = sample.problem, sample.problem.xp
-        f64 = xp.float64
-        s = sample.rows
-        low = problem.d > min(self.rank, s)
-        stride = -(-s // self.rank) if low else 1
+        problem, xp, f64 = sample.problem, sample.problem.xp, sample.problem.xp.float64
+        low = problem.d > min(self.rank, sample.rows)
+        stride = -(-sample.rows // self.rank) if low else 1
         thin = slice(-sample.own.start % stride, None, stride)  # of the rows of all ranks
         x, p, weight = sample.x[thin, :], sample.p[:, :, thin], sample.weight[:, thin]
         whole, part = problem.all_reduce(xp.sum(sample.weight, axis=1), xp.sum(weight, axis=1))
@@ -122,8 +117,8 @@ class Curvature:
         else:
             (gram,) = problem.all_reduce(cast(root.T @ root, f64))
         eye = xp.eye(gram.shape[0], dtype=f64, device=gram.device)
-        # Keeps l2 = 0 invertible; the low-rank form subtracts, and cancels in float32 below this.
-        # Without a penalty only the floor keeps rounding out of directions that no row has.
+        # The floor keeps l2 = 0 invertible, and rounding out of directions that no row has. The
+        # low-rank form subtracts, which in float32 cancels below it.
         trace = xp.sum(gram * eye) / problem.d
         share = xp.full_like(problem.l2, 1e-5 if low else 1e-10)
         floor = xp.where(problem.l2 > 0, share, 1e-5) * trace + 1e-200
@@ -131,23 +126,23 @@ class Curvature:
         shape = _Shape(problem, mass / total, ridge, mean, mass)
         if self._is_spectral(problem):
             return _spectral(shape, gram, root if low else None, thinned=stride > 1)
-        a = shape.scale[:, :, None]
-        inner = inverse_spd(a * gram[None, :, :] + ridge[:, None, None] * eye[None, :, :])
+        scaled = shape.scale[:, :, None] * gram[None, :, :]
+        inner = inverse_spd(scaled + ridge[:, None, None] * eye[None, :, :])
         if stride > 1:
             harmonic = gram.shape[0] / xp.sum(inner * eye[None, :, :], axis=(1, 2))
             ridge = xp.maximum(ridge, 0.5 * harmonic)
-            inner = inverse_spd(a * gram[None, :, :] + ridge[:, None, None] * eye[None, :, :])
+            inner = inverse_spd(scaled + ridge[:, None, None] * eye[None, :, :])
         inner = 0.5 * (inner + xp.matrix_transpose(inner))
         return _Inner(replace(shape, ridge=ridge), inner, root if low else None)
 
     def row_curvature(self, problem: Problem, p: Array, weight: Array) -> tuple[Array, Array]:
-        """`h_i` averaged over the tasks, `(s,)`, and each task's own sum of it, `(m, 1)`, or
-        `(m, k)` where classes have a scale of their own; of this rank's rows.
+        """This rank's `h_i` averaged over the tasks, `(s,)`, and each task's own sum of it, `(m,
+        1)`, or `(m, k)` if classes have a scale of their own.
 
         Args:
             problem: the family.
             p: probabilities of the rows, `(m, k, s)`.
-            weight: what they count, `(m or 1, s)`.
+            weight: of the rows, `(m or 1, s)`.
         """
         xp, k = problem.xp, problem.k
         h = xp.clip((1.0 - xp.sum(p * p, axis=1)) / (k - 1), 0.0, None) * weight
@@ -163,10 +158,10 @@ class Curvature:
 
 
 def _spectral(shape: _Shape, gram: Array, root: Array | None, *, thinned: bool) -> _Spectral:
-    """All tasks' inverses from one eigendecomposition of `C`, or of its Gram matrix beside root.
+    """All tasks' inverses from one eigendecomposition of `gram`: `C`, or `root root^T` in low rank.
 
-    In low rank `C = V diag(lambda) V^T` with `V = root^T U lambda^-1/2`; eigenvalues that are
-    rounding are left to the ridge.
+    There `C = V diag(lambda) V^T` with `V = root^T U lambda^-1/2`; eigenvalues that are rounding
+    are left to the ridge.
     """
     xp = shape.problem.xp
     values, basis = xp.linalg.eigh(gram)
@@ -187,10 +182,10 @@ def _spectral(shape: _Shape, gram: Array, root: Array | None, *, thinned: bool) 
 
 @dataclass(frozen=True)
 class _Shape(PerTask):
-    """What every form of the inverse shares: the tasks and the coordinates that free the bias."""
+    """What every form of the inverse shares: the tasks, and coordinates that decouple the bias."""
 
     problem: Problem
-    scale: Array  # a, (m, 1), or (m, k) where classes have their own
+    scale: Array  # a, (m, 1), or (m, k) if classes have their own
     ridge: Array  # (m,)
     mean: Array  # (d,)
     mass: Array  # (m, 1) or (m, k): curvature of one bias
@@ -205,7 +200,6 @@ class _Shape(PerTask):
         return self.problem.join(out, bias / self.mass - out @ self.mean)
 
     def take_tasks(self, index: list[int]) -> _Shape:
-        """The remaining tasks."""
         keep = {name: take_tasks(getattr(self, name), index) for name in ("scale", "ridge", "mass")}
         return replace(self, problem=self.problem.take_tasks(index), **keep)
 
@@ -228,7 +222,6 @@ class _Inner(PerTask):
         return self.shape.join((centred - back) / self.shape.ridge[:, None, None], bias)
 
     def take_tasks(self, index: list[int]) -> _Inner:
-        """The remaining tasks."""
         return _Inner(take_tasks(self.shape, index), take_tasks(self.inner, index), self.root)
 
 
@@ -245,14 +238,12 @@ class _Spectral(PerTask):
         centred, bias = self.shape.centred(v)
         xp = self.shape.problem.xp
         m, k, d = centred.shape
-        # Flat: one product with all rows, where m small ones would wait for memory.
+        # Flat: one product with all rows, as m small ones would wait for memory.
         t = xp.reshape(xp.reshape(centred, (m * k, d)) @ self.basis, (m, k, -1))
         t = xp.reshape(t * self.factor, (m * k, -1)) @ self.basis.T
         out = xp.reshape(t, (m, k, d)) + self.rest[:, None, None] * centred
         return self.shape.join(out, bias)
 
     def take_tasks(self, index: list[int]) -> _Spectral:
-        """The remaining tasks."""
-        chosen = (take_tasks(part, index) for part in (self.shape, self.factor, self.rest))
-        shape, factor, rest = chosen
+        shape, factor, rest = take_tasks([self.shape, self.factor, self.rest], index)
         return _Spectral(shape, self.basis, factor, rest)

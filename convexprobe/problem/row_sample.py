@@ -12,7 +12,7 @@ from convexprobe.arrays.ranks import Communicator
 from convexprobe.problem.linear_model import Pullback
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.softmax import curvature_product, softmax_
-from convexprobe.problem.tasks import PerTask, take_tasks
+from convexprobe.problem.tasks import PerTask, take_own, take_tasks
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Sample(PerTask):
 
     Attributes:
         problem: the family.
-        index: which rows, host `(s,)`; a rank's own, counted from its first.
-        own: where those stand among the rows that all ranks drew.
+        index: which of this rank's rows, host `(s,)`.
+        own: where they stand among the rows that all ranks drew.
         rows: how many all ranks drew.
         x: the rows, `(s, d)`.
         p: probabilities at the point, `(m, k, s)`.
@@ -42,13 +42,13 @@ class Sample(PerTask):
 
     @classmethod
     def draw(cls, problem: Problem, at: Evaluation, size: int, rng: np.random.Generator) -> Sample:
-        """Draw about `size` rows where the curvature is, and hold them at `at.w`.
+        """Draw about `size` rows where the curvature is, with their probabilities at `at.w`.
 
-        Row i enters with probability `min(1, c q_i)` (Poisson sampling), `q_i` proportional to nine
-        parts of its uncertainty (averaged over the tasks, each relative to its mean) and one part
-        of a constant; its weight is the inverse of that probability, so that sums stay unbiased.
-        Near a solution few rows are uncertain: then all of those enter and sums are almost exact.
-        Costs half a pass over the rows drawn if the evaluation has no logits.
+        Row i enters with probability `min(1, c q_i)` (Poisson sampling), where `q_i` is nine parts
+        its uncertainty (relative to the task's mean, averaged over the tasks) and one part a
+        constant. The inverse of that probability weighs the row, so that sums stay unbiased. Near a
+        solution few rows are uncertain: all of those enter, and sums are almost exact.
+        Costs half a pass over the rows drawn, or none if the evaluation has logits.
         """
         size = min(size, problem.capacity)
         index, inverse_probability = draw_rows(
@@ -71,23 +71,12 @@ class Sample(PerTask):
         own, rows = problem.communicator.span(len(index))
         z = problem.logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
         share = problem.weights_at(index) / cast(problem.total, problem.dtype)[:, None]
-        return cls(
-            problem=problem,
-            index=index,
-            own=own,
-            rows=rows,
-            x=x,
-            p=softmax_(z),
-            share=share,
-            inverse_probability=like(inverse_probability, x, problem.dtype),
-        )
+        inclusion = like(inverse_probability, x, problem.dtype)
+        return cls(problem, index, own, rows, x, softmax_(z), share, inclusion)
 
     def take_tasks(self, index: list[int]) -> Sample:
-        """The sample of the remaining tasks."""
-        share = self.share if self.share.shape[0] == 1 else take_tasks(self.share, index)
-        return replace(
-            self, problem=self.problem.take_tasks(index), p=take_tasks(self.p, index), share=share
-        )
+        problem, share = self.problem.take_tasks(index), take_own(self.share, index)
+        return replace(self, problem=problem, p=take_tasks(self.p, index), share=share)
 
     @property
     def weight(self) -> Array:
@@ -107,7 +96,7 @@ class Sample(PerTask):
 
 def sample_size(n: int, d: int, rows: int, growth: int = 1) -> int:
     """Rows of a solver's sample: `growth` times `rows`, or times `4 d` if that is more (`d` counted
-    up to 1 024); a quarter of all rows at most, or all of them if they are at most `4 rows`."""
+    up to 1 024), but at most a quarter of all rows, or all of them if they are at most `4 rows`."""
     return min(growth * max(rows, 4 * min(d, 1024)), n if n <= 4 * rows else n // 4)
 
 
@@ -123,7 +112,7 @@ def draw_rows(
     Args:
         uncertainty: `(m, n)`; of this rank's rows, like the weights and what is returned.
         weights: row weights, `(m or 1, n)`, or None.
-        size: rows of all ranks.
+        size: rows that all ranks draw together.
         rng: the same on every rank.
         communicator: the ranks.
     """

@@ -6,10 +6,10 @@ columns, and for `W = V Q^T`
 
     W x_i = V L_i,    ||W|| = ||V||,    W = V L^-1 X:
 
-`F` is the same function of `V` on the `n` rows of `L`, at `n / d` of the price a pass. The Gram
-matrix is rounded, and is made definite by a ridge of that size: what is found here is where the
-solve on the rows themselves starts, whose certificate vouches for it. Costs `n^2 d` once. The Gram
-matrix needs every pair of rows: rows dealt out over ranks are solved as they are.
+`F` is the same function of `V` on the `n` rows of `L`, where a pass costs `n / d` of one here. The
+Gram matrix costs `n^2 d` once. As it is rounded, a ridge of that size makes it definite, and the
+solution found in the space is only a start for the solve on the rows, whose certificate decides.
+Rows dealt out over ranks are solved as they are: the Gram matrix needs every pair of rows.
 """
 
 from __future__ import annotations
@@ -24,14 +24,10 @@ from convexprobe.arrays.linalg import cholesky, solve_triangular
 from convexprobe.problem.objective import Problem
 
 MOST_ROWS = 2048
-"""Rows up to which the Gram matrix and its factor cost little beside the solve.
-
-Measured on one thread, newton-cg certified to 1e-5 on 1 195 x 25 088: 7.4 s on the rows, 1.5 s in
-their space.
-"""
+"""Rows up to which the Gram matrix and its factor cost little beside the solve."""
 
 _FAST = 4.0
-"""Flops of the Gram matrix in the time of one flop of a pass."""
+"""How many flops of the Gram matrix take the time of one flop of a pass."""
 
 COLUMNS = 512
 """Features whose products add up in the compute dtype before float64 takes over."""
@@ -39,7 +35,7 @@ COLUMNS = 512
 
 @dataclass(frozen=True)
 class RowSpace:
-    """A family of wide rows as a family of `n` features.
+    """A family of wide rows as a family with `n` features.
 
     Attributes:
         source: the family.
@@ -57,24 +53,21 @@ class RowSpace:
         """Parameters `(m, n k + k)` of the nearest classifier in the rows' space; half a pass."""
         self.source.count_rows(self.source.n)
         weights, bias = self.source.split(w)
-        m, k, d = weights.shape
-        xp, flat = self.source.xp, cast(weights, self.source.dtype)
-        flat = self.source.xp.reshape(flat, (m * k, d))
+        (m, k, d), xp = weights.shape, self.source.xp
+        flat = xp.reshape(cast(weights, self.source.dtype), (m * k, d))
         logits = xp.concat([flat @ (x - self.mean).T for _, x in self.source.rows.blocks()], axis=1)
         v = solve_triangular(self.factor, cast(logits, w.dtype).T, upper=False).T
         shift = xp.reshape(cast(flat @ self.mean, w.dtype), (m, k))
         return self.problem.join(xp.reshape(v, (m, k, -1)), bias + shift)
 
     def lift(self, v: Array) -> Array:
-        """The same classifiers on the rows themselves, `(m, p)`; half a pass."""
+        """The same classifiers on the rows as they are, `(m, p)`; half a pass."""
         self.source.count_rows(self.source.n)
         weights, bias = self.problem.split(v)
         m, k, n = weights.shape
-        xp, dtype = self.source.xp, self.source.dtype
-        flat = cast(
-            solve_triangular(self.factor.T, xp.reshape(weights, (m * k, n)).T, upper=True).T, dtype
-        )
-        out = 0.0
+        xp, out = self.source.xp, 0.0
+        flat = xp.reshape(weights, (m * k, n)).T
+        flat = cast(solve_triangular(self.factor.T, flat, upper=True).T, self.source.dtype)
         for span, x in self.source.rows.blocks():
             out = out + flat[:, span] @ (x - self.mean)
         shift = xp.reshape(cast(out @ self.mean, v.dtype), (m, k))
@@ -82,7 +75,7 @@ class RowSpace:
 
 
 def row_space(problem: Problem) -> RowSpace:
-    """The family in the space of its rows; counts as what its products cost, `n / 2k` passes."""
+    """The family in the space of its rows; counted by its products, as `n / 2k` passes."""
     xp, rows, n = problem.xp, problem.rows, problem.n
     mean = cast(xp.mean(problem.mean, axis=0), problem.dtype)
     x = rows.take(np.arange(n))
@@ -94,23 +87,14 @@ def row_space(problem: Problem) -> RowSpace:
     eye = xp.eye(n, dtype=gram.dtype, device=gram.device)
     trace = xp.sum(gram * eye)
     ridge = epsilon(problem.dtype, gram) * trace / n**0.5 + 1e-300
-    factor = cholesky(gram + ridge * eye)
-    while factor is None:
+    while (factor := cholesky(gram + ridge * eye)) is None:
         ridge = 4.0 * ridge
-        factor = cholesky(gram + ridge * eye)
-    inside = Problem(
-        Rows(cast(factor, problem.dtype)),
-        problem.labels,
-        problem.host_l2,
-        classes=problem.k,
-        weights=problem.weights,
-    )
     problem.count_rows(n * n / problem.k)
-    return RowSpace(problem, inside, factor, mean)
+    return RowSpace(problem, problem.on_rows(Rows(cast(factor, problem.dtype))), factor, mean)
 
 
 def row_space_passes(problem: Problem) -> float:
-    """What the row space costs, in passes: a product of all rows with all rows is a fast one."""
+    """What entering the row space takes of the time of a pass."""
     return problem.n / (2.0 * max(problem.k, 2)) / _FAST + 4.0
 
 

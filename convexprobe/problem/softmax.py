@@ -1,4 +1,4 @@
-"""Softmax on logits `(m, k, r)`: probabilities, what a row adds to an evaluation, a loss on a ray.
+"""Softmax on logits `(m, k, r)`: probabilities, each row's part of an evaluation, losses on a ray.
 
 Everything here is a function of arrays alone, so that a fused kernel can replace any of it.
 """
@@ -35,13 +35,13 @@ def curvature_product(p: Array, u: Array) -> Array:
 
 
 class RowTerms(NamedTuple):
-    """What each row adds to an evaluation, times its weight unless said otherwise.
+    """What each row adds to an evaluation, times its weight.
 
     Attributes:
         residual: `P_i - Y_i`, `(m, k, r)`.
         loss: `logsumexp(z_i) - z_i[y_i]`, nats, `(m, r)`.
         entropy: of `P_i`, nats, `(m, r)`.
-        uncertainty: `1 - sum_k P_ik^2`, not weighted, `(m, r)`.
+        uncertainty: `1 - sum_k P_ik^2`, `(m, r)`: without the weight.
         largest: the largest logit, `(m, r)`.
     """
 
@@ -80,12 +80,8 @@ def row_terms(z: Array, labels: Array, weights: Array | None = None) -> RowTerms
 def ray_terms(z: Array, dz: Array, t: Array, labels: Array) -> tuple[Array, Array, Array]:
     """Each row's loss at `z - t dz` and its first two derivatives by `t`, `(m, r)`.
 
-    With `P = softmax(z - t dz)`: `logsumexp - own logit`, `dz_y - P dz`, `P dz^2 - (P dz)^2`.
-
-    Args:
-        z, dz: logits and their change, `(m, k, r)`.
-        t: step of each task, `(m,)`.
-        labels: class indices, `(m or 1, r)`.
+    With `P = softmax(z - t dz)`: `logsumexp - own logit`, `dz_y - P dz`, `P dz^2 - (P dz)^2`, for
+    logits and their change `(m, k, r)`, steps `(m,)` and class indices `(m or 1, r)`.
     """
     xp = namespace(z)
     z = z - cast(t, z.dtype)[:, None, None] * dz

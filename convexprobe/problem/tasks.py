@@ -1,4 +1,4 @@
-"""The task axis: taking tasks out of any record whose arrays have it first."""
+"""The task axis: keep some tasks of any record whose arrays have that axis first."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ T = TypeVar("T")
 
 
 class PerTask(ABC):
-    """Something that knows how to give up tasks.
+    """Something that knows how to keep some of its tasks.
 
-    An abstract class and not a protocol: asking whether something follows a protocol takes
-    milliseconds, as long as a Newton step on a small layer.
+    An abstract class, as the check whether something follows a protocol takes milliseconds.
     """
 
     @abstractmethod
     def take_tasks(self, index: list[int]) -> Any:
-        """The same thing for the remaining tasks."""
+        """The same thing for the tasks `index` alone."""
+
+
+def take_own(array: Any, index: list[int]) -> Any:
+    """The tasks `index` of an array `(m, ...)`; None, or `(1, ...)` that all share, stays."""
+    return array if array is None or array.shape[0] == 1 else take_tasks(array, index)
 
 
 def take_tasks(state: T, index: list[int]) -> T:
-    """The tasks `index` of a record whose arrays have the task axis first.
-
-    Recurses through dataclasses and lists; numbers and None stay as they are.
-    """
+    """The tasks `index` of arrays, and of lists and dataclasses of them; all else stays."""
     out: Any = state
     if isinstance(state, PerTask):
         out = state.take_tasks(index)

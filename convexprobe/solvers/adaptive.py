@@ -1,9 +1,8 @@
 """What Adam and RMSprop share: epochs of updates scaled by their own history, and a schedule.
 
-Features are measured in their own root mean square, so that a rate of `r` moves a logit by about
-`r` an update whatever the scale of a column; the penalty stays in the original coordinates. The
-schedule has nothing to choose: a task's rate is halved after an epoch that did not lower its
-objective.
+Columns are scaled to a root mean square of 1, so that an update at rate `r` moves a logit by about
+`r`; the penalty stays in the original coordinates. There is no schedule to choose: a task's rate is
+halved after an epoch that did not lower its objective.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from convexprobe.solvers.base import SolverState, check_fraction, check_settings
 
 @dataclass
 class AdaptiveState(SolverState):
-    """Attributes: `rate` of each task, `(m,)`; running means `first` and `second` of gradients and
-    their squares, `(m, p)`; `updates` made; `scale`, each parameter's unit of length, `(m, p)`."""
+    """Attributes: `rate` of each task, `(m,)`; `first` and `second`, running means of gradients and
+    of their squares, `(m, p)`; `updates` made; `scale`, each parameter's unit, `(m, p)`."""
 
     rate: Array = None
     first: Array = None
@@ -39,31 +38,28 @@ class Adaptive(ABC):
         batch: rows of a minibatch, at most a 32nd of all; None for all rows.
         rate: first learning rate, in logits an update.
         seed: of the shuffles.
+        decay: what an update keeps of the running mean of squared gradients.
     """
 
     batch: int | None = 256
     rate: float = 0.3
     seed: int = 0
+    decay: float = 0.9
 
     def __post_init__(self) -> None:
         check_settings(self, batch=1, rate=0.0)
-        for decay in self.decays:
+        for decay in self.decay if isinstance(self.decay, tuple) else (self.decay,):
             check_fraction(self, "decay", decay)
-
-    @property
-    @abstractmethod
-    def decays(self) -> tuple[float, ...]:
-        """What an update keeps of each running mean."""
 
     @abstractmethod
     def moments(
         self, g: Array, first: Array, second: Array, updates: int
     ) -> tuple[Array, Array, Array]:
-        """The update's direction and the new running means, given the gradient `(m, p)` and the
-        number of updates, this one included."""
+        """The update's direction and the new running means, for the gradient `g`, `(m, p)`, and
+        the number of updates, this one included."""
 
     def init(self, problem: Problem, w: Array) -> AdaptiveState:
-        """Evaluate at `w` and measure the columns on a sample of rows."""
+        """Evaluate at `w`, and measure the columns on a sample of rows."""
         xp, at = problem.xp, problem.evaluate(w)
         sample = Sample.draw(problem, at, 2048, generator(self.seed, 0))
         (square,) = problem.all_reduce(xp.sum(sample.x * sample.x, axis=0))
@@ -78,7 +74,6 @@ class Adaptive(ABC):
         )
 
     def step(self, problem: Problem, w: Array, state: AdaptiveState) -> tuple[Array, AdaptiveState]:
-        """One epoch, its updates made one after another, and the evaluation after it."""
         assert state.at is not None
         first, second, updates = state.first, state.second, state.updates
         for rows in self._batches(problem.n, state.steps):
@@ -90,14 +85,11 @@ class Adaptive(ABC):
         at = problem.evaluate(w)
         fell = at.value < state.at.value
         rate = problem.xp.where(fell, state.rate, 0.5 * state.rate)
-        steps = state.steps + 1
-        new = replace(
-            state, at=at, steps=steps, rate=rate, first=first, second=second, updates=updates
-        )
-        return at.w, new
+        new = replace(state, at=at, steps=state.steps + 1, rate=rate, updates=updates)
+        return at.w, replace(new, first=first, second=second)
 
     def _batches(self, n: int, step: int) -> list[np.ndarray] | list[None]:
-        """The rows of each update of an epoch; None where it takes the gradient at hand."""
+        """The rows of each update of an epoch; None for the gradient at hand."""
         if self.batch is None:
             return [None]
         size = min(self.batch, max(16, n // 32))

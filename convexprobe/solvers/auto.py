@@ -1,4 +1,4 @@
-"""The default: which solver a problem is given."""
+"""The default solver: one for small problems, one for all others."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from convexprobe.solvers.lbfgs import LBFGS
 from convexprobe.solvers.newton_cholesky import NewtonCholesky
 
 FLOPS = 5e7
-"""Flops of an exact Hessian up to which a few Newton steps are done sooner than anything else."""
+"""Flops of an exact Hessian up to which Newton's few steps take less time than others' many."""
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Exact Newton steps for problems with few parameters and rows, else L-BFGS.
-
-    `docs/decisions/solver.md` has the measurements.
+    """Exact Newton steps for small problems, L-BFGS for others; see `docs/decisions/solver.md`.
 
     Attributes:
         small: for problems whose Hessian takes at most `FLOPS`.
@@ -33,9 +31,7 @@ class Auto:
         return self.small if float(problem.n) * problem.p**2 <= FLOPS else self.large
 
     def init(self, problem: Problem, w: Array) -> Any:
-        """The chosen solver's first state."""
         return self._chosen(problem).init(problem, w)
 
     def step(self, problem: Problem, w: Array, state: Any) -> tuple[Array, Any]:
-        """One step of it."""
         return self._chosen(problem).step(problem, w, state)

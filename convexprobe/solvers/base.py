@@ -1,8 +1,7 @@
-"""What a solver is, and what the solvers share: the line search and conjugate gradients.
+"""What a solver is, and what solvers share.
 
-A solver is a frozen record of hyperparameters. It sees vectors `(m, p)` and a `Problem`; it never
-holds data, prints, reads a clock or tests convergence: `solvers.loop` does
-that once for all.
+A solver is a frozen record of settings. It sees vectors `(m, p)` and a `Problem`; it holds no data,
+prints nothing, and leaves the clock, the budget and stopping to the loop (`solvers.loop`).
 """
 
 from __future__ import annotations
@@ -17,9 +16,6 @@ from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.row_sample import Sample
 
-STALE = 0.6
-"""What is left of a loss when the curvature where it was higher no longer serves."""
-
 
 @dataclass
 class SolverState:
@@ -29,8 +25,8 @@ class SolverState:
         at: the evaluation at the current `w`, or None if the step made none over all rows.
         sample: rows evaluated at the current `w`, or None; the certificate uses them.
         steps: steps taken; with the seed it determines every random draw.
-        inverse: a preconditioner for points near `w`, or None where there is none yet.
-        built: the loss where it was built, `(m,)`.
+        inverse: a preconditioner for points near `w`, or None before the first.
+        built: the losses where it was built, `(m,)`.
     """
 
     at: Evaluation | None
@@ -50,13 +46,22 @@ class Solver(Protocol):
         """One iteration, about one pass: the next `w` and its state."""
 
 
-def fresh_inverse(state: SolverState, build: Callable[[], Inverse]) -> tuple[Inverse, Array]:
-    """The state's preconditioner and the loss where it was built; a new one, at the current point,
-    where there is none or a task's loss has fallen below `STALE` of what it was there."""
+def has_fallen(state: SolverState, fraction: float) -> bool:
+    """Whether a task's loss is below this fraction of what it was at the last build."""
     assert state.at is not None
-    loss = state.at.loss
-    if state.inverse is None or bool(namespace(loss).any(loss < STALE * state.built)):
-        return build(), loss
+    return bool(namespace(state.built).any(state.at.loss < fraction * state.built))
+
+
+def fresh_inverse(
+    state: SolverState, build: Callable[[], Inverse], *, fraction: float = 0.6
+) -> tuple[Inverse, Array]:
+    """The state's preconditioner and the losses where it was built.
+
+    Builds one at the current point if there is none, or if a loss `has_fallen` to the fraction.
+    """
+    assert state.at is not None
+    if state.inverse is None or has_fallen(state, fraction):
+        return build(), state.at.loss
     return state.inverse, state.built
 
 
@@ -66,9 +71,9 @@ def inner(a: Array, b: Array) -> Array:
 
 
 def check_settings(solver: Any, **least: float) -> None:
-    """Refuse a solver's settings that are below these bounds, or not of their default's kind.
+    """Refuse settings that are not above these bounds, or not of the bounds' type; None is fine.
 
-    A bound given as an integer asks for an integer; settings that are None are left alone.
+    An integer is the smallest value allowed, and asks for integers.
 
     Raises:
         TypeError, ValueError: with the solver's name and the setting's.

@@ -1,4 +1,4 @@
-"""Conjugate gradients for the inner systems of Newton."""
+"""Conjugate gradients for linear systems with a Hessian."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ def conjugate_gradient(
     *,
     tolerance: float,
     iterations: int,
+    enough: Callable[[Array, Array], bool] | None = None,
 ) -> Array:
     """Solve `H x = b` for every task, `(m, p)`, to a relative residual in the inverse's norm.
 
-    Each task stops on its own (its step becomes 0); all stop at a direction without curvature.
+    A task stops on its own, also at a direction without curvature: its step becomes 0. All stop if
+    `enough(x, residual)` says so after an iteration.
     """
     xp = namespace(b)
     x, r = xp.zeros_like(b), b
@@ -33,6 +35,8 @@ def conjugate_gradient(
         active = active & (curvature > 0)
         alpha = xp.where(active, rz / xp.where(active, curvature, 1.0), 0.0)[:, None]
         x, r = x + alpha * p, r - alpha * q
+        if enough is not None and enough(x, r):
+            break
         z = inverse.solve(r)
         rz, last = inner(r, z), rz
         active = active & (rz > target)

@@ -1,4 +1,4 @@
-"""The loss on validation rows as a rule to stop by: what early stopping watches."""
+"""What early stopping watches: the loss on validation rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 from convexprobe.activations.source import Source, in_smaller_blocks
 from convexprobe.arrays.backend import Array, to_numpy
-from convexprobe.arrays.elementwise import one_hot
+from convexprobe.arrays.elementwise import pick
 from convexprobe.problem.objective import Problem
-from convexprobe.problem.tasks import PerTask, take_tasks
+from convexprobe.problem.tasks import PerTask, take_own
 
 _LARGEST = 1e6
-"""Loss of a row whose class had no rows to fit to: a constant, from which sums still recover."""
+"""Loss of a row whose class had no rows to fit to: finite, so that sums still tell tasks apart."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ValidationLoss(PerTask):
         family: the tasks.
         rows: the validation rows.
         labels: their class indices, `(m or 1, rows)`.
-        weights: which of them each task is judged on, `(m or 1, rows)`, or None for all.
+        weights: what each task's loss weighs them by, `(m or 1, rows)`, or None for ones.
     """
 
     family: Problem
@@ -34,8 +34,7 @@ class ValidationLoss(PerTask):
 
     def __call__(self, w: Array) -> np.ndarray:
         """Half a pass over the validation rows."""
-        family = self.family
-        loss, mass = family.all_reduce(*self._sums(w))
+        loss, mass = self.family.all_reduce(*self._sums(w))
         return to_numpy(loss / mass)
 
     @in_smaller_blocks
@@ -46,19 +45,12 @@ class ValidationLoss(PerTask):
         for span, x in self.rows.blocks(family.m * family.k):
             z = family.logits(w, x)
             z -= xp.max(z, axis=1, keepdims=True)
-            correct = one_hot(self.labels[:, span], family.k)
-            row = xp.log(xp.sum(xp.exp(z), axis=1)) - xp.sum(
-                xp.where(correct, z, xp.zeros_like(z)), axis=1
-            )
+            row = xp.log(xp.sum(xp.exp(z), axis=1)) - pick(z, self.labels[:, span])
             share = xp.ones_like(row) if self.weights is None else self.weights[:, span]
             loss = loss + xp.sum(xp.clip(row, None, _LARGEST) * share, axis=1, dtype=xp.float64)
             mass = mass + xp.sum(share, axis=1, dtype=xp.float64)
         return loss, mass
 
     def take_tasks(self, index: list[int]) -> ValidationLoss:
-        """The remaining tasks."""
-        weights = self.weights
-        if weights is not None and weights.shape[0] > 1:
-            weights = take_tasks(weights, index)
-        labels = self.labels if self.labels.shape[0] == 1 else take_tasks(self.labels, index)
+        labels, weights = take_own(self.labels, index), take_own(self.weights, index)
         return ValidationLoss(self.family.take_tasks(index), self.rows, labels, weights)

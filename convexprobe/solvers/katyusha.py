@@ -14,10 +14,9 @@ class Katyusha(VarianceReduced):
     """Katyusha (Allen-Zhu 2017; in the form of Kovalev, Horvath and Richtarik 2020, Algorithm 2).
 
     Gradients are taken at `momentum * z + v/2 + (1/2 - momentum) * y`: `y` follows the steps, `z`
-    their sum, and the snapshot `v` pulls back, which keeps the noise of accelerated steps bounded.
-    The strong convexity in the preconditioner's norm is unknown, so that `momentum` is a constant
-    and `z` is not shrunk. Costs and memory are those of SVRG; use it where the preconditioner is
-    poor.
+    their sum, and the snapshot `v` pulls back, which bounds the noise of accelerated steps. The
+    strong convexity in the preconditioner's norm is unknown, so `momentum` is a constant and `z` is
+    not shrunk. Costs and memory are those of SVRG; use it with a poor preconditioner.
 
     Attributes:
         momentum: theta_1 of the paper.
@@ -27,10 +26,9 @@ class Katyusha(VarianceReduced):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < check_real("Katyusha(momentum=)", self.momentum) <= 0.5:
-            raise ValueError(
-                f"Katyusha(momentum=): expected more than 0, at most 0.5, found {self.momentum}"
-            )
+        where = "Katyusha(momentum=)"
+        if not 0.0 < check_real(where, self.momentum) <= 0.5:
+            raise ValueError(f"{where}: expected more than 0, at most 0.5, found {self.momentum}")
 
     def walk(self, stage: Stage) -> Array:
         """Coupled steps: `z` by `2 / (3 theta_1 L)`, which moves `y` by `2 / (3 L)`."""

@@ -8,15 +8,15 @@ from convexprobe.arrays.backend import Array, cast, generator, namespace
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Inverse, Preconditioner
 from convexprobe.problem.row_sample import Sample, sample_size
-from convexprobe.solvers.base import SolverState, check_settings, fresh_inverse, inner
-from convexprobe.solvers.ladder import Bought, ladder
+from convexprobe.solvers.base import SolverState, check_settings, fresh_inverse, has_fallen, inner
+from convexprobe.solvers.ladder import STALE, Bought, ladder
 from convexprobe.solvers.line_search import line_search
 
 
 @dataclass
 class LBFGSState(SolverState):
-    """Attributes: `steps_taken` and `changes`, the last pairs `(m, p)`, newest last; `bought`, the
-    place on the ladder."""
+    """Attributes: `steps_taken` and `changes`, pairs of steps and changes of gradient, `(m, p)`
+    each, newest last; `bought`, the place on the ladder."""
 
     steps_taken: list[Array] = field(default_factory=list)
     changes: list[Array] = field(default_factory=list)
@@ -25,7 +25,7 @@ class LBFGSState(SolverState):
 
 @dataclass(frozen=True)
 class LBFGS:
-    """L-BFGS: two-loop recursion around a preconditioner, line search on logits.
+    """L-BFGS: the two-loop recursion around a preconditioner, with a line search on logits.
 
     A step is one pass. Memory: O(memory m p) for the pairs, O(m k n) for logits and their change,
     and the preconditioner's.
@@ -34,12 +34,12 @@ class LBFGS:
     preconditioner's norm.
 
     Attributes:
-        preconditioner: the first metric, built anew whenever a task's loss has fallen below 0.6 of
-            what it was; None buys one when it pays (`solvers/ladder.py`).
+        preconditioner: the first metric, rebuilt by the rule of `fresh_inverse`; None for one that
+            is bought when it pays (`solvers/ladder.py`).
         memory: pairs kept.
-        rows: rows of the sample that a given preconditioner is built from, or `4 d` if that is
-            more (`d` counted up to 1 024).
-        seed: of that draw.
+        rows: rows of a given preconditioner's sample, or `4 d` if that is more (`d` counted up to
+            1 024).
+        seed: of the draws.
     """
 
     preconditioner: Preconditioner | None = None
@@ -57,33 +57,29 @@ class LBFGS:
 
     def _metric(self, problem: Problem, state: LBFGSState) -> tuple[Inverse, Array, Bought]:
         """This step's preconditioner, the losses where it was built, the place on the ladder."""
-        at, rng = state.at, generator(self.seed, state.steps + 1)
+        at, bought = state.at, state.bought
         assert at is not None
 
         def build(recipe: Preconditioner, rows: int) -> Inverse:
+            rng = generator(self.seed, state.steps + 1)
             return recipe.build(Sample.draw(problem, at, rows, rng))
 
         if self.preconditioner is not None:
             recipe, size = self.preconditioner, sample_size(problem.n, problem.d, self.rows)
-            return *fresh_inverse(state, lambda: build(recipe, size)), state.bought
-
-        def stale(fraction: float) -> bool:
-            return bool(namespace(at.loss).any(at.loss < fraction * state.built))
-
-        levels, bought = ladder(problem), state.bought
+            return *fresh_inverse(state, lambda: build(recipe, size)), bought
+        levels = ladder(problem)
         if state.inverse is not None and bought.level < 0:  # a warm start's: as good as the first
             bought = replace(bought, level=0)
-        level = bought.next(problem, levels, stale)
+        level = bought.next(problem, levels, has_fallen(state, STALE))
         if level is None:
             assert state.inverse is not None
-            bought = replace(bought, there=bought.there + 1.0, since=bought.since + 1.0)
+            bought = Bought(bought.level, bought.there + 1.0, bought.since + 1.0)
             return state.inverse, state.built, bought
-        inverse = build(levels[level].recipe, levels[level].rows)
         there = 1.0 if level != bought.level else bought.there + 1.0
+        inverse = build(levels[level].recipe, levels[level].rows)
         return inverse, at.loss, Bought(level, there, since=1.0)
 
     def step(self, problem: Problem, w: Array, state: LBFGSState) -> tuple[Array, LBFGSState]:
-        """One quasi-Newton step."""
         xp, at = problem.xp, state.at
         assert at is not None
         steps = state.steps + 1
@@ -102,14 +98,14 @@ class LBFGS:
 def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) -> Array:
     """The inverse BFGS metric of the pairs applied to the gradient, `(m, p)`.
 
-    A zero pair stands for a task that made no usable step, and leaves that task alone.
+    A pair that is zero for a task, which made no usable step, changes nothing for it.
 
     The two loops are triangular systems in the pairs' inner products: with `S` and `Y` the pairs,
     oldest first, `T` the upper triangle of `S^T Y` and `D` its diagonal,
 
         a = T^-1 S^T g,    r = P^-1 (g - Y a),    r + S T^-T (D a - Y^T r),
 
-    where `P^-1` is scaled by `s.y / y.(P^-1 y)` of the newest pair that is not zero.
+    where `s.y / y.(P^-1 y)` of the newest pair that is not zero scales `P^-1`.
     """
     if not s:
         return inverse.solve(gradient)

@@ -13,18 +13,18 @@ TRIALS = 10
 
 
 def line_search(problem: Problem, at: Evaluation, direction: Array) -> tuple[Evaluation, Array]:
-    """The point `w - t d` of each task with almost no slope left along `d`: one pass in all.
+    """The point `w - t d` of each task with little slope left along `d`: one pass in all.
 
-    `d`'s share of the logits is half a pass; along the ray the loss and its derivatives cost no
-    product with the rows (`Problem.along`); gathering the gradient at the end is the other half.
-    The objective is convex along the ray, so that Newton's method in `t` from 1, bracketed, finds
-    the step. It is taken when the slope has fallen to a fifth and the value has not risen, or where
-    values differ by rounding alone, when the slope has fallen at all (the approximate Wolfe
-    condition of Hager and Zhang 2005).
+    The change of logits along `d` is half a pass, and the gradient at the end the other half. In
+    between, the loss and its derivatives along the ray need no product with rows
+    (`Problem.along_ray`). The objective is convex along the ray, so a bracketed Newton's method
+    from `t = 1` finds the step. A step is taken once the slope has fallen to a fifth and the value
+    has not risen; if values differ by rounding alone, once the slope has fallen at all (the
+    approximate Wolfe condition of Hager and Zhang 2005).
 
     Args:
         problem: the family.
-        at: evaluation at the current point, with its logits; they are computed if it has none.
+        at: the evaluation at the current point; its logits are computed if it has none.
         direction: descent direction to subtract, `(m, p)`.
 
     Returns:
@@ -56,10 +56,10 @@ def line_search(problem: Problem, at: Evaluation, direction: Array) -> tuple[Eva
         better = xp.where(inside, xp.minimum(newton, 4.0 * t), limit)
         t = xp.where(good, t, better)
     t = xp.where(good, t, low)
-    moves = t > 0  # a task that stays may have an overflowed direction: 0 times it is NaN
+    moves = t > 0  # the direction of a task that stays may be infinite: 0 times it is NaN
     direction = xp.where(moves[:, None], direction, 0.0)
     dz = xp.where(moves[:, None, None], dz, 0.0)
     w = at.w - t[:, None] * direction
-    dz *= -cast(t, dz.dtype)[:, None, None]  # in place: arrays of this size decide the memory
+    dz *= -cast(t, dz.dtype)[:, None, None]  # in place, as logits are most of the memory
     dz += at.logits
     return problem.evaluate(w, logits=dz), t

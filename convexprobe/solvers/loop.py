@@ -19,26 +19,26 @@ from convexprobe.solvers.certifier import Certifier
 from convexprobe.solvers.solution import Record, Solution, Status
 
 STALLED_STEPS = 8
-"""Steps in a row without a change of value or gap after which rounding has ended progress."""
+"""Quiet steps in a row (see `_Best.update`) after which rounding has ended progress."""
 
 PATIENCE = 5
-"""Evaluations in a row without a lower validation loss after which early stopping stops."""
+"""Evaluations in a row without a lower validation loss after which a task stops early."""
 
 
 class _Best:
-    """By task, the point of lowest score (`F`, or what stopping watches) and the highest bound."""
+    """Each task's point of lowest score (`F`, or what stopping watches) and highest bound."""
 
     def __init__(self, problem: Problem, w: Array) -> None:
         m = problem.m
         self.w = [w[t, :] for t in range(m)]
-        self.logits: list[Array] = [None] * m  # at that point, where the evaluation kept them
+        self.logits: list[Array] = [None] * m  # at that point, if the evaluation kept them
         self.objective, self.loss = np.full(m, np.inf), np.full(m, np.inf)
         self.rounding, self.bound, self.doubt = np.zeros(m), np.zeros(m), np.zeros(m)
         self.score, self.last = np.full(m, np.inf), np.full(m, np.inf)
         weights, _ = problem.split(w)
         self.moved = to_numpy(problem.xp.any(weights != 0, axis=(1, 2)))  # from zero weights
         self.stale = np.zeros(m, dtype=int)  # evaluations in a row without a lower score
-        self.quiet = np.zeros(m, dtype=int)  # steps in a row without a change
+        self.quiet = np.zeros(m, dtype=int)  # quiet steps in a row
 
     def update(
         self,
@@ -50,13 +50,13 @@ class _Best:
     ) -> None:
         """Take in the evaluation, lower bounds and scores of these tasks.
 
-        A step is quiet when the value moved by no more than its rounding (or by what is not
-        `notable`) and the gap by no more than a hundredth.
+        A step is quiet if the value moved by less than is `notable` or than a tenth of its rounding
+        allowance, and the gap fell by less than a hundredth.
         """
         before = self.gap[tasks]
         for i, t in enumerate(tasks):
             value, rounding = float(at.value[i]), float(at.rounding[i])
-            # The allowance bounds a systematic error; from step to step values agree far better.
+            # The allowance covers a systematic error: between steps values agree far better.
             moved = abs(value - self.last[t]) > max(0.1 * rounding, notable[i])
             self.quiet[t] = 0 if moved else self.quiet[t] + 1
             self.last[t] = value
@@ -72,9 +72,9 @@ class _Best:
 
     @property
     def gap(self) -> np.ndarray:
-        """Value less bound, `(m,)`, with what rounding may have taken from it.
+        """Value less bound, `(m,)`, and what rounding may have taken from it.
 
-        A gradient off by `e` moves `||r||^2 / (2 l2)` to `(||r|| + ||e||)^2 / (2 l2)` at most.
+        A gradient off by `e` raises `||r||^2 / (2 l2)` to `(||r|| + ||e||)^2 / (2 l2)` at most.
         """
         gap = np.maximum(self.objective - self.bound, 0.0)
         return (np.sqrt(gap) + np.sqrt(self.doubt)) ** 2 + self.rounding
@@ -117,25 +117,24 @@ def solve(
     inverse: Inverse | None = None,
     stopping: Callable[[Array], np.ndarray] | None = None,
 ) -> Solution:
-    """Run a solver on every task of a family until each is certified or the budget is spent.
+    """Run a solver on every task of a family until each is certified or a budget is spent.
 
-    A task ends when its gap is at most `tol * H(Y)`; it then leaves the work. Running out of budget
-    is a status with a gap, never an exception.
+    A task leaves the work when its gap is at most `tol * H(Y)`. A spent budget is a status with a
+    gap, never an exception.
 
     Args:
         problem: the family.
         solver: the algorithm.
-        w: where to start, `(m, p)`; the best constant classifier when None.
+        w: where to start, `(m, p)`; None for the best constant classifier.
         tol: relative tolerance.
         max_passes: budget of passes of this call.
-        max_seconds: budget of seconds of the whole family.
+        max_seconds: budget of seconds of this call.
         callbacks: called with each `Record`.
         state: a previous solution's state, to resume the same problem instead of starting.
-        inverse: a preconditioner for points near `w`, where one is at hand: building it costs a
-            pass.
-        stopping: early stopping instead of the certificate: `w` `(m, p)` -> a loss, host `(m,)`
-            (a `PerTask`, where tasks may end one by one). A task ends when that has not fallen for
-            `PATIENCE` evaluations, with the point where it was lowest, or at a gap of `tol / 100`.
+        inverse: a preconditioner for points near `w`, or None.
+        stopping: for early stopping, `w` `(m, p)` -> losses to watch, host `(m,)`; a `PerTask` if
+            tasks may end one by one. A task then ends at the point of its lowest loss, once that
+            has not fallen for `PATIENCE` evaluations, or at a gap of `tol / 100`.
 
     Returns:
         The solution, with the best point seen for each task.

@@ -31,16 +31,16 @@ class NewtonState(SolverState):
 class NewtonCG:
     """Inexact Newton with full gradients and a Hessian from the rows that carry curvature.
 
-    Each step: draw rows in proportion to their uncertainty (`Sample.draw`), solve
-    `H_S d = grad F` by preconditioned conjugate gradients on them, search along `d` on all rows.
-    A step costs one pass, plus one product with the sample per inner iteration (5 to 40 of them,
-    each `s/n` of a pass). The error contracts by a constant that the sample's size sets, in all
-    directions alike, which is also what makes the certificate follow closely. When the curvature
-    met along a step is twice the sample's, the sample doubles, up to a quarter of the rows, or to
-    all of them if they are at most 10 000.
+    Each step draws rows in proportion to their uncertainty (`Sample.draw`), solves
+    `H_S d = grad F` by preconditioned conjugate gradients on them, and searches along `d` on all
+    rows. That is one pass, and `s/n` of a pass for each inner iteration. The error contracts by a
+    constant that the sample's size sets, in all directions alike, so that the certificate follows
+    closely. If the curvature met along a step is twice the sample's, the sample doubles, up to the
+    limits of `sample_size`.
 
     Memory: O(m k n) for logits and their change, O(s d + m k s) for the sample, and the
-    preconditioner's. Use it unless rows are few or cannot be indexed.
+    preconditioner's. Use it for many rows that can be indexed and share their curvature among
+    classes: see `docs/decisions/solver.md`.
 
     Sources: truncated Newton, Nocedal and Wright, Algorithm 7.1; sub-sampled Hessians,
     Roosta-Khorasani and Mahoney 2019 (Algorithm 1) and Xu et al. 2016 (non-uniform sampling).
@@ -68,12 +68,11 @@ class NewtonCG:
         return Sample.draw(problem, at, size, generator(self.seed, step))
 
     def init(self, problem: Problem, w: Array) -> NewtonState:
-        """Evaluate at `w` and draw the first sample; nothing is built before a step is due."""
+        """Evaluate at `w` and draw the first sample; the first step builds the preconditioner."""
         at = problem.evaluate(w, keep=True)
         return NewtonState(at, self._draw(problem, at, 1, 0), built=at.loss)
 
     def step(self, problem: Problem, w: Array, state: NewtonState) -> tuple[Array, NewtonState]:
-        """One Newton step."""
         xp, at, sample = problem.xp, state.at, state.sample
         assert at is not None and sample is not None
         inverse, built = fresh_inverse(state, partial(self.preconditioner.build, sample))

@@ -19,20 +19,18 @@ from convexprobe.solvers.line_search import line_search
 class NewtonCholesky:
     """Exact Newton steps by a Cholesky factor, with a line search on logits.
 
-    A step is one pass and the Hessian, `O(n p^2 + p^3)` with `p = k (d + 1)`; memory `O(m p^2)`.
-    It converges quadratically, so that a handful of steps certify any tolerance. Use it while `p`
+    A step is one pass and the Hessian, `O(n p^2 + p^3)` flops with `p = k (d + 1)`; memory
+    `O(m p^2)`. Convergence is quadratic: a handful of steps certify any tolerance. Use it while `p`
     is at most a few hundred.
 
     Source: Nocedal and Wright, Algorithm 3.2.
     """
 
     def init(self, problem: Problem, w: Array) -> SolverState:
-        """Evaluate at `w`."""
         at = problem.evaluate(w, keep=True)
         return SolverState(at, built=at.loss)
 
     def step(self, problem: Problem, w: Array, state: SolverState) -> tuple[Array, SolverState]:
-        """One Newton step."""
         at = state.at
         assert at is not None
         inverse = ExactInverse(inverse_spd(hessian(problem, at)))
@@ -47,19 +45,17 @@ class ExactInverse(PerTask):
     matrix: Array
 
     def solve(self, v: Array) -> Array:
-        """Apply them to `v`, `(m, p)`."""
         return (self.matrix @ v[:, :, None])[:, :, 0]
 
     def take_tasks(self, index: list[int]) -> ExactInverse:
-        """Those of the remaining tasks."""
         return ExactInverse(take_tasks(self.matrix, index))
 
 
 def hessian(problem: Problem, at: Evaluation) -> Array:
-    """`(1/S) sum_i s_i (diag P_i - P_i P_i^T) (x) [x_i; 1][x_i; 1]^T + l2`, `(m, p, p)`.
+    """`(1/S) sum_i s_i (diag P_i - P_i P_i^T) (x) [x_i; 1][x_i; 1]^T + l2`, `(m, p, p)` float64.
 
-    A block for each pair of classes; those of a class with itself follow, as a row of blocks sums
-    to 0. Shared biases have no curvature: they are given some, as gradients have no part in them.
+    Only the blocks of two different classes are summed: a row of blocks sums to 0. Equal changes of
+    all biases change nothing: they get some curvature, so that the matrix has an inverse.
     """
     xp, f64, (m, k, d) = problem.xp, problem.xp.float64, (problem.m, problem.k, problem.d)
     pairs = [(a, b) for a in range(k) for b in range(a + 1, k)]
@@ -78,10 +74,9 @@ def hessian(problem: Problem, at: Evaluation) -> Array:
         ]
         blocks = blocks + xp.stack(sums)
     (blocks,) = problem.all_reduce(blocks)
-    blocks = xp.reshape(blocks, (m, len(pairs), d + 1, d + 1))
-    place = {pair: i for i, pair in enumerate(pairs)}
-    between = {(a, b): blocks[:, place[min(a, b), max(a, b)], :, :]
-               for a in range(k) for b in range(k) if a != b}  # fmt: skip
+    blocks, between = xp.reshape(blocks, (m, len(pairs), d + 1, d + 1)), {}
+    for i, (a, b) in enumerate(pairs):
+        between[a, b] = between[b, a] = blocks[:, i, :, :]
     own = [sum((between[a, b] for b in range(k) if b != a), 0.0) for a in range(k)]
     grid = [[own[a] if a == b else -between[a, b] for b in range(k)] for a in range(k)]
     matrix = xp.concat([xp.concat(line, axis=2) for line in grid], axis=1)
@@ -89,8 +84,8 @@ def hessian(problem: Problem, at: Evaluation) -> Array:
 
 
 def _ordered(problem: Problem, matrix: Array) -> Array:
-    """From parameters class by class, `[W_c; b_c]`, to all weights and then all biases; the penalty
-    and a curvature for shared biases added."""
+    """The matrix with its parameters, `[W_c; b_c]` class by class, in the order of `w`, plus the
+    penalty and a curvature for equal changes of all biases."""
     xp, k, d = problem.xp, problem.k, problem.d
     place = np.arange(k * (d + 1)).reshape(k, d + 1)
     order = like(np.concatenate([place[:, :d].ravel(), place[:, d]]), matrix)
@@ -98,7 +93,7 @@ def _ordered(problem: Problem, matrix: Array) -> Array:
     kind = np.concatenate([np.zeros(k * d), np.ones(k)])
     free, weights = like(np.outer(kind, kind) / k, matrix), like(np.diag(1.0 - kind), matrix)
     size = xp.max(xp.abs(matrix), axis=(1, 2))[:, None, None]
-    # Without a penalty only this keeps rounding out of directions that no row has.
+    # Without a penalty this alone keeps rounding out of directions that no row has.
     least = like(np.where(problem.host_l2 > 0, 1e-13, 1e-5), matrix)[:, None, None] * size + 1e-300
     eye = like(np.eye(problem.p), matrix)
     return matrix + problem.l2[:, None, None] * weights + size * free + least * eye

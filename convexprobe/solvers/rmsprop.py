@@ -1,4 +1,4 @@
-"""RMSprop: what the paper fitted its probes with."""
+"""RMSprop: what the paper's probes were fitted with."""
 
 from __future__ import annotations
 
@@ -13,18 +13,8 @@ class RMSprop(Adaptive):
     """RMSprop (Tieleman and Hinton 2012, lecture 6.5) without a learning rate to choose.
 
     Costs, memory and use are those of Adam, which adds momentum. The mean of squares starts at the
-    first gradient's own, so that the first updates are no longer than the others.
-
-    Attributes:
-        decay: of the running mean of squared gradients.
+    first gradient's square, so that the first updates are no longer than the others.
     """
-
-    decay: float = 0.9
-
-    @property
-    def decays(self) -> tuple[float, ...]:
-        """That of the squares."""
-        return (self.decay,)
 
     def moments(
         self, g: Array, first: Array, second: Array, updates: int

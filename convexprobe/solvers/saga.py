@@ -12,12 +12,12 @@ from convexprobe.solvers.stochastic import Stage, VarianceReduced
 class SAGA(VarianceReduced):
     """SAGA (Defazio, Bach and Lacoste-Julien 2014, eq. 1), preconditioned as in PROMISE.
 
-    Unbiased like SVRG, but the table and the mean follow every update. A step is one pass and two
-    over its sample, memory `O(m k s)` for the table, as for SAG. Use it where SAG is unsteady.
+    Unbiased like SVRG, but the table and the mean follow every update. Costs and memory are those
+    of SAG. Use it where SAG is unsteady.
     """
 
     def walk(self, stage: Stage) -> Array:
-        """Steps along `mean + N change_B(w)`; then the mean and the table learn of the change."""
+        """Steps along `mean + N change_B(w)`; the mean and the table then take in the change."""
         problem, mean, w = stage.problem, stage.full, stage.snapshot.w
         batches = list(stage.batches)
         for i in stage.order:

@@ -1,4 +1,4 @@
-"""What a solve returns: its status, its history and the points it found."""
+"""What a solve returns: statuses, a history and the best points."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Status(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Solved:
-    """What is known of one solved task: probes, path points, tables and histories are made of it.
+    """What is known of one solved task; probes, path points, tables and histories build on it.
 
     Attributes:
         l2: the penalty.
         loss: mean cross-entropy on the rows it was fitted to, nats, without the penalty.
-        objective: loss and penalty, nats: what was minimised.
+        objective: loss plus penalty, nats: what was minimised.
         gap: rigorous bound on `objective` minus its optimum, nats.
         label_entropy: `H(Y)` of those rows, nats: certified is `gap <= tol * label_entropy`.
         train_error: weighted fraction of those rows that are misclassified.
         status: how the solve ended.
         passes: passes over the rows until then, of all tasks that were solved together.
-        seconds: seconds until then, likewise.
+        seconds: likewise.
         start: where the solve started: "zero" (the best constant classifier), "copied" or
             "transferred" from an earlier probe, or "neighbour", the next larger penalty's solution.
     """
@@ -55,6 +55,10 @@ class Solved:
     def known(self) -> dict[str, Any]:
         """The fields of this record by name, without those that a subclass adds."""
         return {f.name: getattr(self, f.name) for f in fields(Solved)}
+
+
+NUMBERS = ("loss", "objective", "gap", "train_error", "passes", "seconds")
+"""The numbers of a `Solved` that a `Solution` has as arrays."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +108,6 @@ class Solution:
 
     def task(self, index: int, *, start: str = "zero", waited: float = 0.0) -> Solved:
         """One task's record; `waited` seconds were spent before this solve."""
-        return Solved(
-            l2=float(self.l2[index]),
-            loss=float(self.loss[index]),
-            objective=float(self.objective[index]),
-            gap=float(self.gap[index]),
-            label_entropy=float(self.label_entropy[index]),
-            train_error=float(self.train_error[index]),
-            status=self.status[index],
-            passes=float(self.passes[index]),
-            seconds=waited + float(self.seconds[index]),
-            start=start,
-        )
+        numbers = {name: float(getattr(self, name)[index]) for name in ("l2", "label_entropy", *NUMBERS)}
+        numbers["seconds"] += waited
+        return Solved(status=self.status[index], start=start, **numbers)

@@ -1,4 +1,4 @@
-"""Starting points: the best constant classifier, or an earlier probe where that is better.
+"""Starting points: the best constant classifier, or an earlier probe if that is better.
 
 The probe of an earlier checkpoint can be *copied*, or *transferred*: one Newton step on the new
 activations, taken from the logits `z_i` that it had on the old ones. With residuals
@@ -7,12 +7,9 @@ the objective around those logits,
 
     (1/S) sum_i s_i [ R_i (W x_i + b - z_i) + h_i/2 ||W x_i + b - z_i||^2 ]  +  l2/2 ||W||^2,
 
-is minimised by one solve with `X^T diag(h) X / S + l2 I`. It asks for what the old probe knew of
-every row, not for its weights, so it follows a representation that rotates; and it returns the old
-probe exactly if nothing changed and that was optimal. Measured on five layers of the MNIST convnet,
-44 SGD steps apart (l2 = 1e-3), nats above the optimum, steps 44 to 132 / 748 to 836: copied 0.02 to
-0.44 / 0.003 to 0.013, plain ridge regression of the old logits 0.011 to 0.063 / 0.0005 to 0.012,
-this 0.0015 to 0.011 / 0.0002 to 0.0017; `tol=1e-3` is 0.0023.
+is minimised by one solve with `X^T diag(h) X / S + l2 I`. It uses what the old probe said of every
+row, not its weights, and so follows a representation that rotates; it returns the old probe if that
+was optimal and nothing changed. `docs/decisions/path.md` has how near the optimum it starts.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convexprobe.arrays.backend import Array, cast, generator, like, to_numpy
-from convexprobe.arrays.elementwise import one_hot
+from convexprobe.arrays.elementwise import minus_one_hot_, pick
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import Pullback
 from convexprobe.problem.objective import Problem
@@ -38,8 +35,8 @@ class Previous(PerTask):
 
     Attributes:
         w: its parameters, `(m, p)`; entries that are not finite count as 0.
-        logits: what it had on the earlier activations of `rows`, `(m, k, r)`, or None.
-        rows: which rows those are, host `(r,)`; a rank's own, counted from its first.
+        logits: those it had on the earlier activations of `rows`, `(m, k, r)`, or None.
+        rows: which of this rank's rows those are, host `(r,)`.
     """
 
     w: Array
@@ -47,7 +44,6 @@ class Previous(PerTask):
     rows: np.ndarray | None = None
 
     def take_tasks(self, index: list[int]) -> Previous:
-        """The remaining tasks."""
         return Previous(take_tasks(self.w, index), take_tasks(self.logits, index), self.rows)
 
 
@@ -57,9 +53,8 @@ class Start:
 
     Attributes:
         w: `(m, p)` float64.
-        names: what each task's is: "zero" (the best constant classifier), "neighbour" (an origin
-            that was given), "copied" or "transferred".
-        inverse: a preconditioner for it, where the transfer has made one.
+        names: each task's kind of start, as in `Solved`.
+        inverse: the transfer's preconditioner, if all tasks start from it, or None.
     """
 
     w: Array
@@ -68,22 +63,18 @@ class Start:
 
 
 def best_start(
-    problem: Problem,
-    previous: Previous | None,
-    *,
-    origin: Array | None = None,
-    rows: int = 2048,
+    problem: Problem, previous: Previous | None, *, origin: Array | None = None, rows: int = 2048
 ) -> Start:
-    """Per task, the origin, the copied or the transferred probe: the one of lowest objective.
+    """Each task's start of lowest objective: the origin, the copied or the transferred probe.
 
-    Early in training the probe of the previous checkpoint can be far worse than zero, so it has to
-    win on a sample of rows first. The optimum is unique for `l2 > 0`: a start cannot bias it.
+    Early in training an earlier probe can be far worse than zero: it has to win on a sample of
+    rows. For `l2 > 0` the optimum is unique, and no start can bias it.
 
     Args:
         problem: the family.
-        previous: the earlier probe, if there is one.
-        origin: `(m, p)`, the neighbour on a path; the best constant classifier when None.
-        rows: rows of the sample; a comparison costs half of `rows / n` passes for each start.
+        previous: the earlier probe, or None.
+        origin: `(m, p)`, the neighbour on a path; None for the best constant classifier.
+        rows: rows of the sample; each start compared costs `rows / 2n` passes.
     """
     best = problem.constant_classifier() if origin is None else origin
     names = ["zero" if origin is None else "neighbour"] * problem.m
@@ -119,28 +110,28 @@ def transferred(
     curvature: Curvature = Curvature(),  # noqa: B008 (frozen)
     seed: int = 0,
 ) -> tuple[Array, Inverse]:
-    """The minimiser `(m, p)` float64 of the quadratic model around given logits, as `base + v`,
+    """Minimise the quadratic model around given logits: half a pass over their rows and a build.
+
+    The minimiser is `base + v`, with the `h` and `C` of `curvature` on a sample of rows, and
 
         (C + l2) v = (1/S) sum_i s_i [ h_i (z_i - z_i(base)) - R_i ] [x_i; 1]^T - l2 base.
 
-    `h` and `C` are those of a sample, `Curvature`'s; the residuals are of all the rows. Where `C`
-    has low rank, only what the sample sees is moved away from the base.
-
     Args:
         problem: the family.
-        base: parameters `(m, p)`; where `C` has full rank, the result does not depend on them.
+        base: parameters `(m, p)`; they matter only where `C` has low rank: then directions that the
+            sample does not see stay as they are.
         logits: the old logits `(m, k, r)`; those of classes without rows are ignored.
-        rows: which rows they are of, host `(r,)`; a rank's own, counted from its first.
-        curvature: the preconditioner whose matrix `C` is.
+        rows: which of this rank's rows they are of, host `(r,)`.
+        curvature: the recipe of `C`.
         seed: of the draw.
 
     Returns:
-        The parameters, and `(C + l2)^-1`, a preconditioner near them. Half a pass and the sample's.
+        The parameters, `(m, p)` float64, and `(C + l2)^-1`, a preconditioner near them.
     """
     xp = problem.xp
     present = cast(problem.absent == 0, xp.float64)[:, :, None]
     weights, bias = problem.split(base)
-    # Weights that all classes share change no probability, and cost a penalty.
+    # Weights that all classes share change no probability but cost a penalty.
     shared = xp.sum(weights * present, axis=1, keepdims=True)
     shared = shared / xp.sum(present, axis=1, keepdims=True)
     base = problem.join((weights - shared) * present, bias)
@@ -148,8 +139,8 @@ def transferred(
     z = cast(logits, problem.dtype)
     z = xp.where(xp.isfinite(z) & (problem.absent[:, :, None] == 0), z, 0.0)
     p = softmax_(z + problem.absent[:, :, None])
-    residual = p - cast(one_hot(problem.labels_at(rows), problem.k), problem.dtype)
-    # Of a rank, which may remember fewer of its rows than another, they stand for all.
+    residual = minus_one_hot_(xp.asarray(p, copy=True), problem.labels_at(rows))
+    # A rank may remember fewer of its rows than another: they stand for all of its rows.
     share = problem.weights_at(rows) * (problem.rows.n / max(len(rows), 1))
     share = share / problem.all_reduce(xp.sum(share, axis=1, keepdims=True))[0]
     residual *= share[:, None, :]
@@ -161,24 +152,17 @@ def transferred(
     uncertainty = 1.0 - xp.sum(p * p, axis=1)
     index, inclusion = draw_rows(uncertainty, share, size, generator(seed), problem.communicator)
     own, drawn = problem.communicator.span(len(index))
-    take = like(index, z)
-    sample = Sample(
-        problem=problem,
-        index=index,
-        own=own,
-        rows=drawn,
-        x=source.take(index),
-        p=xp.take(p, take, axis=2),
-        share=xp.take(share, take, axis=1),
-        inverse_probability=like(inclusion, z, problem.dtype),
-    )
+    take, x = like(index, z), source.take(index)
+    p, share = xp.take(p, take, axis=2), xp.take(share, take, axis=1)
+    inclusion = like(inclusion, z, problem.dtype)
+    sample = Sample(problem, index, own, drawn, x, p, share, inclusion)
     inverse = curvature.build(sample)
     shared, mass = curvature.row_curvature(problem, sample.p, sample.weight)
     mass, total = problem.all_reduce(mass, xp.sum(shared))
-    h = cast(mass / (total + 1e-30), problem.dtype)[:, :, None] * shared  # as they weigh in C
+    h = cast(mass / (total + 1e-30), problem.dtype)[:, :, None] * shared  # as in C
     gap = xp.take(z, take, axis=2) - problem.directions(base, sample.x)
     present = cast(present, problem.dtype)
-    # A number that all logits of a row share says nothing.
+    # A number that all logits of a row share does not matter.
     gap -= xp.sum(gap * present, axis=1, keepdims=True) / xp.sum(present, axis=1, keepdims=True)
     gap *= present
     (right,) = problem.all_reduce(problem.pullback(gap * h, sample.x) - pulled.value())
@@ -186,12 +170,11 @@ def transferred(
 
 
 def _objective(problem: Problem, w: Array, index: np.ndarray) -> Array:
-    """`F` on the rows of a host index among all ranks' rows, `(m,)`."""
+    """`F` on a sample, whose host index is among all ranks' rows, `(m,)`."""
     xp = problem.xp
     index = local(index, problem.own)
-    x = problem.rows.take(index)
-    correct = one_hot(problem.labels_at(index), problem.k)
-    p = xp.sum(xp.where(correct, softmax_(problem.logits(w, x)), 0.0), axis=1)
+    p = softmax_(problem.logits(w, problem.rows.take(index)))
+    p = pick(p, problem.labels_at(index))
     loss = -xp.log(xp.clip(cast(p, xp.float64), 1e-30, None))
     weights, _ = problem.split(w)
     penalty = 0.5 * problem.l2 * xp.sum(weights * weights, axis=(1, 2))

@@ -1,25 +1,24 @@
 """What SAG, SAGA, SVRG and Katyusha share: a stage of small steps between two evaluations.
 
 At an evaluated point `v`, the snapshot, a stage draws rows in proportion to their uncertainty
-(`Sample.draw`: near a solution few rows carry curvature, and uniform batches would mostly miss
-them) and cuts them into `N` batches. With `q_i` the inclusion probabilities, batch `B` measures
+(`Sample.draw`, as near a solution uniform batches would miss the few rows with curvature) and cuts
+them into `N` batches. With `q_i` the inclusion probabilities, batch `B` measures
 
     change_B(w) = (1/S) sum_{i in B} (s_i / q_i) (P_i(w) - T_i) [x_i; 1]^T,
 
-`T_i` the probabilities remembered for row i, at first `P_i(v)`; the labels cancel. A solver walks
-`w <- w - P^-1 g / L`, its estimate `g` made of the exact gradient at `v` and of these changes. The
-stage ends with a line search over all rows from `v` towards the last iterate: no stage raises the
-objective, and the next snapshot is that search's own evaluation.
+where `T_i` are the probabilities remembered for row i, at first `P_i(v)`; the labels cancel. A
+solver walks `w <- w - P^-1 g / L`, and makes its estimate `g` from the exact gradient at `v` and
+these changes. A line search over all rows, from `v` towards the last iterate, ends the stage: no
+stage raises the objective, and the search's evaluation is the next snapshot.
 
 `P` is the preconditioner and `L` the smoothness of a batch in its norm, as in PROMISE (Frangella,
 Rathore, Zhao and Udell 2024): the largest eigenvalue of `P^-1 H_B` at the snapshot, by power
-iteration, mean of two batches. Where the line search shortens a stage, `L` was too small: it is
-doubled, and that is forgotten slowly.
+iteration, mean of two batches. If the line search shortens a stage, `L` was too small: it is
+doubled, and decays slowly.
 
 A step is a stage: one pass for its evaluation, and `epochs` passes over the sample, whose size does
-not grow with `n`; on 50 000 rows and 512 features that is 1.1 passes. Memory beside the rows:
-the sample with its probabilities, `O(s (d + m k))`, a few vectors `O(m p)`, and the
-preconditioner's.
+not grow with `n`. Memory beside the rows: the sample with its probabilities, `O(s (d + m k))`, a
+few vectors `O(m p)`, and the preconditioner's.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class MiniBatch:
     Attributes:
         problem: the family.
         x: the rows, `(b, d)`.
-        table: the probabilities remembered for them, `(m, k, b)`.
+        table: their remembered probabilities, `(m, k, b)`.
         weight: `s_i / (S q_i)`, `(m or 1, b)`.
     """
 
@@ -68,15 +67,15 @@ class MiniBatch:
 
     def change(self, p: Array) -> Array:
         """`change_B` for the probabilities `p`, `(m, p)`; half a pass over the batch."""
-        change = self.problem.pullback((p - self.table) * self.weight[:, None, :], self.x)
-        return self.problem.all_reduce(change)[0]
+        return self._pullback(p - self.table)
 
     def curvature(self, v: Array) -> Array:
-        """The loss's Hessian on the batch, at the probabilities remembered, times `v`."""
-        r = curvature_product(self.table, self.problem.directions(v, self.x))
-        return self.problem.all_reduce(self.problem.pullback(r * self.weight[:, None, :], self.x))[
-            0
-        ]
+        """The loss's Hessian on the batch, at the remembered probabilities, times `v`, `(m, p)`."""
+        return self._pullback(curvature_product(self.table, self.problem.directions(v, self.x)))
+
+    def _pullback(self, residual: Array) -> Array:
+        pulled = self.problem.pullback(residual * self.weight[:, None, :], self.x)
+        return self.problem.all_reduce(pulled)[0]
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Stage:
     Attributes:
         problem: the family.
         snapshot: the evaluation at the stage's start.
-        batches: the sample, cut; sums over all of them stand for all rows.
+        batches: of the sample; sums over all of them stand for all rows.
         order: which batch each update takes.
         inverse: `P^-1`.
         rate: `1 / L`, `(m, 1)`.
@@ -118,7 +117,7 @@ class VarianceReduced(ABC):
 
     Attributes:
         preconditioner: the metric of the steps.
-        epochs: times that a stage goes through its sample.
+        epochs: how often a stage goes through its sample.
         rows: rows of the sample, or `4 d` if that is more (`d` counted up to 1 024).
         seed: of all draws.
     """
@@ -146,7 +145,6 @@ class VarianceReduced(ABC):
         return StageState(at, self._draw(problem, at, 0), built=at.loss, caution=caution)
 
     def step(self, problem: Problem, w: Array, state: StageState) -> tuple[Array, StageState]:
-        """One stage and the evaluation that ends it."""
         xp, at, sample = problem.xp, state.at, state.sample
         assert at is not None and sample is not None
         inverse, built = fresh_inverse(state, partial(self.preconditioner.build, sample))
@@ -157,7 +155,7 @@ class VarianceReduced(ABC):
         rate = (1.0 / smoothness)[:, None]
         last = self.walk(Stage(problem, at, batches, order.tolist(), inverse, rate))
         finite = xp.all(xp.isfinite(last), axis=1)[:, None]
-        direction = xp.where(finite, at.w - xp.where(finite, last, 0.0), 0.0)
+        direction = xp.where(finite, at.w - last, 0.0)
         new, t = line_search(problem, at, direction)
         caution = xp.where(t < 0.6, 2.0 * state.caution, xp.clip(0.8 * state.caution, 1.0, None))
         steps = state.steps + 1
@@ -170,7 +168,7 @@ class VarianceReduced(ABC):
 
 
 def cut(sample: Sample, rng: np.random.Generator) -> list[MiniBatch]:
-    """The sample in random order, as batches."""
+    """The sample in random order, cut into batches."""
     xp, rows = sample.problem.xp, sample.rows
     order = rng.permutation(rows)
     count = max(-(-rows // BATCH), min(32, rows // 8), 1)

@@ -14,13 +14,13 @@ from convexprobe.solvers.stochastic import Stage, VarianceReduced
 class SVRG(VarianceReduced):
     """SVRG (Johnson and Zhang 2013, option I), preconditioned as in PROMISE (SketchySVRG).
 
-    The probabilities at the snapshot stand in the table and are never replaced. A step is one pass
-    and two over its sample, memory `O(m k s)` for the table. Use it where `n` is large and inner
-    systems are to be avoided: its second-order work is a build of the preconditioner now and then.
+    The table keeps the probabilities at the snapshot. Costs and memory are those of
+    `solvers.stochastic`. Use it for large `n` without inner systems: its only second-order work is
+    to build the preconditioner now and then.
 
     Attributes:
-        loopless: a stage ends by a coin flip after each update instead of after `epochs` passes
-            over its sample (Kovalev, Horvath and Richtarik 2020, Algorithm 1).
+        loopless: end a stage by a coin flip after each update instead of after `epochs` passes over
+            its sample (Kovalev, Horvath and Richtarik 2020, Algorithm 1).
     """
 
     loopless: bool = False
