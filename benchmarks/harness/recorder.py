@@ -41,6 +41,28 @@ class Point:
     excess: float = 0.0
 
 
+class Meter:
+    """Stands in for a `Recorder` where a solver stops by itself: counts passes, keeps nothing.
+
+    Args:
+        limit: CPU seconds of this process after which the run is ended.
+    """
+
+    def __init__(self, limit: float = inf) -> None:
+        self.limit, self.passes, self._started = limit, 0.0, time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """CPU seconds since it was made."""
+        return time.process_time() - self._started
+
+    def __call__(self, coefficients: object, passes: float = 0.0, gap: float = nan) -> None:
+        """Count `passes` more passes; raises when the time is up."""
+        self.passes += passes
+        if self.seconds > self.limit:
+            raise OutOfTime
+
+
 class Recorder:
     """Keeps iterates, evaluates them, and ends the run; its clock stops meanwhile.
 

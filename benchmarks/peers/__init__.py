@@ -10,9 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+import numpy as np
+
 from benchmarks.harness import modules
 from benchmarks.harness.cases import Task
-from benchmarks.harness.recorder import Recorder
+from benchmarks.harness.recorder import Meter, Recorder
+
+TOLS = tuple(2.0**-i for i in range(-3, 38))
+"""Tolerances from loose to tight, for solvers whose `tol` bounds a gradient or a gap."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,9 @@ class Peer:
         family: whether it solves all penalties of a task at once.
         stochastic: whether it is a plain stochastic method, which our preconditioned ones have to
             beat in passes.
+        fit: solves the task with the solver's own stopping rule and returns coefficients, given one
+            of `settings`: what a user sets, who has no judge at hand. None: not to be had.
+        settings: values of what the user sets, from loose to tight.
     """
 
     run: Callable[[Task, Recorder], None]
@@ -34,6 +42,8 @@ class Peer:
     refuses: Callable[[Task], str | None] = lambda task: None
     family: bool = False
     stochastic: bool = False
+    fit: Callable[[Task, float, Meter], np.ndarray] | None = None
+    settings: tuple[float, ...] = TOLS
 
     def why_not(self, task: Task) -> str | None:
         """Return why the peer cannot run on this task, or None if it can."""

@@ -61,7 +61,13 @@ class Watched:
         return w, state
 
 
-def run(solver: Solver, task: Task, record: Recorder) -> None:
+def run(
+    solver: Solver,
+    task: Task,
+    record: Recorder,
+    tol: float = TOL,
+    max_passes: float = MAX_PASSES,
+) -> None:
     """Solve all penalties as one path; the recorded gap is the largest of its tasks."""
     # As in `fit_probes`, the problem has no penalty: solve_path sets those of the path.
     problem = Problem(Rows(torch.from_numpy(task.x)), torch.from_numpy(task.y), 0.0, classes=task.k)
@@ -73,7 +79,7 @@ def run(solver: Solver, task: Task, record: Recorder) -> None:
         passes, done = seen.passes - done, seen.passes
         record(watched.w, passes, float(watched.gap.max()))
 
-    solve_path(problem, np.asarray(task.l2), watched, None, tol=TOL, max_passes=MAX_PASSES,
+    solve_path(problem, np.asarray(task.l2), watched, None, tol=tol, max_passes=max_passes,
                max_seconds=2 * record.limit, callbacks=[watch])  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.linear_model._linear_loss import LinearModelLoss
 
 from benchmarks.harness.cases import Task
-from benchmarks.harness.recorder import Recorder
+from benchmarks.harness.recorder import Meter, Recorder
 from benchmarks.peers import Peer
 
 PASSES = {
@@ -31,7 +31,7 @@ PASSES = {
 }
 
 
-def spy(method: Callable, passes: float, record: Recorder) -> Callable:
+def spy(method: Callable, passes: float, record: Recorder | Meter) -> Callable:
     """Wrap a method of the loss to record the coefficients and count passes.
 
     Where the method returns a function for Hessian products, each call of that is a pass too.
@@ -56,11 +56,18 @@ def run(solver: str, task: Task, record: Recorder) -> None:
     fit(solver, task, record, task.x, task.y)
 
 
-def fit(solver: str, task: Task, record: Recorder, x: Any, y: Any) -> None:
-    """Fit the task, its rows and labels given as arrays of any library."""
+def stopping(solver: str, task: Task, tol: float, meter: Meter) -> np.ndarray:
+    """Call it with its own `tol`."""
+    return fit(solver, task, meter, task.x, task.y, tol)
+
+
+def fit(
+    solver: str, task: Task, record: Recorder | Meter, x: Any, y: Any, tol: float = 1e-12
+) -> np.ndarray:
+    """Fit the task, its rows and labels given as arrays of any library; return coefficients."""
     scale = 2.0 if task.k == 2 else 1.0
     model = LogisticRegression(
-        C=scale / (task.n * task.l2[0]), solver=solver, tol=1e-12, max_iter=10_000
+        C=scale / (task.n * task.l2[0]), solver=solver, tol=tol, max_iter=10_000
     )
     if task.start is not None and task.k > 2:
         model.set_params(warm_start=True)
@@ -76,6 +83,7 @@ def fit(solver: str, task: Task, record: Recorder, x: Any, y: Any) -> None:
     finally:
         for name, method in kept.items():
             setattr(LinearModelLoss, name, method)
+    return np.column_stack([model.coef_, model.intercept_])
 
 
 def dense_hessian(task: Task) -> str | None:
@@ -85,7 +93,11 @@ def dense_hessian(task: Task) -> str | None:
 
 
 PEERS = {
-    "sklearn lbfgs": Peer(partial(run, "lbfgs"), "sklearn"),
-    "sklearn newton-cg": Peer(partial(run, "newton-cg"), "sklearn"),
-    "sklearn newton-cholesky": Peer(partial(run, "newton-cholesky"), "sklearn", dense_hessian),
+    f"sklearn {solver}": Peer(
+        partial(run, solver),
+        "sklearn",
+        dense_hessian if solver == "newton-cholesky" else lambda task: None,
+        fit=partial(stopping, solver),
+    )
+    for solver in ("lbfgs", "newton-cg", "newton-cholesky")
 }

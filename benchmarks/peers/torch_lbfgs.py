@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 
 from benchmarks.harness.cases import Task
-from benchmarks.harness.recorder import Recorder
+from benchmarks.harness.recorder import Meter, Recorder
 from benchmarks.peers import Peer
 
 
@@ -32,19 +33,24 @@ def coefficients(layer: torch.nn.Linear) -> torch.Tensor:
     return torch.cat([layer.weight, layer.bias[:, None]], 1).detach().cpu()
 
 
-def lbfgs(parameters: Iterable[torch.Tensor]) -> torch.optim.LBFGS:
-    """Return the optimiser with a history of 10 and its own stopping rules switched off."""
+def lbfgs(parameters: Iterable[torch.Tensor], tol: float = 0.0) -> torch.optim.LBFGS:
+    """Return the optimiser with a history of 10 that stops at a gradient of `tol`, or never."""
     return torch.optim.LBFGS(
-        parameters, max_iter=10_000, max_eval=10**6, tolerance_grad=0,
+        parameters, max_iter=10_000, max_eval=10**6, tolerance_grad=tol,
         tolerance_change=0, history_size=10, line_search_fn="strong_wolfe",
     )  # fmt: skip
 
 
 def run(task: Task, record: Recorder) -> None:
     """Run until the recorder ends it, or rounding leaves nothing to gain."""
+    fit(task, 0.0, record)
+
+
+def fit(task: Task, tol: float, record: Recorder | Meter) -> np.ndarray:
+    """Run until no entry of the gradient is above `tol`; return coefficients."""
     x, y = torch.from_numpy(task.x), torch.from_numpy(task.y)
     layer = linear(task)
-    optimiser = lbfgs(layer.parameters())
+    optimiser = lbfgs(layer.parameters(), tol)
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
@@ -55,6 +61,7 @@ def run(task: Task, record: Recorder) -> None:
         return loss
 
     optimiser.step(closure)
+    return coefficients(layer).numpy()
 
 
-PEERS = {"torch lbfgs": Peer(run, "torch")}
+PEERS = {"torch lbfgs": Peer(run, "torch", fit=fit)}
