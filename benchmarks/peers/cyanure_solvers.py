@@ -55,7 +55,7 @@ def fit(solver: str, epochs: int, task: Task) -> tuple[float, np.ndarray, np.nda
 def stopping(solver: str, task: Task, epochs: float, meter: Meter) -> np.ndarray:
     """Run for so many epochs."""
     _, coefficients, trace = fit(solver, int(epochs), task)
-    meter.passes += trace[0, -1]
+    meter.passes += float(trace[0, -1])
     return coefficients
 
 

@@ -31,8 +31,8 @@ ONLY = "activations"
 REPEATS, SHORT, SHORT_REPEATS = 3, 0.02, 10
 """Runs whose median counts; below `SHORT` seconds each is the mean of `SHORT_REPEATS`."""
 
-LONG = 0.5
-"""Seconds above which a first run needs no warming up."""
+LONG, LONGEST = 0.5, 5.0
+"""Seconds above which a first run needs no warming up, and above which it is the only one."""
 
 SLOWER = 2.0
 """Peers that took more than this times the best one's time in the search are not timed again."""
@@ -182,7 +182,7 @@ def in_turn(runs: dict[str, Callable[[], tuple]]) -> dict[str, tuple[float, floa
     times = {name: [out[0]] if out[0] > LONG else [] for name, out in first.items()}
     for _ in range(REPEATS):
         for name, run in runs.items():
-            if len(times[name]) == REPEATS:
+            if len(times[name]) == REPEATS or first[name][0] > LONGEST:
                 continue
             times[name].append(fmean(run()[0] for _ in range(
                 SHORT_REPEATS if first[name][0] < SHORT else 1)))  # fmt: skip

@@ -39,9 +39,14 @@ def number(row: dict, field: str) -> float:
     return float(row.get(field) or nan)
 
 
+def name_of_ours(regime: str) -> str:
+    """Which of ours is compared: toys are NumPy arrays to everybody."""
+    return OURS + ("numpy" if regime == "e" else "torch")
+
+
 def compared(rows: list[dict], regime: str) -> list[Compared]:
-    """The cases of a regime, in the order of the table; toys are NumPy arrays to everybody."""
-    name = OURS + ("numpy" if regime == "e" else "torch")
+    """The cases of a regime, in the order of the table."""
+    name = name_of_ours(regime)
     out = []
     for case in dict.fromkeys(row["case"] for row in rows if row["regime"] == regime):
         mine = [row for row in rows if row["case"] == case]
@@ -141,7 +146,7 @@ def cell(row: dict | None) -> str:
 
 def markdown(rows: list[dict], before: list[dict], skipped: list[str]) -> str:
     """The summary by regime, the targets, then every case."""
-    earlier = {row["case"]: row for row in before if row["who"].startswith(OURS + "torch")}
+    earlier = {row["case"]: row for row in before if row["who"] == name_of_ours(row["regime"])}
     lines = ["| regime | cases | best peer / ours, geometric mean | lowest | "
              "scikit-learn's best / ours |", "|---|---|---|---|---|"]  # fmt: skip
     tail: list[str] = []
