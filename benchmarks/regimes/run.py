@@ -7,6 +7,7 @@ import csv
 import time
 import warnings
 from dataclasses import astuple
+from functools import partial
 from math import inf, isfinite
 from pathlib import Path
 
@@ -48,8 +49,13 @@ def search(bench: Bench, peers: dict[str, Peer], cache: Cache) -> dict[str, Foun
     for name, peer in peers.items():
         best = min((f.seconds for f in found.values()), default=inf)
         limit = min(LIMIT, max(LIMIT_RATIO * best, LEAST))
-        make = lambda peer=peer, limit=limit: list(astuple(bench.search(peer, limit)))  # noqa: E731
-        found[name] = Found(*cache.get(f"{bench.case.title} {name}", make))
+        if reason := peer.why_not(bench.task("float32")):  # it may be installed the next time
+            found[name] = Found(inf, "", inf, inf, reason)
+            continue
+        make = partial(bench.search, peer, limit)
+        found[name] = Found(
+            *cache.get(f"{bench.case.title} {name}", lambda m=make: [*astuple(m())])
+        )
     return found
 
 
