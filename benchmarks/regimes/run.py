@@ -29,6 +29,9 @@ LIMIT, LIMIT_RATIO, LEAST = 20.0, 3.0, 0.1
 """CPU seconds of one run in the search: `LIMIT`, or `LIMIT_RATIO` times what the best peer so far
 took, but `LEAST` at least."""
 
+SPREAD = 7
+"""With `--until`, every so many-th case comes first, then those after them, and so on."""
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
@@ -88,10 +91,13 @@ def main(arguments: list[str] | None = None) -> None:
     peers = dict(sorted(peers.items(), key=lambda item: not item[0].startswith("sklearn")))
     done = {row["case"] for row in read(table)}
     skipped: list[str] = []
+    cases = all_cases(settings, options.quick)
+    if options.until:  # small and large ones in turn: it may not come to the end
+        cases = [case for i in range(SPREAD) for case in cases[i::SPREAD]]
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         jobs = [] if options.ours and options.search else [*default_job.all_jobs(settings)]
-        for case in [*all_cases(settings, options.quick), *jobs]:
+        for case in [*cases, *jobs]:
             regime = case.title[1]
             if regime not in options.only or case.title in done:
                 continue
