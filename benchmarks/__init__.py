@@ -1,10 +1,10 @@
-"""Benchmarks. Each file here and the folder `scale` is a command: `python -m benchmarks.NAME`.
+"""Benchmarks. Files here, `scale` and `future_work` are commands: `python -m benchmarks.NAME`.
 
 run, report: every peer on every problem, and the page and tables made from the results.
 families: many concepts and a path of penalties, against loops over scikit-learn.
 sweep: probes at every checkpoint of a training, against loops over scikit-learn.
 streaming: activations larger than memory. precision: float64 to bfloat16 activations.
-scale: the size of ImageNet.
+scale: the size of ImageNet. future_work: SAG and SVRG, which the paper meant to try.
 
 peers/ holds the solvers compared by `run`, one file each; problems/ what they solve; harness/ what
 the commands share: cases, clock, results table, summary, figures.
