@@ -22,7 +22,7 @@ import numpy as np
 
 from convexprobe.activations.source import in_smaller_blocks
 from convexprobe.arrays.backend import Array, cast, epsilon, like, to_numpy
-from convexprobe.arrays.elementwise import minus_one_hot_, one_hot, pick
+from convexprobe.arrays.elementwise import minus_one_hot_
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import LinearModel, Pullback
 from convexprobe.problem.softmax import ray_terms, row_terms, softmax_

@@ -108,6 +108,8 @@ class Solution:
 
     def task(self, index: int, *, start: str = "zero", waited: float = 0.0) -> Solved:
         """One task's record; `waited` seconds were spent before this solve."""
-        numbers = {name: float(getattr(self, name)[index]) for name in ("l2", "label_entropy", *NUMBERS)}
+        numbers = {
+            name: float(getattr(self, name)[index]) for name in ("l2", "label_entropy", *NUMBERS)
+        }
         numbers["seconds"] += waited
         return Solved(status=self.status[index], start=start, **numbers)

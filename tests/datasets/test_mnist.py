@@ -139,7 +139,7 @@ def test_a_damaged_file_is_named_with_both_hashes(folder: Folder, damage: str) -
 
 def test_a_file_that_cannot_be_mnist_is_not_read(folder: Folder) -> None:
     os.truncate(folder.path / "train-images-idx3-ubyte.gz", 1 << 40)  # a hole
-    with pytest.raises(ValueError, match="idx3-ubyte.gz': expected at most 16777216 bytes"):
+    with pytest.raises(ValueError, match=r"idx3-ubyte\.gz': expected at most 16777216 bytes"):
         folder.files.read("train")
 
 
