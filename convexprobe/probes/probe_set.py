@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
-
-from convexprobe._files import replacing
+from convexprobe._arguments import shown
 from convexprobe.activations.checks import check_activations, check_layer
-from convexprobe.arrays.backend import to_numpy
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.score import Score
 from convexprobe.plotting.figures import plot_errors
 from convexprobe.probes.labels import concept_place, probe_name, split_concepts
-from convexprobe.probes.probe import OBJECTIVE, PathPoint, Probe, evaluate_probe
+from convexprobe.probes.probe import OBJECTIVE, Probe, evaluate_probe
+from convexprobe.probes.probe_file import read_probes, write_probes
 from convexprobe.probes.table import aligned
-from convexprobe.solvers.solution import Status
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_FORMAT = "convexprobe-1"
 
 _FORMATS = {
     "layer": "{}", "features": "{}", "l2": "{:.2e}", "loss": "{:.4f}", "gap": "{:.1e}",
@@ -45,11 +35,20 @@ class ProbeSet(Mapping[str, Probe]):
     """The probes of a network by layer, in its order. Prints as a table; `a | b` joins two sets."""
 
     def __init__(self, probes: Mapping[str, Probe]) -> None:
+        if not isinstance(probes, Mapping):
+            raise TypeError(f"probes: expected a mapping of probes, found {shown(probes)}")
+        for name, probe in probes.items():
+            if not isinstance(name, str) or not isinstance(probe, Probe):
+                raise TypeError(f"probes[{name!r}]: expected a probe by name, found {shown(probe)}")
         self._probes = dict(probes)
 
     def __getitem__(self, layer: str) -> Probe:
         check_layer(layer, self._probes, "probes")
         return self._probes[layer]
+
+    def get(self, layer: str, default: Any = None) -> Any:
+        """The probe of a layer, or the default: of a missing one `[]` raises a ValueError."""
+        return self._probes.get(layer, default)
 
     def __contains__(self, layer: object) -> bool:
         return layer in self._probes
@@ -61,7 +60,7 @@ class ProbeSet(Mapping[str, Probe]):
         return len(self._probes)
 
     def __or__(self, other: Mapping[str, Probe]) -> ProbeSet:
-        return ProbeSet({**self._probes, **other})
+        return ProbeSet({**self._probes, **ProbeSet(other)})
 
     def evaluate(
         self,
@@ -108,6 +107,8 @@ class ProbeSet(Mapping[str, Probe]):
             ax: axes to draw on; new ones when None.
         """
         if scores is not None:
+            if not all(isinstance(score, Score) for score in dict(scores).values()):
+                raise TypeError("scores: expected what `evaluate` returned, scores by layer")
             return plot_errors({"": {n: s.error for n, s in scores.items()}}, ax=ax)
         held = {n: p.validation_error for n, p in self.items() if p.validation_error is not None}
         if len(held) == len(self):
@@ -156,52 +157,16 @@ class ProbeSet(Mapping[str, Probe]):
 
         Raises:
             TypeError: a class other than str, int, float, bool and None.
+            OSError: the file cannot be written; one that was there stays.
         """
-        tensors, meta = {}, []
-        for i, (name, probe) in enumerate(self.items()):
-            for c in probe.classes:
-                if not isinstance(c, (str, int, float, bool, type(None))):
-                    raise TypeError(f"layer {name!r}: class {c!r} cannot be saved; use str or int")
-            # safetensors writes the raw buffer, so anything not in C order would be scrambled.
-            tensors[f"{i}.weights"] = np.ascontiguousarray(to_numpy(probe.weights))
-            tensors[f"{i}.bias"] = np.ascontiguousarray(to_numpy(probe.bias))
-            entry = asdict(replace(probe, weights=None, bias=None))
-            for item in (entry, *entry["path"]):
-                item["status"] = item["status"].name
-            meta.append({"layer": name, **entry})
-        with replacing(path) as temporary:
-            # Not save_file: of a full disk it raises an error of its own, not the system's.
-            temporary.write_bytes(
-                to_bytes(tensors, {"format": _FORMAT, "probes": json.dumps(meta)})
-            )
+        write_probes(path, self._probes)
 
 
 def load_probes(path: str | os.PathLike[str]) -> ProbeSet:
-    """Read what `ProbeSet.save` wrote, with NumPy arrays. No pickle is read.
+    """Read what `ProbeSet.save` wrote, with NumPy arrays, and check it. No pickle is read.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another file, or a damaged one.
+        ValueError: not a regular file, another file, or a damaged one.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {os.fspath(path)!r}")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            meta = file.metadata() or {}
-            if meta.get("format") != _FORMAT:
-                raise ValueError(f"{os.fspath(path)!r} is not a file of probes ({_FORMAT})")
-            probes = {}
-            for i, entry in enumerate(json.loads(meta["probes"])):
-                name = entry.pop("layer")
-                for item in (entry, *entry["path"]):
-                    item["status"] = Status[item["status"]]
-                entry.update(
-                    weights=file.get_tensor(f"{i}.weights"),
-                    bias=file.get_tensor(f"{i}.bias"),
-                    classes=tuple(entry["classes"]),
-                    path=tuple(PathPoint(**point) for point in entry["path"]),
-                )
-                probes[name] = Probe(**entry)
-    except (SafetensorError, AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{os.fspath(path)!r}: damaged or not a file of probes: {error}") from None
-    return ProbeSet(probes)
+    return ProbeSet(read_probes(path))

@@ -25,7 +25,7 @@ from convexprobe.arrays.backend import Array, cast, epsilon, like, to_numpy
 from convexprobe.arrays.elementwise import minus_one_hot_
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import LinearModel, Pullback
-from convexprobe.problem.softmax import ray_terms, row_terms, softmax_
+from convexprobe.problem.softmax import ray_terms, row_loss, row_terms, softmax_
 
 _CHECKED = 64
 """Rows whose logits are checked against float64 in every evaluation."""
@@ -214,25 +214,32 @@ class Problem(LinearModel):
             curvature + self.l2 * xp.sum(d * d, axis=(1, 2)),
         )
 
-    def errors(self, w: Array, logits: Array | None = None) -> np.ndarray:
-        """Weighted fraction of misclassified rows, host `(m,)`.
+    def errors(self, w: Array) -> np.ndarray:
+        """Weighted fraction of rows that are misclassified, host `(m,)`; see `judge`."""
+        return self.judge(w)[1]
+
+    def judge(self, w: Array, logits: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean cross-entropy in nats and weighted fraction of misclassified rows, host `(m,)` each.
 
         The predicted class is the first of those with the largest logit, as `numpy.argmax` has it.
         Half a pass, or none if the logits `(m, k, n)` at `w` are given.
         """
-        return to_numpy(self.all_reduce(self._misclassified(w, logits))[0] / self.total)
+        loss, wrong = self.all_reduce(*self._judge(w, logits))
+        return to_numpy(loss / self.total), to_numpy(wrong / self.total)
 
     @in_smaller_blocks
-    def _misclassified(self, w: Array, logits: Array | None) -> Array:
-        """The weight of this rank's misclassified rows, `(m,)`."""
+    def _judge(self, w: Array, logits: Array | None) -> tuple[Array, Array]:
+        """The loss of this rank's rows, and the weight of those misclassified, `(m,)` each."""
         xp, columns = self.xp, self.m * self.k
-        wrong = xp.zeros((self.m,), dtype=xp.float64, device=w.device)
+        loss = wrong = xp.zeros((self.m,), dtype=xp.float64, device=w.device)
         read = self.rows.blocks(columns)
         for span, x in read if logits is None else zip(self.rows.spans(columns), repeat(None)):
             z = self.logits(w, x) if logits is None else logits[:, :, span]
-            bad = cast(xp.argmax(z, axis=1) != self.labels_at(span), self.dtype)
-            wrong = wrong + xp.sum(bad * self.weights_at(span), axis=1, dtype=xp.float64)
-        return wrong
+            labels, weights = self.labels_at(span), self.weights_at(span)
+            bad = cast(xp.argmax(z, axis=1) != labels, self.dtype)
+            wrong = wrong + xp.sum(bad * weights, axis=1, dtype=xp.float64)
+            loss = loss + xp.sum(row_loss(z, labels) * weights, axis=1, dtype=xp.float64)
+        return loss, wrong
 
     def batch_gradient(self, w: Array, index: np.ndarray) -> Array:
         """Unbiased gradient `(m, p)` from the rows of a host index; `len(index) / n` passes."""

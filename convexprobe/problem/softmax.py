@@ -77,6 +77,13 @@ def row_terms(z: Array, labels: Array, weights: Array | None = None) -> RowTerms
     return RowTerms(residual, loss, entropy, uncertainty, largest)
 
 
+def row_loss(z: Array, labels: Array) -> Array:
+    """`logsumexp(z_i) - z_i[y_i]`, nats, `(m, r)`, of logits `(m, k, r)`."""
+    xp = namespace(z)
+    z = z - xp.max(z, axis=1, keepdims=True)
+    return xp.log(xp.sum(exponential(z, _NEGLIGIBLE), axis=1)) - pick(z, labels)
+
+
 def ray_terms(z: Array, dz: Array, t: Array, labels: Array) -> tuple[Array, Array, Array]:
     """Each row's loss at `z - t dz` and its first two derivatives by `t`, `(m, r)`.
 

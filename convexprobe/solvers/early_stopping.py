@@ -8,8 +8,8 @@ import numpy as np
 
 from convexprobe.activations.source import Source, in_smaller_blocks
 from convexprobe.arrays.backend import Array, to_numpy
-from convexprobe.arrays.elementwise import pick
 from convexprobe.problem.objective import Problem
+from convexprobe.problem.softmax import row_loss
 from convexprobe.problem.tasks import PerTask, take_own
 
 _LARGEST = 1e6
@@ -43,9 +43,7 @@ class ValidationLoss(PerTask):
         family, xp = self.family, self.family.xp
         loss = mass = xp.zeros((family.m,), dtype=xp.float64, device=w.device)
         for span, x in self.rows.blocks(family.m * family.k):
-            z = family.logits(w, x)
-            z -= xp.max(z, axis=1, keepdims=True)
-            row = xp.log(xp.sum(xp.exp(z), axis=1)) - pick(z, self.labels[:, span])
+            row = row_loss(family.logits(w, x), self.labels[:, span])
             share = xp.ones_like(row) if self.weights is None else self.weights[:, span]
             loss = loss + xp.sum(xp.clip(row, None, _LARGEST) * share, axis=1, dtype=xp.float64)
             mass = mass + xp.sum(share, axis=1, dtype=xp.float64)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from convexprobe.arrays.backend import Array, synchronise, to_numpy
+from convexprobe.arrays.backend import Array, cast, synchronise, to_numpy
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.tasks import take_tasks
@@ -20,6 +20,10 @@ from convexprobe.solvers.solution import Record, Solution, Status
 
 STALLED_STEPS = 8
 """Quiet steps in a row (see `_Best.update`) after which rounding has ended progress."""
+
+CLOSE = 1e-5
+"""Rounding of a value, relative to the label entropy, up to which the logits that a line search
+kept stand for those of the parameters that are handed out."""
 
 PATIENCE = 5
 """Evaluations in a row without a lower validation loss after which a task stops early."""
@@ -31,8 +35,8 @@ class _Best:
     def __init__(self, problem: Problem, w: Array) -> None:
         m = problem.m
         self.w = [w[t, :] for t in range(m)]
-        self.logits: list[Array] = [None] * m  # at that point, if the evaluation kept them
-        self.objective, self.loss = np.full(m, np.inf), np.full(m, np.inf)
+        self.logits: list[Array] = [None] * m  # at that point, where the evaluation kept them
+        self.objective = np.full(m, np.inf)
         self.rounding, self.bound, self.doubt = np.zeros(m), np.zeros(m), np.zeros(m)
         self.score, self.last = np.full(m, np.inf), np.full(m, np.inf)
         weights, _ = problem.split(w)
@@ -63,8 +67,7 @@ class _Best:
             self.stale[t] += 1
             if score[i] < self.score[t]:
                 self.score[t], self.stale[t] = score[i], 0
-                self.w[t], self.objective[t], self.loss[t] = at.w[i, :], value, float(at.loss[i])
-                self.rounding[t] = rounding
+                self.w[t], self.objective[t], self.rounding[t] = at.w[i, :], value, rounding
                 self.logits[t] = None if at.logits is None else at.logits[i, :, :]
             if bound[i] > self.bound[t]:
                 self.bound[t], self.doubt[t] = bound[i], float(at.doubt[i])
@@ -198,18 +201,26 @@ def solve(
             max_seconds = 0.0  # the point before the step stands
         step += 1
 
-    points = problem.xp.stack(best.w)
+    # What is reported is of the parameters as they are handed out, in the problem's dtype.
+    points = cast(cast(problem.xp.stack(best.w), problem.dtype), problem.xp.float64)
     known = all(z is not None for z in best.logits)
-    errors = problem.errors(points, problem.xp.stack(best.logits) if known else None)
+    close = known and (best.rounding <= CLOSE * problem.label_entropy).all()
+    loss, errors = problem.judge(points, problem.xp.stack(best.logits) if close else None)
+    weights, _ = problem.split(points)
+    square = to_numpy(problem.xp.sum(weights * weights, axis=(1, 2)))
+    objective = loss + 0.5 * problem.host_l2 * square
+    gap = best.gap + np.fmax(objective - best.objective, 0.0)
     for t in range(problem.m):
+        if status[t] is Status.CERTIFIED and gap[t] > target[t]:
+            status[t] = Status.ROUNDING
         if problem.host_l2[t] == 0 and errors[t] == 0:
             status[t] = Status.SEPARABLE
     return Solution(
         w=points,
         l2=problem.host_l2.copy(),
-        loss=best.loss,
-        objective=best.objective,
-        gap=best.gap,
+        loss=loss,
+        objective=objective,
+        gap=gap,
         label_entropy=problem.label_entropy.copy(),
         train_error=errors,
         status=tuple(s for s in status if s is not None),

@@ -145,3 +145,21 @@ def test_scores_of_weighted_rows_are_those_of_repeated_rows() -> None:
         probes.evaluate({"fc1": DATA.x}, labels, sample_weight=[1, 2, 3])
     with pytest.raises(ValueError, match="at least one row"):
         probes.evaluate({"fc1": DATA.x}, labels, sample_weight=0 * counts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("solver", ["auto", "newton-cg", "svrg", "rmsprop"])
+def test_what_is_reported_is_of_the_weights_that_are_returned(
+    solver: str, dtype: torch.dtype
+) -> None:
+    """Also with dependent columns, a large mean and no penalty."""
+    block = np.eye(3)[np.random.default_rng(0).integers(0, 3, 200)]
+    rows = np.concatenate([DATA.x + 100.0, block, np.full((200, 1), 7.0)], axis=1)
+    x = torch.tensor(rows).to(dtype)
+    for l2 in (1e-1, 1e-5, 0.0):
+        probe = fit_probes(x, DATA.y, solver, l2=l2, max_passes=30)["activations"]
+        score = probe.evaluate(x, DATA.y)
+        assert score.error == pytest.approx(probe.train_error, abs=1e-9)
+        assert score.loss == pytest.approx(probe.loss, abs=1e-9 if dtype == torch.float64 else 2e-6)
+        square = float((torch.as_tensor(probe.weights).double() ** 2).sum())
+        assert probe.objective == pytest.approx(probe.loss + 0.5 * l2 * square, abs=1e-9)
