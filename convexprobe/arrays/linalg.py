@@ -52,3 +52,23 @@ def arithmetic(reference: Array) -> str:
     bits = zlib.crc32(to_numpy(inverse_spd(matrix) @ matrix).tobytes())
     library = namespace(reference).__name__.rpartition(".")[2]
     return f"{library} on {place}, {torch.get_num_threads()} threads, bits {bits:08x}"
+
+
+def eigh(matrix: Array) -> tuple[Array, Array]:
+    """Eigenvalues, in ascending order, and eigenvectors of a symmetric matrix `(r, r)`.
+
+    Where the library finds none (entries that overflowed, or many that are alike), the diagonal and
+    the coordinates stand for them: a preconditioner is then a poor one, and nothing breaks.
+    """
+    xp = namespace(matrix)
+    matrix = xp.where(xp.isfinite(matrix), matrix, 0.0)
+    try:
+        values, vectors = xp.linalg.eigh(matrix)
+        if bool(xp.all(xp.isfinite(vectors))):
+            return values, vectors
+    except (np.linalg.LinAlgError, torch.linalg.LinAlgError):
+        pass
+    diagonal = xp.linalg.diagonal(matrix)
+    order = xp.argsort(diagonal)
+    eye = xp.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
+    return xp.take(diagonal, order), xp.take(eye, order, axis=1)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from convexprobe.arrays.backend import Array, cast, namespace
-from convexprobe.arrays.linalg import inverse_spd
+from convexprobe.arrays.linalg import eigh, inverse_spd
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.row_sample import Sample
@@ -86,11 +86,11 @@ def _eigenbasis(
     if problem.d <= min(rank, sample.rows):
         root = centred * xp.sqrt(shared)[:, None]
         (gram,) = problem.all_reduce(cast(root.T @ root, f64))
-        return xp.flip(xp.linalg.eigh(cast(gram, problem.dtype))[1], axis=1)
+        return xp.flip(eigh(cast(gram, problem.dtype))[1], axis=1)
     stride = -(-sample.rows // rank)
     thin = slice(-sample.own.start % stride, None, stride)
     root = problem.communicator.all_gather(centred[thin, :] * xp.sqrt(shared[thin])[:, None])
-    values, inner = xp.linalg.eigh(cast(root @ root.T, f64))
+    values, inner = eigh(cast(root @ root.T, f64))
     values, inner = xp.flip(values, axis=0), xp.flip(inner, axis=1)
     kept = max(int(xp.sum(cast(values > 1e-5 * values[0], f64))), 1)
     inner = inner[:, :kept] / xp.sqrt(values[:kept])

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from convexprobe.arrays.backend import Array, cast
-from convexprobe.arrays.linalg import inverse_spd
+from convexprobe.arrays.linalg import eigh, inverse_spd
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.row_sample import Sample
 from convexprobe.problem.tasks import PerTask, take_tasks
@@ -164,7 +164,7 @@ def _spectral(shape: _Shape, gram: Array, root: Array | None, *, thinned: bool) 
     are left to the ridge.
     """
     xp = shape.problem.xp
-    values, basis = xp.linalg.eigh(gram)
+    values, basis = eigh(gram)
     values = xp.clip(values, 0.0, None)
     spectrum = shape.scale[:, :, None] * values
     if thinned:

@@ -189,7 +189,7 @@ def test_a_file_that_the_system_cuts_short_is_the_same_error(tmp_path: Path) -> 
         ({"pool": cxp.random_features(3)}, r"pool: recorded 'flatten', now .*random_features\(3"),
         ({"layers": ["0"]}, r"layers: recorded None, now \['0'\]"),
         ({"test": rows(60, seed=9)}, "test: recorded"),
-        ({"solver": "lbfgs"}, "solver: recorded 'NewtonCG"),
+        ({"solver": "lbfgs"}, "solver: recorded 'Auto"),
         ({"warm_start": "zero"}, "warm_start"),
     ],
 )
