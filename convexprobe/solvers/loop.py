@@ -168,7 +168,8 @@ def solve(
         )
         score = to_numpy(at.value) if stopping is None else stopping(at.w)
         best.update(active, at, bound, notable, score)
-        history.append(Record(step, problem.passes, elapsed, best.objective.copy(), best.gap))
+        spent = problem.passes  # a correction of the bound is work, too
+        history.append(Record(step, spent, elapsed, best.objective.copy(), best.gap))
         for callback in callbacks:
             callback(history[-1])
 
