@@ -156,7 +156,9 @@ class Judge:
         problem, w = self.problem, torch.from_numpy(np.asarray(coefficients, dtype=np.float64))
         at = problem.evaluate(problem.join(w[None, :, :-1], w[None, :, -1]), keep=True)
         self.bound = max(self.bound, float(lower_bound(problem, at)[0]))
-        if float(estimated_gap(problem, at)[0]) <= REACH * TOL * float(problem.label_entropy[0]):
+        if float(estimated_gap(problem, at.gradient, at.value)[0]) <= REACH * TOL * float(
+            problem.label_entropy[0]
+        ):
             sample = Sample.draw(problem, at, problem.n, np.random.default_rng(0))
             self.bound = max(self.bound, float(lower_bound(problem, at, sample)[0]))
         value = float(at.value[0])
