@@ -176,6 +176,9 @@ class Problem(LinearModel):
         loss = -xp.sum(xp.where(self.frequency > 0, self.frequency * log_p, 0.0), axis=1)
         gradient = p[:, :, None] * self.mean[:, None, :] - self.moment
         row = cast(1.0 - xp.sum(p * p, axis=1), self.dtype)[:, None]
+        _, sizes, checked = self.all_reduce(*self._rounding(w, None))
+        moments = xp.abs(p[:, :, None] * self.mean[:, None, :]) + xp.abs(self.moment)
+        sizes = sizes / checked[:, None] + xp.reshape(moments, (self.m, -1))
         logits = None
         if keep:
             z = cast(bias, self.dtype) + self.absent
@@ -189,7 +192,7 @@ class Problem(LinearModel):
             entropy=-xp.sum(p * xp.where(p > 0, log_p, 0.0), axis=1),
             uncertainty=xp.broadcast_to(row, (self.m, self.rows.n)),
             rounding=2.0 * epsilon(self.dtype, w) * (xp.abs(largest[:, 0]) + loss),
-            doubt=xp.zeros_like(loss),
+            doubt=self._doubt(sizes),
             logits=logits,
         )
 

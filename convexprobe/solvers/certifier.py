@@ -66,9 +66,11 @@ class Certifier:
         if not (last or (hope <= REACH * target).any()):
             return np.zeros(family.m)  # no loss is negative
         bound = to_numpy(lower_bound(family, at))
-        open_ = (value - bound > target) & (hope <= REACH * target)
+        open_ = (value - bound > target) & (hope <= REACH * target) & (family.host_l2 > 0)
         if not open_.any():
             return bound
+        if sample is not None and not sample.rows:  # a draw of few rows may be empty
+            sample = None
         near = open_ & (hope <= target)
         size = family.n if sample is None else sample.rows
         size = min(max(2500, family.n // 20), size)

@@ -46,12 +46,12 @@ class Level:
 
 def ladder(problem: Problem) -> list[Level]:
     """The levels for a family, from cheap to dear."""
-    s = 4 * min(problem.d, 1024)
+    s = max(4 * min(problem.d, 1024), 2500)
     first = Level(Curvature(rank=128), 128)
     if problem.k == 2:  # both classes have the same curvature
-        top = [Level(Curvature(), max(s, 2500)), Level(Curvature(), 4 * s)]
+        top = [Level(Curvature(), s), Level(Curvature(), 4 * s)]
         return [first, Level(Curvature(rank=512), 512), *top]
-    top = [Level(EigenBlocks(128), max(s, 2500)), Level(EigenBlocks(256), 4 * s)]
+    top = [Level(EigenBlocks(128), s), Level(EigenBlocks(256), 4 * s)]
     return [first, Level(EigenBlocks(64, 256), 1024), *top]
 
 

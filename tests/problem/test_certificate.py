@@ -291,3 +291,23 @@ def test_narrow_activations_have_gaps_that_cover_the_rounding(dtype: type, l2: f
         exact = reference(stored, solution.w[0], l2)[0]
         assert solution.gap[0] >= exact - optimum
         assert exact - optimum < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "mean"), [(np.float32, 3e5), (np.float64, 1e11)])
+def test_the_constant_s_bound_is_doubted_as_much_as_its_moments_are_rounded(
+    dtype: type, mean: float
+) -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        stored = (rng.standard_normal((150, 3)) + mean * rng.standard_normal(3)).astype(dtype)
+        weights = 10.0 ** rng.uniform(-12, 0, 150) if seed % 2 else None
+        y = (rng.random(150) < 0.6).astype(int)
+        data = Data(stored.astype(np.float64), y, 2, weights)
+        rounded = None if weights is None else weights.astype(dtype).astype(np.float64)
+        centred = Data(data.x - data.x.mean(axis=0), y, 2, rounded)
+        _, optimum = minimum(centred, 100.0)
+        records: list[Record] = []
+        solve(
+            data.problem(100.0, dtype=dtype), NewtonCG(), max_passes=0, callbacks=[records.append]
+        )
+        assert records[0].objective[0] - records[0].gap[0] <= optimum + 1e-14
