@@ -60,9 +60,11 @@ class Certifier:
             inverse: a preconditioner for points nearby, or None: then nothing is corrected.
             target: gaps to reach, nats, host `(m,)`.
             step: of the loop; seeds the draw.
-            last: whether a bound is wanted however far it is, as a budget has run out.
+            last: whether a bound is wanted however far it is: at the start, and where a budget or
+                rounding is about to end a task.
         """
         value, hope = to_numpy(at.value), to_numpy(estimated_gap(family, at.gradient, at.value))
+        target = np.maximum(target, to_numpy(at.rounding))  # no gap is below that
         if not (last or (hope <= REACH * target).any()):
             return np.zeros(family.m)  # no loss is negative
         bound = to_numpy(lower_bound(family, at))

@@ -162,10 +162,9 @@ def solve(
         synchronise(problem.rows.reference)
         elapsed = problem.communicator.clock(time.perf_counter() - started)
         spent = problem.passes
-        late = elapsed >= max_seconds or spent - before >= max_passes
-        bound = certifier(
-            family, at, state.sample, state.inverse, target[active], step, last=late or step == 0
-        )
+        last = step == 0 or elapsed >= max_seconds or spent - before >= max_passes
+        last = last or bool((best.quiet[active] >= STALLED_STEPS - 1).any())
+        bound = certifier(family, at, state.sample, state.inverse, target[active], step, last)
         score = to_numpy(at.value) if stopping is None else stopping(at.w)
         best.update(active, at, bound, notable, score)
         spent = problem.passes  # a correction of the bound is work, too

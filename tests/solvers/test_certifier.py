@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Identity, Inverse
 from convexprobe.problem.row_sample import Sample
+from convexprobe.solvers import LBFGS, Status, solve
 from convexprobe.solvers.certifier import FEWEST, MOST, Certifier
 from tests.oracle import minimum, random_data
 
@@ -66,6 +67,14 @@ def test_a_correction_waits_for_the_passes_that_pay_for_it_and_then_is_tighter()
     assert paid.tried == problem.passes
     assert problem.passes - before <= MOST + 3.0
     assert best - bound[0] < 0.5 * (best - free[0])
+
+
+def test_a_target_below_rounding_is_still_answered_with_a_bound() -> None:
+    for seed in range(8):
+        data = random_data(120, 5, 3, seed)
+        solution = solve(data.problem(1e-2, dtype=np.float32), LBFGS(), tol=1e-12)
+        assert solution.status == (Status.ROUNDING,)
+        assert solution.gap[0] < 1e-5  # and not the whole objective
 
 
 def test_without_a_penalty_nothing_is_spent_on_a_bound_that_is_zero() -> None:
