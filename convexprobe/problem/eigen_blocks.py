@@ -61,6 +61,7 @@ class EigenBlocks:
         ridge = problem.l2[:, None, None] + 1e-6 * xp.mean(
             xp.clip(diagonal, 0.0, None), axis=(1, 2), keepdims=True
         )
+        ridge = xp.maximum(ridge, xp.full_like(ridge, 1e-30))  # one row, no penalty: no curvature
         diagonal = xp.clip(diagonal, 0.0, None) + ridge
         # Half the harmonic mean of what is seen stands for what is not.
         rest = 1.0 / xp.maximum(0.5 / xp.mean(1.0 / diagonal, axis=2), ridge[:, :, 0])
