@@ -74,7 +74,7 @@ def test_figure_3_on_two_data_sets(tmp_path: Path) -> None:
 def test_information_falls_and_usable_information_rises(tmp_path: Path) -> None:
     out = run("examples/information.py", "--quick", "--out", str(tmp_path))
     assert "Proposition 1 says: True; usable information is never above information: True" in out
-    untrained, trained = re.findall(r"from 0.0000 to (.*) bits", out)
+    untrained, trained = re.findall(r"from -?0.0000 to (.*) bits", out)
     assert float(untrained) < 0.1 < 0.5 < float(trained)
     assert (tmp_path / "information_quick.png").exists()
 
