@@ -6,23 +6,18 @@ frequencies `f` (the condition that the free bias imposes),
     F*  >=  D(Q) = mean H(Q_i) - ||G(Q)||^2 / (2 l2),    G(Q) = (1/S) sum_i s_i (Q_i - Y_i) x_i^T,
 
 and at the optimum `Q = softmax(Z)` attains it. At an iterate, `P = softmax(Z)` misses the mean
-condition by `delta = mean P - f`. Three ways to make a feasible `Q` of it, each tighter and dearer:
+condition by `delta = mean P - f`. Two ways to make a feasible `Q` of it:
 
 1. *mixture*: `Q = (1-t) P + t c` with one constant distribution `c`. Free and always possible, but
    it moves every row towards a constant: first order in `delta`, which `1/l2` then multiplies.
 2. *repaired*: the rows of a sample move to `Q_i = P_i - J_i beta`, `J_i = diag P_i - P_i P_i^T`,
    where `beta` solves one `k x k` system so that the mean is met: second order in `delta`.
-3. *corrected*: these rows first move to `Q_i = P_i - J_i (V x_i + c)`, with a `v = [V; c]` that
-   makes `G(Q)` small; then they are repaired.
-
-Whatever a move leaves of `delta` (it is cut where `Q` would become negative) goes to the mixture,
-so that all three are bounds for any sample and any `v`. `docs/decisions/certificate.md` has what
-they save. For `l2 = 0` no `Q` with `G = 0` is at hand: the bound is 0, as no loss is negative.
+Whatever the repair leaves of `delta` (it is cut where `Q` would become negative) goes to the
+mixture, so that both are bounds for any sample. `docs/decisions/certificate.md` has what was tried
+beside them. For `l2 = 0` no `Q` with `G = 0` is at hand: the bound is 0, as no loss is negative.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from convexprobe.arrays.backend import Array, cast, namespace
 from convexprobe.arrays.linalg import inverse_spd
@@ -38,21 +33,9 @@ def lower_bound(problem: Problem, at: Evaluation, sample: Sample | None = None) 
         at: its evaluation at any point.
         sample: rows with their probabilities at that same point: for the repaired bound.
     """
-    return _bound(problem, at.gradient - problem.penalty(at.w), at.entropy, sample)
-
-
-def corrected_bound(problem: Problem, at: Evaluation, sample: Sample, v: Array) -> Array:
-    """The corrected bound for `v`, `(m, p)`, in nats, `(m,)`; the repaired one where `v` is 0."""
-    q = _moved(sample.p, problem.directions(v, sample.x))
-    entropy, gradient = problem.all_reduce(*_move(problem, sample, q))
-    residual = at.gradient - problem.penalty(at.w) + gradient
-    return _bound(problem, residual, at.entropy + entropy, replace(sample, p=q))
-
-
-def _bound(problem: Problem, residual: Array, entropy: Array, sample: Sample | None) -> Array:
-    """`D(Q)` for the `Q` with this mean entropy `(m,)` and `[G(Q); mean Q - f]`, `(m, p)`."""
     xp = problem.xp
-    residual, bias = problem.split(residual)
+    residual, bias = problem.split(at.gradient - problem.penalty(at.w))
+    entropy = at.entropy
     if sample is not None:
         change, gradient = _repair(problem, sample, bias)
         dw, db = problem.split(gradient)
@@ -105,25 +88,12 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]
     # Q_ik = P_ik (1 - beta_k + P_i.beta) >= 0 whenever the range of beta is below 1.
     span = xp.max(beta, axis=1, keepdims=True)
     beta = beta * xp.where(span > 1.0, 1.0 / xp.where(span > 1.0, span, 1.0), 1.0)
-    return problem.all_reduce(*_move(problem, sample, _moved(p, cast(beta, p.dtype))))
-
-
-def _moved(p: Array, u: Array) -> Array:
-    """`P_i - J_i u_i`, cut off at 0: distributions `(m, k, s)`."""
-    xp = namespace(p)
-    q = u - xp.sum(p * u, axis=1, keepdims=True)
-    q = p * xp.clip(1.0 - q, 0.0, None)
+    u = cast(beta, p.dtype)
+    q = p * xp.clip(1.0 - u + xp.sum(p * u, axis=1, keepdims=True), 0.0, None)
     q /= xp.sum(q, axis=1, keepdims=True)
-    return q
-
-
-def _move(problem: Problem, sample: Sample, q: Array) -> tuple[Array, Array]:
-    """This rank's changes of mean entropy `(m,)` and of `[G; mean]` `(m, p)` when the sample's rows
-    move to the distributions `q`."""
-    xp, p, share = problem.xp, sample.p, sample.share
-    change = xp.sum(_plogp(p) - _plogp(q), axis=1) * share
-    pulled = problem.pullback((q - p) * share[:, None, :], sample.x)
-    return xp.sum(change, axis=1, dtype=xp.float64), pulled
+    change = xp.sum(_plogp(p) - _plogp(q), axis=1) * sample.share
+    pulled = problem.pullback((q - p) * sample.share[:, None, :], sample.x)
+    return problem.all_reduce(xp.sum(change, axis=1, dtype=xp.float64), pulled)
 
 
 def _plogp(p: Array) -> Array:

@@ -15,7 +15,7 @@ from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.tasks import take_tasks
 from convexprobe.solvers.base import Solver
-from convexprobe.solvers.certifier import Certifier
+from convexprobe.solvers.certifier import lower_bounds
 from convexprobe.solvers.solution import Record, Solution, Status
 
 STALLED_STEPS = 8
@@ -154,7 +154,7 @@ def solve(
     state = solver.init(family, w) if state is None else state
     if inverse is not None:
         state = replace(state, inverse=inverse)
-    step, certifier = 0, Certifier()
+    step = 0
     while True:
         at = state.at if state.at is not None else family.evaluate(w)
         unpenalised = family.host_l2 == 0
@@ -164,10 +164,9 @@ def solve(
         spent = problem.passes
         last = step == 0 or elapsed >= max_seconds or spent - before >= max_passes
         last = last or bool((best.quiet[active] >= STALLED_STEPS - 1).any())
-        bound = certifier(family, at, state.sample, state.inverse, target[active], step, last)
+        bound = lower_bounds(family, at, state.sample, target[active], step, last)
         score = to_numpy(at.value) if stopping is None else stopping(at.w)
         best.update(active, at, bound, notable, score)
-        spent = problem.passes  # a correction of the bound is work, too
         history.append(Record(step, spent, elapsed, best.objective.copy(), best.gap))
         for callback in callbacks:
             callback(history[-1])
