@@ -18,8 +18,8 @@ class Exhausted:
     def __init__(self, rows: Any, most: int) -> None:
         self.rows, self.most, self.refused = rows, most, 0
 
-    def __call__(self, columns: int = 0) -> Iterator[tuple[slice, Any]]:
-        for span, x in self.rows(columns):
+    def __call__(self, columns: int = 0, *, once: bool = False) -> Iterator[tuple[slice, Any]]:
+        for span, x in self.rows(columns, once=once):
             if len(x) > self.most:
                 self.refused += 1
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")

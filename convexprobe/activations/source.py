@@ -23,6 +23,9 @@ from convexprobe.arrays.backend import (
 )
 from convexprobe.arrays.products import block_rows
 
+_ONCE = 2048
+"""Rows of a block whose products add up in the compute dtype, at most, unless a cache decides."""
+
 
 class Source(ABC):
     """Activations `X`, shape `(n, d)`, read in blocks of rows.
@@ -46,8 +49,11 @@ class Source(ABC):
     _halvings = 0
 
     @abstractmethod
-    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
-        """Row slices and their rows, in order; each row is used with `columns` logits."""
+    def blocks(self, columns: int = 0, *, once: bool = False) -> Iterator[tuple[slice, Array]]:
+        """Row slices and their rows, in order; each row is used with `columns` logits.
+
+        Rows that are multiplied `once` need not stay in the cache: their blocks may be longer.
+        """
 
     @abstractmethod
     def take(self, index: np.ndarray) -> Array:
@@ -68,7 +74,9 @@ class Source(ABC):
         A source without rows (a rank may hold none) has one empty slice, so that sums get their
         shape.
         """
-        size = self.block(columns)
+        return self._slices(self.block(columns))
+
+    def _slices(self, size: int) -> Iterator[slice]:
         for start in range(0, max(self.n, 1), size):
             yield slice(start, min(start + size, self.n))
 
@@ -100,9 +108,12 @@ class Rows(Source):
         self.n, self.d = (int(size) for size in matrix.shape)
         self.capacity = self.n
 
-    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
-        out = self.conversion_buffer(min(self.block(max(self.d, columns)), self.n))
-        for rows in self.spans(max(self.d, columns)):
+    def blocks(self, columns: int = 0, *, once: bool = False) -> Iterator[tuple[slice, Array]]:
+        size = self.block(max(self.d, columns))
+        out = self.conversion_buffer(min(size, self.n))
+        if once and not out.shape[0]:
+            size = max(size, min(self.block(columns), _ONCE))
+        for rows in self._slices(size):
             yield rows, convert(self.matrix[rows, :], out)
 
     def take(self, index: np.ndarray) -> Array:

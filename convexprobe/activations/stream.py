@@ -57,7 +57,7 @@ class Stream(Source):
         self.capacity = capacity(limit, self.d)
         self._spare: list[Tensor] = []
 
-    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
+    def blocks(self, columns: int = 0, *, once: bool = False) -> Iterator[tuple[slice, Array]]:
         size = self.block(max(self.d, columns))
         step = min(chunk_rows(size, self.store.row_bytes, self.chunk), self.n)
         out = self.conversion_buffer(min(size, self.n))
@@ -131,7 +131,7 @@ class _Subset(Source):
         self.n, self.d, self.reference = len(self.index), base.d, base.reference
         self.capacity, self.most_rows = base.capacity, base.most_rows
 
-    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
+    def blocks(self, columns: int = 0, *, once: bool = False) -> Iterator[tuple[slice, Array]]:
         for span in self.spans(max(self.d, columns)):
             yield span, self.base.take(self.index[span])
 

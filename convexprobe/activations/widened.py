@@ -21,7 +21,7 @@ class Widened(Source):
         self.base, self.n, self.d, self.capacity = base, base.n, base.d, base.capacity
         self.reference = self._wide(base.reference[:0, :])
 
-    def blocks(self, columns: int = 0) -> Iterator[tuple[slice, Array]]:
+    def blocks(self, columns: int = 0, *, once: bool = False) -> Iterator[tuple[slice, Array]]:
         """The base's blocks."""
         return ((span, self._wide(x)) for span, x in self.base.blocks(columns))
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 
 from convexprobe.activations.checks import check_finite
-from convexprobe.activations.placement import place
-from convexprobe.activations.source import Source
+from convexprobe.activations.placement import place, reference
+from convexprobe.activations.source import Rows, Source
 from convexprobe.activations.stored import StoredRows
-from convexprobe.arrays.backend import Array, cast, compute_dtype, like, to_numpy
+from convexprobe.arrays.backend import Array, cast, compute_dtype, like, namespace, to_numpy
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.probes.labels import Labels, probe_name
 from convexprobe.probes.options import GRID, Options
@@ -25,6 +26,9 @@ from convexprobe.probes.warm_start import Remembered, start_from
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers.path import Fitted, Walk, solve_from, solve_path
 from convexprobe.solvers.solution import Record
+
+_FEW = 4e6
+"""Features or logits of all rows up to which a solve spends its time on calls."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +69,12 @@ def fit_layer(
     bring = partial(place, device=options.device, limit=options.memory_limit)
     validation = None
     with job.communicator.raise_together():
-        x = bring(rows)
+        sources = [bring(rows)]
         if job.validation is not None:
-            validation = bring(job.validation.layers[layer]), job.validation.codes
+            sources.append(bring(job.validation.layers[layer]))
+        x, *held = _in_numpy(sources, job)
+        if job.validation is not None:
+            validation = held[0], job.validation.codes
     where = f"activations[{layer!r}]"
     problem, variance = _problem(x, job, where)
     penalties = np.asarray(GRID) * variance if options.l2 is None else options.l2
@@ -99,7 +106,38 @@ def fit_layer(
     if job.held_out and options.refit and not options.stops_early:
         probes = _refit(job, x, chosen, callback)
     names = (probe_name(layer, name) for name in job.labels.names)
-    return dict(zip(names, probes, strict=True))
+    given = reference(rows, options.device)
+    return {name: _handed_out(probe, given) for name, probe in zip(names, probes, strict=True)}
+
+
+def _in_numpy(sources: list[Source], job: Job) -> list[Source]:
+    """Few rows of CPU tensors as NumPy views, the first being those that are fitted to.
+
+    NumPy's calls cost half as much as torch's, and with few rows a solve consists of calls. Ranks,
+    whose rows may differ in number, stay with torch.
+    """
+    x = sources[0]
+    columns = max(x.d, len(job.splits) * max(len(c) for c in job.labels.classes))
+    if x.n * columns > _FEW or job.communicator.process_group is not None:
+        return sources
+    found: list[Source] = []
+    for source in sources:
+        matrix = source.matrix if isinstance(source, Rows) else None
+        exact = (torch.float32, torch.float64)
+        if not isinstance(matrix, torch.Tensor) or matrix.dtype not in exact:
+            return sources
+        if matrix.device.type != "cpu":
+            return sources
+        found.append(Rows(matrix.numpy()))
+    return found
+
+
+def _handed_out(probe: Probe, given: Array) -> Probe:
+    """The probe with its arrays in the library and on the device of the rows that were given."""
+    if namespace(probe.weights) is namespace(given):
+        return probe
+    weights, bias = (like(to_numpy(a), given) for a in (probe.weights, probe.bias))
+    return replace(probe, weights=weights, bias=bias)
 
 
 def _refit(

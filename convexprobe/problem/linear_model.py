@@ -46,6 +46,7 @@ class LinearModel:
 
     Attributes:
         host_l2: penalties, host `(m,)`.
+        l2: the same on the rows' device, float64.
         n: number of rows of all ranks.
         own: which of them this rank holds.
         capacity: rows that a sample may hold: as many as fit on every rank, wherever they lie.
@@ -79,6 +80,7 @@ class LinearModel:
         self.host_l2 = np.atleast_1d(np.asarray(l2, dtype=np.float64))
         self.m = max(len(self.host_l2), self._data_tasks())
         self.host_l2 = np.broadcast_to(self.host_l2, (self.m,)).copy()
+        self.l2 = like(self.host_l2, rows.reference)
         self.p = self.k * (self.d + 1)
         self._products = 0.0
         self._look: Callable[[], None] | None = None
@@ -94,7 +96,7 @@ class LinearModel:
         """`sum_i s_i Y_i [x_i; 1]^T` over this rank's rows, `(m or 1, k, d + 1)`."""
         xp, f64, q = self.xp, self.xp.float64, self._data_tasks()
         sums = 0.0
-        for span, x in self.rows.blocks(self.m * self.k):
+        for span, x in self.rows.blocks(self.m * self.k, once=True):
             indicator = cast(one_hot(self.labels_at(span), self.k), self.dtype)
             if self.weights is not None:
                 indicator = indicator * self.weights_at(span)[:, None, :]
@@ -142,11 +144,6 @@ class LinearModel:
         products = np.asarray((self._parent or self)._products)
         return float(self.all_reduce(products)[0]) / (2.0 * self.n)
 
-    @property
-    def l2(self) -> Array:
-        """Penalties, `(m,)` float64 on the rows' device."""
-        return like(self.host_l2, self.rows.reference)
-
     def take_tasks(self, index: list[int], l2: np.ndarray | None = None) -> Self:
         """The family of these tasks, with other penalties `l2` if given; a task may stand twice.
 
@@ -156,6 +153,7 @@ class LinearModel:
         out.__dict__.update(self.__dict__)
         out._parent = self._parent or self
         out.m, out.host_l2 = len(index), self.host_l2[index] if l2 is None else l2
+        out.l2 = like(out.host_l2, self.rows.reference)
         for name in ("labels", "weights", "moment", "mean", "total"):
             setattr(out, name, take_own(getattr(self, name), index))
         for name in ("frequency", "absent", "label_entropy"):
@@ -256,7 +254,7 @@ class LinearModel:
     def logit_change(self, v: Array) -> Array:
         """`V x_i + c` of all rows, `(m, k, n)`: how logits change along `v`; half a pass."""
         out = self.empty_logits(v)
-        for span, x in self.rows.blocks(self.m * self.k):
+        for span, x in self.rows.blocks(self.m * self.k, once=True):
             out[:, :, span] = self.directions(v, x)
         return out
 

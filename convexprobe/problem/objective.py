@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import repeat
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,8 +60,20 @@ class Evaluation:
     logits: Array = None
 
 
+class _Checked(NamedTuple):
+    """Rows whose rounding is measured: host index, index on the device, as multiplied, float64."""
+
+    host: np.ndarray
+    at: Array
+    narrow: Array
+    x: Array
+    size: Array  # |x|
+
+
 class Problem(LinearModel):
     """A family of `m` convex tasks over one source of rows; `LinearModel` has its data."""
+
+    _checked: _Checked | None = None
 
     def evaluate(self, w: Array, *, logits: Array | None = None, keep: bool = False) -> Evaluation:
         """Value, gradient and what certificates need at `w`, reading the rows once: one pass.
@@ -103,7 +116,7 @@ class Problem(LinearModel):
         loss = entropy = scale = xp.zeros((self.m,), dtype=f64, device=w.device)
         uncertainty = xp.empty((self.m, self.rows.n), dtype=self.dtype, device=w.device)
         kept = self.empty_logits(w) if keep and logits is None else logits
-        for span, x in self.rows.blocks(self.m * self.k):
+        for span, x in self.rows.blocks(self.m * self.k, once=logits is not None):
             z = self.logits(w, x) if logits is None else logits[:, :, span]
             if kept is not None and logits is None:
                 kept[:, :, span] = z
@@ -117,6 +130,18 @@ class Problem(LinearModel):
         sums = (pulled.value(), loss, entropy, scale, *self._rounding(w, logits))
         return sums, uncertainty, kept
 
+    def _checked_rows(self) -> _Checked:
+        """The rows that `_rounding` looks at, gathered once: they stand for all in every task."""
+        if self._checked is None:
+            xp = self.xp
+            index = local(np.arange(0, self.n, max(1, self.n // _CHECKED)), self.own)
+            if self.weights is not None and self.rows.n:  # the heaviest may be most of the sum
+                index = np.union1d(index, to_numpy(xp.argmax(self.weights, axis=1)))
+            narrow = self.rows.take(index)
+            x = cast(narrow, xp.float64)
+            self._checked = _Checked(index, like(index, x), narrow, x, xp.abs(x))
+        return self._checked
+
     def _rounding(self, w: Array, logits: Array | None) -> tuple[Array, Array, Array]:
         """How far rounding moves the losses and gradients of a few rows: this rank's weighted sums.
 
@@ -129,32 +154,28 @@ class Problem(LinearModel):
             Errors of the losses `(m,)`, sizes `|R_i| |x_i|` of the gradient's terms `(m, k d)`, and
             the rows' weights `(m or 1,)`.
         """
-        xp, f64 = self.xp, self.xp.float64
-        index = local(np.arange(0, self.n, max(1, self.n // _CHECKED)), self.own)
-        if self.weights is not None and self.rows.n:  # the heaviest rows may be most of the sum
-            heaviest = to_numpy(xp.argmax(self.weights, axis=1))
-            index = np.union1d(index, heaviest)
-        x, w = self.rows.take(index), cast(w, self.dtype)
-        weights, bias = self.split(cast(w, f64))
+        xp, f64, m = self.xp, self.xp.float64, w.shape[0]
+        checked = self._checked_rows()
+        x, w = checked.x, cast(cast(w, self.dtype), f64)
+        weights, bias = self.split(w)
         if self.k == 2:
             half = 0.5 * (weights[:, 1, :] - weights[:, 0, :])
             weights = xp.stack([-half, half], axis=1)
-        flat, exact_x = xp.reshape(weights, (self.m * self.k, self.d)), cast(x, f64)
-        shape = (self.m, self.k, x.shape[0])
-        exact = xp.reshape(flat @ exact_x.T, shape) + bias[:, :, None]
-        exact += cast(self.absent, f64)[:, :, None]
+        flat, shape = xp.reshape(weights, (m * self.k, self.d)), (m, self.k, x.shape[0])
+        exact = xp.reshape(flat @ x.T, shape) + (bias + cast(self.absent, f64))[:, :, None]
         if self.dtype == f64:
-            terms = xp.reshape(xp.abs(flat) @ xp.abs(exact_x).T, shape) + xp.abs(bias)[:, :, None]
+            terms = xp.reshape(xp.abs(flat) @ checked.size.T, shape) + xp.abs(bias)[:, :, None]
             error = epsilon(f64, w) * terms
         else:
-            z = self._logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
+            known = logits is not None
+            z = xp.take(logits, checked.at, axis=2) if known else self._logits(w, checked.narrow)
             error = xp.abs(cast(z, f64) - exact)
-        share = cast(self.weights_at(index), f64)
-        residual = row_terms(exact, self.labels_at(index), share).residual
-        sizes = xp.reshape(xp.abs(residual), (self.m * self.k, -1)) @ xp.abs(exact_x)
+        share = cast(self.weights_at(checked.host), f64)
+        residual = row_terms(exact, xp.take(self.labels, checked.at, axis=1), share).residual
+        sizes = xp.reshape(xp.abs(residual), (m * self.k, -1)) @ checked.size
         return (
             xp.sum(xp.max(error, axis=1) * share, axis=1),
-            xp.reshape(sizes, (self.m, -1)),
+            xp.reshape(sizes, (m, -1)),
             xp.sum(share, axis=1),
         )
 
@@ -235,7 +256,7 @@ class Problem(LinearModel):
         """The loss of this rank's rows, and the weight of those misclassified, `(m,)` each."""
         xp, columns = self.xp, self.m * self.k
         loss = wrong = xp.zeros((self.m,), dtype=xp.float64, device=w.device)
-        read = self.rows.blocks(columns)
+        read = self.rows.blocks(columns, once=True)
         for span, x in read if logits is None else zip(self.rows.spans(columns), repeat(None)):
             z = self.logits(w, x) if logits is None else logits[:, :, span]
             labels, weights = self.labels_at(span), self.weights_at(span)

@@ -10,7 +10,7 @@ certificate and stopping. A solver outside this package imports from here alone:
 | `Solver`, `SolverState` | the two methods, and what is carried from step to step |
 | `Sample`, `sample_size` | rows drawn where the curvature is, and how many to draw |
 | `Preconditioner`, `Inverse` | a recipe for an approximate inverse Hessian, and the inverse |
-| `Identity`, `Diagonal`, `Curvature` | the preconditioners there are |
+| `Identity`, `Diagonal`, `Curvature`, `EigenBlocks` | the preconditioners there are |
 | `fresh_inverse` | the state's preconditioner, rebuilt when the loss has fallen far |
 | `line_search`, `conjugate_gradient`, `inner` | what the solvers share |
 | `generator` | a private random stream for a seed and a step |
@@ -20,13 +20,14 @@ certificate and stopping. A solver outside this package imports from here alone:
 `examples/write_a_solver.py` is a solver in one file. In this package a new one is a file with its
 state, `init` and `step`, and a line in `SOLVERS`; the tests and benchmarks then run over it.
 
-`"auto"` is `Auto`: exact Newton steps for small problems, L-BFGS for all others.
+`"auto"` is `Auto`: Newton's method for small problems and few features, L-BFGS for all others.
 """
 
 from __future__ import annotations
 
 from convexprobe._arguments import check_choice
 from convexprobe.arrays.backend import Array, generator
+from convexprobe.problem.eigen_blocks import EigenBlocks
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import (
     Curvature,
@@ -83,9 +84,8 @@ def by_name(solver: str | Solver) -> Solver:
 
 __all__ = [
     "LBFGS", "SAG", "SAGA", "SOLVERS", "SVRG", "Adam", "Array", "Auto", "Curvature", "Diagonal",
-    "Evaluation", "Identity", "Inverse", "Katyusha", "NewtonCG", "NewtonCholesky",
-    "Preconditioner", "Problem",
-    "RMSprop", "Record", "Sample", "Solution", "Solver", "SolverState", "Status", "by_name",
-    "conjugate_gradient", "fresh_inverse", "generator", "inner", "line_search", "sample_size",
-    "solve",
+    "EigenBlocks", "Evaluation", "Identity", "Inverse", "Katyusha", "NewtonCG", "NewtonCholesky",
+    "Preconditioner", "Problem", "RMSprop", "Record", "Sample", "Solution", "Solver", "SolverState",
+    "Status", "by_name", "conjugate_gradient", "fresh_inverse", "generator", "inner", "line_search",
+    "sample_size", "solve",
 ]  # fmt: skip

@@ -1,37 +1,56 @@
-"""The default solver: one for small problems, one for all others."""
+"""The default solver: Newton's method for small problems and few features, L-BFGS for others."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from convexprobe.arrays.backend import Array
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers.base import Solver
-from convexprobe.solvers.lbfgs import LBFGS
+from convexprobe.solvers.ladder import Bought
+from convexprobe.solvers.lbfgs import LBFGS, LBFGSState
+from convexprobe.solvers.newton_cg import NewtonCG, NewtonState
 from convexprobe.solvers.newton_cholesky import NewtonCholesky
 
-FLOPS = 5e7
-"""Flops of an exact Hessian up to which Newton's few steps take less time than others' many."""
+FLOPS = 5e6
+"""Flops of all tasks' exact Hessians up to which they take less time than inner iterations."""
+
+FEATURES = 512
+"""Features up to which a dense curvature of all of them takes less time than the passes it saves
+L-BFGS, whose steps cost many times an inner iteration of Newton's method."""
+
+PASSES, CHEAP, MOST = 30.0, 6e8, 150.0
+"""Passes after which a problem is hard for inexact Newton steps, so that L-BFGS goes on: so many
+and those that take `CHEAP` flops, which cost less than its calls, but no more than `MOST`."""
 
 
 @dataclass(frozen=True)
 class Auto:
-    """Exact Newton steps for small problems, L-BFGS for others; see `docs/decisions/solver.md`.
+    """Exact Newton steps for few parameters, inexact ones for few features, L-BFGS for all others,
+    and where inexact Newton steps do not end soon.
 
-    Attributes:
-        small: for problems whose Hessian takes at most `FLOPS`.
-        large: for all others.
+    `docs/decisions/solver.md` has the measurements.
     """
 
-    small: Solver = field(default_factory=NewtonCholesky)
-    large: Solver = field(default_factory=LBFGS)
-
-    def _chosen(self, problem: Problem) -> Solver:
-        return self.small if float(problem.n) * problem.p**2 <= FLOPS else self.large
-
     def init(self, problem: Problem, w: Array) -> Any:
-        return self._chosen(problem).init(problem, w)
+        return self._first(problem).init(problem, w)
 
     def step(self, problem: Problem, w: Array, state: Any) -> tuple[Array, Any]:
-        return self._chosen(problem).step(problem, w, state)
+        if isinstance(state, LBFGSState):
+            return LBFGS().step(problem, w, state)
+        if isinstance(state, NewtonState):
+            passes = problem.passes - state.began
+            flops = 2.0 * problem.n * problem.d * problem.m * problem.k
+            if passes > min(PASSES + CHEAP / flops, MOST):
+                bought = Bought(0, there=passes, since=passes)  # they pay for a better metric
+                at, steps, inverse, built = state.at, state.steps, state.inverse, state.built
+                state = LBFGSState(at, None, steps, inverse, built, bought=bought)
+                return LBFGS().step(problem, w, state)
+        return self._first(problem).step(problem, w, state)
+
+    def _first(self, problem: Problem) -> Solver:
+        """The solver that begins."""
+        if float(problem.m) * problem.n * problem.p**2 <= FLOPS:
+            return NewtonCholesky()
+        return NewtonCG() if problem.d <= FEATURES else LBFGS()

@@ -42,7 +42,7 @@ class ValidationLoss(PerTask):
         """Loss and weight of this rank's rows, `(m,)` each."""
         family, xp = self.family, self.family.xp
         loss = mass = xp.zeros((family.m,), dtype=xp.float64, device=w.device)
-        for span, x in self.rows.blocks(family.m * family.k):
+        for span, x in self.rows.blocks(family.m * family.k, once=True):
             row = row_loss(family.logits(w, x), self.labels[:, span])
             share = xp.ones_like(row) if self.weights is None else self.weights[:, span]
             loss = loss + xp.sum(xp.clip(row, None, _LARGEST) * share, axis=1, dtype=xp.float64)

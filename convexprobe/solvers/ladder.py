@@ -1,7 +1,7 @@
 """Which preconditioner is worth its price: the policy of L-BFGS, in one place.
 
 A better preconditioner saves passes and costs flops, and nobody knows beforehand how many passes.
-So the next one is bought when the passes made with the last one have cost as much as it will: on
+So a better one is bought when the passes made with the last one have cost as much as it will: on
 any problem, all first builds together then cost about as much as all passes at most (rent skis
 until the rent would have bought a pair). The ladder begins with a sketch of 128 rows, which costs
 next to nothing, and ends with a curvature of its own for every class. The last level is rebuilt, at
@@ -22,6 +22,9 @@ STALE = 0.85
 DENSE = 5.0
 """How many flops of a build take the time of one of a pass, whose few columns wait for memory."""
 
+FIXED = 5e6
+"""Flops of a pass that take the time of a step's calls, which no problem is too small for."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -41,7 +44,8 @@ class Level:
         if isinstance(self.recipe, EigenBlocks):
             lead = min(self.recipe.leading, q)
             flops += 11.0 * q**3 + 2.0 * s * d * q + columns * s * (4.0 * q + 2.0 * lead * lead)
-        return flops / (DENSE * 2.0 * problem.n * d * max(columns, 2))
+        step = FIXED + 2.0 * problem.n * d * max(columns, 2)
+        return flops / (DENSE * step)
 
 
 def ladder(problem: Problem) -> list[Level]:
@@ -71,9 +75,7 @@ class Bought:
 
     def next(self, problem: Problem, levels: list[Level], stale: bool) -> int | None:
         """The level to build now, or None; `stale` says whether a loss has fallen to `STALE`."""
-        if self.level < 0:
-            return 0
-        above = self.level + 1
-        if above < len(levels) and self.there >= levels[above].price(problem):
-            return above
+        for above in range(len(levels) - 1, self.level, -1):
+            if above == 0 or self.there >= levels[above].price(problem):
+                return above
         return self.level if stale and self.since >= levels[self.level].price(problem) else None

@@ -22,9 +22,11 @@ from convexprobe.solvers.line_search import line_search
 
 @dataclass
 class NewtonState(SolverState):
-    """Attributes: `growth`, how many times the first sample's rows the next one has."""
+    """Attributes: `growth`, how many times the first sample's rows the next one has; `began`, the
+    family's passes before the first step."""
 
     growth: int = 1
+    began: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class NewtonCG:
     def init(self, problem: Problem, w: Array) -> NewtonState:
         """Evaluate at `w` and draw the first sample; the first step builds the preconditioner."""
         at = problem.evaluate(w, keep=True)
-        return NewtonState(at, self._draw(problem, at, 1, 0), built=at.loss)
+        sample = self._draw(problem, at, 1, 0)
+        return NewtonState(at, sample, built=at.loss, began=problem.passes)
 
     def step(self, problem: Problem, w: Array, state: NewtonState) -> tuple[Array, NewtonState]:
         xp, at, sample = problem.xp, state.at, state.sample
@@ -92,4 +95,4 @@ class NewtonCG:
         growth = 2 * state.growth if float(xp.max(ratio)) > 2.0 else state.growth
         steps = state.steps + 1
         sample = self._draw(problem, new, growth, steps)
-        return new.w, NewtonState(new, sample, steps, inverse, built, growth)
+        return new.w, NewtonState(new, sample, steps, inverse, built, growth, state.began)

@@ -145,7 +145,7 @@ def transferred(
     share = share / problem.all_reduce(xp.sum(share, axis=1, keepdims=True))[0]
     residual *= share[:, None, :]
     pulled = Pullback(problem, problem.m)
-    for span, x in source.blocks(problem.m * problem.k):
+    for span, x in source.blocks(problem.m * problem.k, once=True):
         pulled.add(residual[:, :, span], x)
 
     size = max(1500, 3 * min(problem.d, 1024) // 2)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convexprobe.arrays.products as products
@@ -33,6 +34,18 @@ def test_products_of_parts_are_the_products(q: int, r: int, d: int, seed: int) -
         torch.testing.assert_close(found.double(), exact(a), rtol=0, atol=1e-4)
 
 
+@settings(max_examples=30, deadline=None)
+@given(q=st.sampled_from([1, 2, 9, 15, 16]), r=st.integers(0, 3000), d=st.integers(1, 400))
+def test_small_products_add_up_to_the_large_one_in_either_library(q: int, r: int, d: int) -> None:
+    rng = np.random.default_rng(q + r + d)
+    x, a, b = (rng.standard_normal(s).astype(np.float32) for s in ((r, d), (q, d), (q, r)))
+    for library in (np.asarray, torch.from_numpy):
+        dots, sums = dot_rows(library(a), library(x)), combine_rows(library(b), library(x))
+        exact = a.astype(np.float64), b.astype(np.float64), x.astype(np.float64)
+        np.testing.assert_allclose(dots, exact[0] @ exact[2].T, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(sums, exact[1] @ exact[2], rtol=0, atol=1e-3)
+
+
 @pytest.mark.usefixtures("three_threads")
 def test_few_rows_are_left_to_one_product() -> None:
     x, a = torch.ones(500, 4), torch.ones(8, 4)
@@ -40,4 +53,4 @@ def test_few_rows_are_left_to_one_product() -> None:
     assert products._parts(a, x[:70]) == 2  # 32 rows a thread at least
     assert products._parts(a, x[:20]) == products._parts(a, x[:0]) == 1
     assert products._parts(torch.ones(65, 4), x) == 1  # MKL's own threads do as well
-    assert products._parts(a.double(), x.double()) == products._parts(a.numpy(), x.numpy()) == 1
+    assert products._parts(a.double(), x.double()) == products._parts(a.numpy(), x.numpy()) == 0

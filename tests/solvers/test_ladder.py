@@ -67,7 +67,7 @@ def test_a_solve_buys_each_level_only_after_its_price(k: int) -> None:
             assert before.bought.since >= price
             assert (before.at.loss < STALE * before.built).any()
         elif level > 0:
-            assert level == before.bought.level + 1 and before.bought.there >= price
+            assert level > before.bought.level and before.bought.there >= price
         spent += price
         reached.append(level)
         assert spent <= 2.0 * step + levels[0].price(problem) + 1e-9  # first builds, and rebuilds
