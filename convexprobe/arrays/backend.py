@@ -19,17 +19,20 @@ Array: TypeAlias = Any
 is_array = compat.is_array_api_obj
 device = compat.device
 
-_TORCH = compat.array_namespace(torch.empty(0))
-_NUMPY = compat.array_namespace(np.empty(0))
+_KNOWN: dict[type, ModuleType] = {
+    torch.Tensor: compat.array_namespace(torch.empty(0)),
+    np.ndarray: np,  # it follows the standard; the wrappers of array-api-compat take time
+}
 
 
 def namespace(*arrays: Array) -> ModuleType:
     """The array API namespace that the arrays share; those that are None do not count."""
+    kind = type(arrays[0])  # known without asking: a solve asks thousands of times
+    if kind in _KNOWN and all(type(a) is kind for a in arrays):
+        return _KNOWN[kind]
     kinds = {type(a) for a in arrays if a is not None}
-    if kinds == {torch.Tensor}:  # known without asking: a solve asks thousands of times
-        return _TORCH
-    if kinds == {np.ndarray}:
-        return _NUMPY
+    if len(kinds) == 1 and kinds <= _KNOWN.keys():
+        return _KNOWN[kinds.pop()]
     return compat.array_namespace(*(a for a in arrays if a is not None))
 
 

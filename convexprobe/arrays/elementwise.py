@@ -22,7 +22,7 @@ def pick(z: Array, labels: Array) -> Array:
         index = labels.expand(z.shape[0], -1)[:, None, :]
         return torch.gather(z, 1, index)[:, 0, :]
     if isinstance(z, np.ndarray):
-        return np.take_along_axis(z, labels[:, None, :], axis=1)[:, 0, :]
+        return z[_own(z, labels)]
     xp = namespace(z)
     return xp.sum(xp.where(one_hot(labels, z.shape[1]), z, xp.zeros_like(z)), axis=1)
 
@@ -33,11 +33,15 @@ def minus_one_hot_(p: Array, labels: Array) -> Array:
         index = labels.expand(p.shape[0], -1)[:, None, :]
         return p.scatter_add_(1, index, p.new_full((1, 1, 1), -1.0).expand(index.shape))
     if isinstance(p, np.ndarray):
-        index = np.broadcast_to(labels[:, None, :], (p.shape[0], 1, p.shape[2]))
-        np.put_along_axis(p, index, np.take_along_axis(p, index, axis=1) - p.dtype.type(1), axis=1)
+        p[_own(p, labels)] -= 1.0
         return p
     xp = namespace(p)
     return p - xp.astype(one_hot(labels, p.shape[1]), p.dtype)
+
+
+def _own(z: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The index of each row's own class in `(m, k, r)`, for class indices `(m or 1, r)`."""
+    return np.arange(z.shape[0])[:, None], labels, np.arange(z.shape[2])[None, :]
 
 
 def one_hot(labels: Array, k: int) -> Array:

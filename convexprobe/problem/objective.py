@@ -171,7 +171,8 @@ class Problem(LinearModel):
             z = xp.take(logits, checked.at, axis=2) if known else self._logits(w, checked.narrow)
             error = xp.abs(cast(z, f64) - exact)
         share = cast(self.weights_at(checked.host), f64)
-        residual = row_terms(exact, xp.take(self.labels, checked.at, axis=1), share).residual
+        residual = minus_one_hot_(softmax_(exact), xp.take(self.labels, checked.at, axis=1))
+        residual = residual * share[:, None, :]
         sizes = xp.reshape(xp.abs(residual), (m * self.k, -1)) @ checked.size
         return (
             xp.sum(xp.max(error, axis=1) * share, axis=1),

@@ -12,6 +12,10 @@ from convexprobe.solvers.base import SolverState, check_settings, fresh_inverse,
 from convexprobe.solvers.ladder import STALE, Bought, ladder
 from convexprobe.solvers.line_search import line_search
 
+SLOPE = 0.5
+"""The fraction of the slope that a step may leave: half as much work as at a fifth, and as many
+passes."""
+
 
 @dataclass
 class LBFGSState(SolverState):
@@ -85,7 +89,7 @@ class LBFGS:
         steps = state.steps + 1
         inverse, built, bought = self._metric(problem, state)
         direction = two_loop(inverse, at.gradient, state.steps_taken, state.changes)
-        new, _ = line_search(problem, at, direction)
+        new, _ = line_search(problem, at, direction, slope_left=SLOPE)
         s, y = new.w - at.w, new.gradient - at.gradient
         # A pair without positive curvature (a task that stayed) would break the metric.
         good = inner(s, y) > 1e-12 * xp.sqrt(inner(s, s) * inner(y, y))

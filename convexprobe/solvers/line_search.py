@@ -12,13 +12,15 @@ TRIALS = 10
 """Steps that a line search tries at most; they read no rows."""
 
 
-def line_search(problem: Problem, at: Evaluation, direction: Array) -> tuple[Evaluation, Array]:
+def line_search(
+    problem: Problem, at: Evaluation, direction: Array, *, slope_left: float = 0.2
+) -> tuple[Evaluation, Array]:
     """The point `w - t d` of each task with little slope left along `d`: one pass in all.
 
     The change of logits along `d` is half a pass, and the gradient at the end the other half. In
     between, the loss and its derivatives along the ray need no product with rows
     (`Problem.along_ray`). The objective is convex along the ray, so a bracketed Newton's method
-    from `t = 1` finds the step. A step is taken once the slope has fallen to a fifth and the value
+    from `t = 1` finds the step. A step is taken once the slope has fallen far enough and the value
     has not risen; if values differ by rounding alone, once the slope has fallen at all (the
     approximate Wolfe condition of Hager and Zhang 2005).
 
@@ -26,6 +28,7 @@ def line_search(problem: Problem, at: Evaluation, direction: Array) -> tuple[Eva
         problem: the family.
         at: the evaluation at the current point; its logits are computed if it has none.
         direction: descent direction to subtract, `(m, p)`.
+        slope_left: the fraction of its slope that a step may leave.
 
     Returns:
         The evaluation reached, with its logits, and the steps `(m,)`, 0 for a task that stays.
@@ -44,7 +47,7 @@ def line_search(problem: Problem, at: Evaluation, direction: Array) -> tuple[Eva
         fell = value <= at.value
         level = xp.abs(value - at.value) <= at.rounding
         small = xp.abs(slope)
-        good = (fell & (small <= 0.2 * xp.abs(slope0))) | (level & (small <= 0.9 * xp.abs(slope0)))
+        good = (fell & (small <= slope_left * xp.abs(slope0))) | (level & (small <= 0.9 * xp.abs(slope0)))
         if bool(xp.all(good)):
             break
         short = (slope <= 0) & (fell | level)

@@ -189,6 +189,7 @@ def solve(
             passes[task], seconds[task] = spent, elapsed
         if len(keep) < len(active):
             active = [active[i] for i in keep]
+        if active and len(active) < family.m:
             family, state = family.take_tasks(keep), take_tasks(state, keep)
             w, stopping = take_tasks(w, keep), take_tasks(stopping, keep)
         if not any(status[t] is None for t in active):
@@ -226,6 +227,6 @@ def solve(
         passes=passes,
         seconds=seconds,
         history=tuple(history),
-        state=state,
+        state=state if active else None,
         running=tuple(active),
     )

@@ -88,7 +88,8 @@ class Solution:
 
         w: best point of each task, `(m, p)` float64 on the problem's device.
         history: a record per step.
-        state: the solver's last state of the tasks still running, to resume the same problem.
+        state: the solver's last state of the tasks still running, to resume the same problem; None
+            if there are none.
         running: which tasks that state is about.
     """
 
