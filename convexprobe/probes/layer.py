@@ -27,7 +27,7 @@ from convexprobe.problem.objective import Problem
 from convexprobe.solvers.path import Fitted, Walk, solve_from, solve_path
 from convexprobe.solvers.solution import Record
 
-_FEW = 4e6
+_FEW = 1e7
 """Features or logits of all rows up to which a solve spends its time on calls."""
 
 

@@ -28,6 +28,9 @@ from convexprobe.problem.tasks import take_own, take_tasks
 _ABSENT = -1e30
 """Logit offset of a class without rows: finite, so that 0 times it is 0 and not NaN."""
 
+CALLS = 5e6
+"""Flops of a pass that take the time of a step's calls, which no problem is too small for."""
+
 _FLUSH = 2048
 """Rows whose products add up in the compute dtype before float64 takes over."""
 

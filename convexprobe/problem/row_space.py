@@ -21,13 +21,15 @@ import numpy as np
 from convexprobe.activations.source import Rows
 from convexprobe.arrays.backend import Array, cast, epsilon
 from convexprobe.arrays.linalg import cholesky, solve_triangular
+from convexprobe.problem.linear_model import CALLS
 from convexprobe.problem.objective import Problem
 
 MOST_ROWS = 2048
 """Rows up to which the Gram matrix and its factor cost little beside the solve."""
 
-_FAST = 4.0
-"""How many flops of the Gram matrix take the time of one flop of a pass."""
+_FAST, _CUBES = 30.0, 20.0
+"""How many flops of the Gram matrix take the time of one flop of a pass, and how many times `n^3`
+its factor, the projections and the dense curvature of `n` features count beside it."""
 
 COLUMNS = 512
 """Features whose products add up in the compute dtype before float64 takes over."""
@@ -95,7 +97,9 @@ def row_space(problem: Problem) -> RowSpace:
 
 def row_space_passes(problem: Problem) -> float:
     """What entering the row space takes of the time of a pass."""
-    return problem.n / (2.0 * max(problem.k, 2)) / _FAST + 4.0
+    n, d = problem.n, problem.d
+    flops = 2.0 * n * n * d + _CUBES * n**3
+    return flops / (_FAST * (CALLS + 2.0 * n * d * problem.m * problem.k)) + 2.0
 
 
 def is_wide(problem: Problem) -> bool:

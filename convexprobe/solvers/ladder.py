@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from convexprobe.problem.eigen_blocks import EigenBlocks
+from convexprobe.problem.linear_model import CALLS
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Curvature
 
@@ -21,9 +22,6 @@ STALE = 0.85
 
 DENSE = 5.0
 """How many flops of a build take the time of one of a pass, whose few columns wait for memory."""
-
-FIXED = 5e6
-"""Flops of a pass that take the time of a step's calls, which no problem is too small for."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Level:
         if isinstance(self.recipe, EigenBlocks):
             lead = min(self.recipe.leading, q)
             flops += 11.0 * q**3 + 2.0 * s * d * q + columns * s * (4.0 * q + 2.0 * lead * lead)
-        step = FIXED + 2.0 * problem.n * d * max(columns, 2)
+        step = CALLS + 2.0 * problem.n * d * max(columns, 2)
         return flops / (DENSE * step)
 
 

@@ -47,7 +47,9 @@ def line_search(
         fell = value <= at.value
         level = xp.abs(value - at.value) <= at.rounding
         small = xp.abs(slope)
-        good = (fell & (small <= slope_left * xp.abs(slope0))) | (level & (small <= 0.9 * xp.abs(slope0)))
+        good = (fell & (small <= slope_left * xp.abs(slope0))) | (
+            level & (small <= 0.9 * xp.abs(slope0))
+        )
         if bool(xp.all(good)):
             break
         short = (slope <= 0) & (fell | level)
