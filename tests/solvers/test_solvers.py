@@ -277,7 +277,7 @@ def test_rounding_that_ends_progress_is_a_status(solver: str) -> None:
     problem = data.problem(l2, np, np.float32)
     solution = solve(problem, SOLVERS[solver](), tol=1e-12, max_passes=1000)
     assert solution.status == (Status.ROUNDING,)
-    assert solution.gap[0] < 1e-5
+    assert solution.gap[0] < 2e-5
 
 
 def test_records_are_what_happened() -> None:
