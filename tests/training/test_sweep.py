@@ -231,4 +231,4 @@ def test_labels_of_a_sweep_may_be_strings_and_concepts() -> None:
     history = cxp.probe_checkpoints(network(7), STEPS[:2], x, {"a": words, "b": y}, **SETTINGS)
     assert history[0]["4/a"].classes == ("class 0", "class 1", "class 2")
     assert history[3]["4/b"].loss == pytest.approx(history[3]["4/a"].loss, rel=1e-6)
-    assert (history[3]["4/b"].weights == history[3]["4/a"].weights).all()
+    torch.testing.assert_close(history[3]["4/b"].weights, history[3]["4/a"].weights)
