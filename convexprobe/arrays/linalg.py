@@ -29,19 +29,30 @@ def inverse_spd(matrix: Array) -> Array:
 
 
 def cholesky(matrix: Array) -> Array | None:
-    """The lower Cholesky factor of a symmetric matrix, or None if it is not positive definite."""
+    """The lower Cholesky factors of symmetric matrices `(..., r, r)`, or None if one is not
+    positive definite."""
     if isinstance(matrix, np.ndarray):
         found = cholesky(to_torch(matrix))
         return None if found is None else found.numpy()
     if isinstance(matrix, torch.Tensor):
         factor, failed = torch.linalg.cholesky_ex(matrix)
-        return None if bool(failed) else factor
+        return None if bool(failed.any()) else factor
     xp = namespace(matrix)
     try:
         factor = xp.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
         return None
     return factor if bool(xp.all(xp.isfinite(factor))) else None  # CuPy gives NaN instead
+
+
+def cholesky_solve(factor: Array, b: Array) -> Array:
+    """`(L L^T)^-1 b` for lower factors `(..., r, r)` and `b` `(..., r, c)`."""
+    if isinstance(factor, np.ndarray):
+        return cholesky_solve(to_torch(factor), to_torch(b)).numpy()
+    if isinstance(factor, torch.Tensor):
+        return torch.cholesky_solve(b, factor)
+    xp = namespace(factor)
+    return xp.linalg.solve(xp.matrix_transpose(factor), xp.linalg.solve(factor, b))
 
 
 def solve_triangular(factor: Array, b: Array, *, upper: bool) -> Array:

@@ -14,7 +14,8 @@ from convexprobe.solvers.newton_cg import NewtonCG, NewtonState
 from convexprobe.solvers.newton_cholesky import NewtonCholesky
 
 FLOPS = 5e6
-"""Flops of all tasks' exact Hessians up to which they take less time than inner iterations."""
+"""Flops of all tasks' exact Hessians and factors, up to which they take less time than inner
+iterations."""
 
 FEATURES = 512
 """Features up to which a dense curvature of all of them takes less time than the passes it saves
@@ -24,11 +25,16 @@ PASSES, CHEAP, MOST = 30.0, 6e8, 150.0
 """Passes after which a problem is hard for inexact Newton steps, so that L-BFGS goes on: so many
 and those that take `CHEAP` flops, which cost less than its calls, but no more than `MOST`."""
 
+STEPS, ENTRIES = 200, 8e6
+"""Steps of L-BFGS after which a problem is hard for it, too, and exact Newton steps go on, if the
+Hessians of all tasks have at most so many entries."""
+
 
 @dataclass(frozen=True)
 class Auto:
-    """Exact Newton steps for few parameters, inexact ones for few features, L-BFGS for all others,
-    and where inexact Newton steps do not end soon.
+    """Exact Newton steps for few parameters, inexact ones for few features, L-BFGS for all others.
+
+    Where inexact Newton steps do not end soon, L-BFGS goes on; where that does not end, exact ones.
 
     `docs/decisions/solver.md` has the measurements.
     """
@@ -38,7 +44,8 @@ class Auto:
 
     def step(self, problem: Problem, w: Array, state: Any) -> tuple[Array, Any]:
         if isinstance(state, LBFGSState):
-            return LBFGS().step(problem, w, state)
+            hard = state.steps > STEPS and problem.m * problem.p**2 <= ENTRIES
+            return (NewtonCholesky() if hard else LBFGS()).step(problem, w, state)
         if isinstance(state, NewtonState):
             passes = problem.passes - state.began
             flops = 2.0 * problem.n * problem.d * problem.m * problem.k
@@ -47,10 +54,11 @@ class Auto:
                 at, steps, inverse, built = state.at, state.steps, state.inverse, state.built
                 state = LBFGSState(at, None, steps, inverse, built, bought=bought)
                 return LBFGS().step(problem, w, state)
-        return self._first(problem).step(problem, w, state)
+            return NewtonCG().step(problem, w, state)
+        return NewtonCholesky().step(problem, w, state)
 
     def _first(self, problem: Problem) -> Solver:
         """The solver that begins."""
-        if float(problem.m) * problem.n * problem.p**2 <= FLOPS:
+        if float(problem.m) * (problem.n + problem.p) * problem.p**2 <= FLOPS:
             return NewtonCholesky()
         return NewtonCG() if problem.d <= FEATURES else LBFGS()

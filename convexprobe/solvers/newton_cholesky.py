@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convexprobe.arrays.backend import Array, cast, like
-from convexprobe.arrays.linalg import inverse_spd
+from convexprobe.arrays.backend import Array, cast, like, namespace
+from convexprobe.arrays.linalg import cholesky, cholesky_solve
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.softmax import softmax_
 from convexprobe.problem.tasks import PerTask, take_tasks
@@ -33,22 +33,33 @@ class NewtonCholesky:
     def step(self, problem: Problem, w: Array, state: SolverState) -> tuple[Array, SolverState]:
         at = state.at
         assert at is not None
-        inverse = ExactInverse(inverse_spd(hessian(problem, at)))
+        inverse = ExactInverse.of(hessian(problem, at))
         new, _ = line_search(problem, at, inverse.solve(at.gradient))
         return new.w, SolverState(new, None, state.steps + 1, inverse, at.loss)
 
 
 @dataclass(frozen=True)
 class ExactInverse(PerTask):
-    """The inverse Hessians of all tasks, `(m, p, p)`."""
+    """The Hessians of all tasks by their Cholesky factors, `(m, p, p)`."""
 
-    matrix: Array
+    factor: Array
+
+    @classmethod
+    def of(cls, matrix: Array) -> ExactInverse:
+        """Factor Hessians; one that rounding made indefinite gets as much curvature as it needs."""
+        xp, ridge = namespace(matrix), 0.0
+        diagonal = xp.linalg.diagonal(matrix)
+        eye = xp.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+        size = xp.max(diagonal, axis=1)[:, None, None] * eye
+        while (factor := cholesky(matrix + ridge * size if ridge else matrix)) is None:
+            ridge = max(10.0 * ridge, 1e-15)
+        return cls(factor)
 
     def solve(self, v: Array) -> Array:
-        return (self.matrix @ v[:, :, None])[:, :, 0]
+        return cholesky_solve(self.factor, v[:, :, None])[:, :, 0]
 
     def take_tasks(self, index: list[int]) -> ExactInverse:
-        return ExactInverse(take_tasks(self.matrix, index))
+        return ExactInverse(take_tasks(self.factor, index))
 
 
 def hessian(problem: Problem, at: Evaluation) -> Array:
@@ -94,6 +105,6 @@ def _ordered(problem: Problem, matrix: Array) -> Array:
     free, weights = like(np.outer(kind, kind) / k, matrix), like(np.diag(1.0 - kind), matrix)
     size = xp.max(xp.abs(matrix), axis=(1, 2))[:, None, None]
     # Without a penalty this alone keeps rounding out of directions that no row has.
-    least = like(np.where(problem.host_l2 > 0, 1e-13, 1e-5), matrix)[:, None, None] * size + 1e-300
+    least = like(np.where(problem.host_l2 > 0, 1e-16, 1e-5), matrix)[:, None, None] * size + 1e-300
     eye = like(np.eye(problem.p), matrix)
     return matrix + problem.l2[:, None, None] * weights + size * free + least * eye
