@@ -71,7 +71,7 @@ class Images:
         (x, y), (xt, yt) = cxp.mnist("train"), cxp.mnist("test")
         self.fit = normalise(x[:rows]), torch.from_numpy(y[:rows])
         self.test = normalise(xt[: max(rows // 2, 1)]), torch.from_numpy(yt[: max(rows // 2, 1)])
-        self.pool = {"conv*": cxp.random_features(features), "*": "flatten"}
+        self.pool = {"conv*": cxp.random_features(features), "**": "flatten"}
 
     def activations(self, file: Path, *, test: bool = False) -> dict[str, torch.Tensor]:
         """Return a checkpoint's activations by layer."""

@@ -138,7 +138,7 @@ def main(
     reduced = cxp.random_features(settings.features) if settings.features else "spatial_mean"
     history = cxp.probe_checkpoints(
         model, settings.checkpoints, train, layers=list(BLOCKS), test=loader("val"),
-        pool={"avgpool": "flatten", "fc": "flatten", "*": reduced},
+        pool={"avgpool": "flatten", "fc": "flatten", "**": reduced},
         out=settings.out / "records", l2="auto" if settings.l2 is None else settings.l2,
         tol=settings.tol, process_group=group,
     )  # fmt: skip

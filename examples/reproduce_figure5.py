@@ -160,7 +160,7 @@ def movie(images: np.ndarray, labels: np.ndarray, held: list, out: Path, *, quic
         normalise(images[:rows]),
         torch.from_numpy(labels[:rows].astype(np.int64)),
         layers=PROBE_POINTS,
-        pool={"conv*": cxp.random_features(1_000), "*": "flatten"},
+        pool={"conv*": cxp.random_features(1_000), "**": "flatten"},
         test=(normalise(held[0][:rows]), torch.from_numpy(held[1][:rows].astype(np.int64))),
         out=out / f"{name}_movie_probes",
     )

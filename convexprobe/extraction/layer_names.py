@@ -10,9 +10,10 @@ A point is written `module[#call][:input|:output][[key]]`:
 | `lstm:output[0]` | one item of a value that is a tuple or a mapping |
 | `input` | the input of the model itself, unless a module has that name |
 
-The module may be a glob (`fnmatch`: `*` also crosses dots), matched against every module that
-defines `forward`; brackets are a set of characters unless they follow `:input` or `:output`. A
-module that a glob matches is read at every call, as `name#0`, `name#1`... if there are several.
+The module may be a glob, matched against every module that defines `forward`: `*` stands for any
+characters but a dot, `**` for any characters, `?` for one that is no dot, and brackets for one of a
+set, unless they follow `:input` or `:output`. A module that a glob matches is read at every call,
+as `name#0`, `name#1`... if there are several.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import cache
 from typing import Any
 
 import torch
@@ -169,7 +171,7 @@ def _parse(modules: dict[str, nn.Module], text: str) -> list[Request]:
         return [Request("", "input", key, text=text, named=True)]
     if not named and side is None and key is not None:  # a set of characters of the glob
         module, call, suffix, key = text, None, "", None
-    names = [module] if named else _matching(modules, lambda name, _: fnmatchcase(name, module))
+    names = [module] if named else _matching(modules, lambda name, _: matches(name, module))
     if not names:
         near = difflib.get_close_matches(module, modules, n=3, cutoff=0.0)
         raise ValueError(
@@ -178,6 +180,25 @@ def _parse(modules: dict[str, nn.Module], text: str) -> list[Request]:
         )
     number = None if call is None else int(call)
     return [Request(name, side or "output", key, number, suffix, text, named) for name in names]
+
+
+def matches(name: str, glob: str) -> bool:
+    """Whether a dotted name fits a glob, in which `*` stays within a dot and `**` crosses dots."""
+    return _pattern(glob).fullmatch(name) is not None
+
+
+@cache
+def _pattern(glob: str) -> re.Pattern[str]:
+    parts = re.split(r"(\*\*+|\*|\?|\[!?\]?[^]]*\])", glob)
+    known = {"*": "[^.]*", "?": "[^.]"}
+
+    def regex(part: str) -> str:
+        if part.startswith("**"):
+            return ".*"
+        text = translate(part)  # of a set of characters, or of what stands for itself
+        return known.get(part) or text[text.index(":") + 1 : text.rindex(")")]
+
+    return re.compile("".join(map(regex, filter(None, parts))), re.DOTALL)
 
 
 def _matching(modules: dict[str, nn.Module], choose: Callable[[str, nn.Module], bool]) -> list[str]:

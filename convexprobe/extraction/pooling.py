@@ -13,7 +13,8 @@ A pool is one of
 | `random_projection(dim)` | `(n, ...)` | `(n, dim)`, a fixed Gaussian projection of them |
 | any callable | `(n, ...)` | `(n, d)`, checked |
 
-or a mapping from layer names and globs to pools, of which the first that matches is used. Masks
+or a mapping from layer names and globs to pools, of which the first that matches is used; `**` is
+every layer (`extraction.layer_names` has the globs). Masks
 are found as `extraction.masks` says; without one, every token is kept. Means and projections of
 float16 and bfloat16 activations are computed and returned in float32, so that they are rounded only
 once, when they are stored.
@@ -24,7 +25,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import cache
 
 import torch
@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convexprobe._arguments import check_integer
+from convexprobe.extraction.layer_names import matches
 
 Pool = str | Callable[[Tensor], Tensor]
 PoolChoice = Pool | Mapping[str, Pool]
@@ -175,7 +176,7 @@ def needs_mask(rule: PoolRule) -> bool:
 
 
 def pool_rules(pool: PoolChoice) -> dict[str, PoolRule]:
-    """The rule of each pattern; a pool that is not a mapping has the one pattern `*`.
+    """The rule of each pattern; a pool that is not a mapping has the one pattern `**`.
 
     Raises:
         TypeError: the pool is neither a name, a callable nor a mapping from patterns to those.
@@ -184,7 +185,7 @@ def pool_rules(pool: PoolChoice) -> dict[str, PoolRule]:
     if isinstance(pool, Mapping) and not pool:
         raise ValueError("pool is an empty mapping: it needs a pattern for every layer")
     rules: dict[str, PoolRule] = {}
-    for pattern, choice in (pool if isinstance(pool, Mapping) else {"*": pool}).items():
+    for pattern, choice in (pool if isinstance(pool, Mapping) else {"**": pool}).items():
         if not isinstance(pattern, str):
             raise TypeError(f"pool: patterns must be strings, found {pattern!r}")
         if isinstance(choice, str) and choice not in _NAMED:
@@ -205,11 +206,11 @@ def choose_pool(rules: Mapping[str, PoolRule], names: Sequence[str]) -> PoolRule
     """
     for pattern, rule in rules.items():
         # equal names match too: the brackets of "lstm:output[0]" mean something else in a glob
-        if any(name == pattern or fnmatchcase(name, pattern) for name in names):
+        if any(name == pattern or matches(name, pattern) for name in names):
             return rule
     raise ValueError(
         f"layer {names[0]!r}: no pattern of the pool mapping matches it, found "
-        f"{', '.join(map(repr, rules))}; add a last entry '*' for all other layers"
+        f"{', '.join(map(repr, rules))}; add a last entry '**' for all other layers"
     )
 
 

@@ -310,7 +310,7 @@ def _described(pool: PoolChoice) -> tuple[list[list[str]], list[str]]:
     """Patterns and identities of pools, in the order in which they are tried; what is unknown."""
     pools: list[list[str]] = []
     unknown: list[str] = []
-    for pattern, choice in (pool if isinstance(pool, Mapping) else {"*": pool}).items():
+    for pattern, choice in (pool if isinstance(pool, Mapping) else {"**": pool}).items():
         text, more = (choice, ()) if isinstance(choice, str) else describe_function(choice)
         pools.append([pattern, text])
         unknown += more

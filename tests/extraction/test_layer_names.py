@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from convexprobe.extraction.extract import extract
+from convexprobe.extraction.layer_names import matches
 from tests.extraction.networks import Recurrent, Text, Wrapped, normal, reused
 
 
@@ -30,10 +34,32 @@ def test_a_glob_matches_modules_and_their_calls() -> None:
     x = normal(2, 3)
     assert list(extract(model, [x], "[13]")[0]) == ["1", "3"]
     assert list(extract(model, [x], "1[01]:input")[0]) == ["10:input", "11:input"]
-    assert list(extract(model, [x], ["12*", "0"])[0]) == ["0", "12.0", "12"]
+    assert list(extract(model, [x], ["12*", "0"])[0]) == ["0", "12"]
+    assert list(extract(model, [x], ["12**", "0"])[0]) == ["0", "12.0", "12"]
+    assert list(extract(model, [x], "**.0")[0]) == list(extract(model, [x], "*.*")[0]) == ["12.0"]
     assert list(extract(reused(), [normal(2, 1, 4, 4)], "r*#1")[0]) == ["relu#1"]
     rows, _ = extract(Recurrent(), [normal(2, 5, 3)], "l*:output[0]", pool="last_token")
     assert list(rows) == ["lstm:output[0]"]
+
+
+@given(
+    st.lists(st.text("ab*?", max_size=3), min_size=1, max_size=3),
+    st.lists(st.text("ab", max_size=3), min_size=1, max_size=3),
+)
+def test_a_star_matches_inside_one_part_of_a_dotted_name(
+    globs: list[str], parts: list[str]
+) -> None:
+    globs = [glob.replace("**", "*") for glob in globs]
+    each = len(globs) == len(parts) and all(map(fnmatchcase, parts, globs))
+    assert matches(".".join(parts), ".".join(globs)) == each
+    inside = ".".join(parts)
+    assert matches(inside, f"**{parts[-1]}") and matches(inside, f"{parts[0]}**")
+
+
+@given(st.text("a.*?[]!^-\\(", max_size=8), st.text("a.[-", max_size=4))
+def test_any_text_is_a_glob(glob: str, name: str) -> None:
+    assert matches(name, glob) in (True, False)
+    assert matches(name, "**") and matches(name, "*") == ("." not in name)
 
 
 def test_items_of_tuples_and_mappings_are_points() -> None:
@@ -67,7 +93,7 @@ def test_pools_by_pattern_match_calls_and_modules() -> None:
         "relu#0": "spatial_mean",
         "relu": "flatten",
         "bn": lambda x: x[:, :, 0, 0],
-        "*": "flatten",
+        "**": "flatten",
     }
     rows, _ = extract(reused(), [normal(2, 1, 4, 4)], pool=pool)
     assert {name: layer.shape[1] for name, layer in rows.items()} == {
@@ -130,7 +156,7 @@ def test_modules_that_never_run_are_left_out_unless_they_were_named() -> None:
     blocks.forward = lambda x: blocks.list[0](x)
     with pytest.raises(ValueError, match=r"layers 'list': .* never"):
         extract(blocks, x, "list")
-    assert list(extract(blocks, x, "l*")[0]) == ["list.0"]
+    assert list(extract(blocks, x, "l**")[0]) == ["list.0"]
 
 
 def test_a_projection_that_attention_never_calls_is_left_out() -> None:

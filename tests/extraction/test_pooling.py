@@ -127,7 +127,7 @@ def test_random_projection_ignores_autocast_and_keeps_float64() -> None:
 
 def test_first_matching_pattern_wins_and_brackets_can_be_meant_literally() -> None:
     x = normal(2, 4, 3)
-    pool = {"lstm:output[0]": "last_token", "lstm*": "class_token", "*": "flatten"}
+    pool = {"lstm:output[0]": "last_token", "lstm*": "class_token", "**": "flatten"}
     for names, expected in [
         (["lstm:output[0]"], x[:, -1]),
         (["lstm2"], x[:, 0]),

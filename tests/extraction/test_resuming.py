@@ -74,7 +74,7 @@ def test_a_directory_without_rows_is_nobody_s(tmp_path: Path) -> None:
 
 
 def test_pools_in_another_order_are_others(tmp_path: Path) -> None:
-    pools: dict[str, Any] = {"0": "flatten", "*": by(2)}
+    pools: dict[str, Any] = {"0": "flatten", "**": by(2)}
     extract_to(tmp_path, network(), batches(), pool=pools)
     with pytest.raises(ValueError, match="another pool"):
         extract_to(tmp_path, network(), batches(), pool=dict(reversed(pools.items())))
