@@ -4,7 +4,8 @@ A point is written `module[#call][:input|:output][[key]]`:
 
 | point | meaning |
 |---|---|
-| `fc1`, `fc1:output` | the output of the module `fc1` |
+| `fc1`, `fc1:output` | the output of the module `fc1`; of a tuple or a mapping its one tensor of
+  activations: the first of floating-point numbers that has a row per example |
 | `fc1:input` | its first positional input, or all its keyword inputs if it has no positional one |
 | `relu#1` | the second call, in one forward pass, of a module that runs several times |
 | `lstm:output[0]` | one item of a value that is a tuple or a mapping |
@@ -85,14 +86,18 @@ class Request:
         full = f"{module}#{call}{self.suffix}"
         return self.name(call, call + 1), full, f"{module}{self.suffix}", module
 
-    def tensor(self, value: Any, where: str) -> Tensor:
+    def tensor(self, value: Any, rows: int, where: str) -> Tensor:
         """The tensor at this point of a module whose input or output is `value`: a detached view.
 
         Raises, in messages that start with `where`:
             TypeError: it is not a dense tensor of floating-point numbers.
-            ValueError: the value has no such item, or several items and none was chosen.
+            ValueError: it has not so many rows; the value has no such item, or several items of
+                which none is the activations of so many rows, and none was chosen.
         """
         items = _items(value)
+        if self.key is None and self.side == "output":  # one input of several has to be chosen
+            value = next((x for x in items.values() if _is_activations(x, rows)), value)
+            items = _items(value)
         if self.key is not None and self.key not in items:
             has = f"items {', '.join(f'[{key}]' for key in items)}" if items else described(value)
             raise ValueError(f"{where}: expected its {self.side} to have [{self.key}], found {has}")
@@ -111,6 +116,11 @@ class Request:
         if str(value.dtype).removeprefix("torch.") not in FLOATS:
             raise TypeError(
                 f"{where}: expected activations of {', '.join(FLOATS)}, found {value.dtype}"
+            )
+        if value.ndim == 0 or len(value) != rows:
+            raise ValueError(
+                f"{where}: expected activations of {rows} rows, one per input, "
+                f"found shape {tuple(value.shape)}"
             )
         return value.detach()
 
@@ -216,6 +226,17 @@ def _is_leaf(name: str, module: nn.Module) -> bool:
     # a weight that is parametrized (weight norm, ...) does not make a layer a container
     children = dict(module.named_children()).keys() - {"parametrizations"}
     return not children and "parametrizations" not in name.split(".")
+
+
+def _is_activations(value: Any, rows: int) -> bool:
+    """Whether a value is a dense tensor of floating-point numbers with a row per example."""
+    plain = isinstance(value, Tensor) and not value.is_nested and value.layout == torch.strided
+    return (
+        plain
+        and str(value.dtype).removeprefix("torch.") in FLOATS
+        and value.ndim > 0
+        and len(value) == rows
+    )
 
 
 def _items(value: Any) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +32,9 @@ class Recorder:
     The first batch runs in full and shows how often each module is called. A later batch with more
     or fewer calls is an error, and its forward pass ends as soon as every point has been read. If
     a shape leaves open which axis is the batch, a few rows of the first batch run once more.
+
+    The first batch also shows which points have a row per example. The others are left out with
+    one warning, unless they were named.
     """
 
     requests: list[Request]
@@ -46,6 +51,8 @@ class Recorder:
     # shapes of the first batch, and of the rows of it that run once more
     shapes: dict[Point, tuple[int, ...]] = field(default_factory=dict)
     fewer: dict[Point, tuple[int, ...]] | None = None
+    # why points have no row per example, in the order of computation
+    left_out: dict[Point, Exception] = field(default_factory=dict)
 
     def attach(self, model: nn.Module, hooks: ExitStack) -> None:
         """Hang a hook on every module that is read."""
@@ -73,6 +80,7 @@ class Recorder:
         if first:
             self._learn()
             self._check_batch_axis(model, batch, home)
+            self._warn_of_points_left_out()
         for point in self.kinds:
             if point not in self.read:
                 raise ValueError(
@@ -118,11 +126,43 @@ class Recorder:
                     f"{batch.rows} rows, because the model does not run on {rows} rows ({error}); "
                     "give batches of a size that no other axis has"
                 ) from error
-            raise ValueError(
+            reason = ValueError(
                 f"{where}: expected axis 0 of shape {shape} to be the batch, found that {rows} "
                 f"rows instead of {batch.rows} give shape {fewer.get(point)}; choose another "
                 "point, or build the model with the batch in front (batch_first=True)"
             )
+            if any(r.named and r.point(call) == point for r, call in self._read_calls()):
+                raise reason
+            self.left_out[point] = reason
+            self.read.discard(point)
+            del self.kinds[point]
+            self.writer.drop(point)
+
+    def _read_calls(self) -> Iterator[tuple[Request, int]]:
+        """The requests with each of the calls that they read."""
+        for request, calls in self.total.items():
+            for call in filter(request.wants, range(calls)):
+                yield request, call
+
+    def _warn_of_points_left_out(self) -> None:
+        """Say once what has no row per example; an error if nothing else was chosen."""
+        if not self.left_out:
+            return
+        read = {request.text for request, call in self._read_calls()
+                if request.point(call) in self.kinds}  # fmt: skip
+        for request, call in self._read_calls():
+            reason = self.left_out.get(request.point(call))
+            if reason is not None and request.text not in read:
+                raise reason
+        points = [p for p in self.left_out if p not in self.kinds]
+        names = ", ".join(repr(self.names[p][0]) for p in points[:5])
+        more = f" and {len(points) - 5} more" if len(points) > 5 else ""
+        warnings.warn(
+            f"layers {names}{more} are left out, because they have no row per example: "
+            f"{self.left_out[points[0]]}",
+            UserWarning,
+            stacklevel=6,
+        )
 
     def _learn(self) -> None:
         """Check the requests against the calls of a whole forward pass, and name the points.
@@ -144,8 +184,8 @@ class Recorder:
                     f"layer {request.name(0, 1)!r}: the module runs {calls} times in one forward "
                     f"pass; choose one of {', '.join(map(repr, choices))}"
                 )
-            for call in filter(request.wants, range(calls)):
-                self.names[request.point(call)].append(request.name(call, calls))
+        for request, call in self._read_calls():
+            self.names[request.point(call)].append(request.name(call, self.total[request]))
 
     def _see(self, request: Request, module: nn.Module, args: tuple[Any, ...], value: Any) -> None:
         """The hook of one request; `value` is the output or, before the call, keyword inputs."""
@@ -161,19 +201,24 @@ class Recorder:
                 f"layer {request.name(0, 1)!r}, batch {batch.index}: expected calls of its module "
                 f"as in batch 0, {calls}, found more"
             )
-        if not request.wants(call) or point in (self.read if self.fewer is None else self.fewer):
+        done = self.read if self.fewer is None else self.fewer
+        if not request.wants(call) or point in done or (self.total and point in self.left_out):
             return
-        x = request.tensor(value, where)
+        try:
+            x = request.tensor(value, batch.rows, where)
+        except (TypeError, ValueError) as reason:
+            if self.fewer is not None:
+                self.fewer[point] = tuple(getattr(value, "shape", ()))
+            elif request.named or self.total:
+                raise
+            else:
+                self.left_out[point] = reason
+            return
         if self.fewer is not None:
             self.fewer[point] = tuple(x.shape)
             if len(self.fewer) == len(self.kinds):
                 raise _DeepestPointRead
             return
-        if x.ndim == 0 or len(x) != batch.rows:
-            raise ValueError(
-                f"{where}: expected activations of {batch.rows} rows, one per input, "
-                f"found shape {tuple(x.shape)}"
-            )
         rule = choose_pool(self.rules, request.aliases(call))
         mask = partial(self.masks.of, source=args[0] if args else None)
         self._store(point, x, rule, mask, where)

@@ -56,6 +56,10 @@ class Writer(ABC):
         """Copy the current batch's rows of one point; the caller may change them afterwards."""
 
     @abstractmethod
+    def drop(self, point: Point) -> None:
+        """Forget a point, of which rows of the current batch alone have been added."""
+
+    @abstractmethod
     def end_batch(self, batch: Batch, names: Names) -> None:
         """Copy the labels of the current batch, whose points have all been added."""
 
@@ -85,6 +89,9 @@ class MemoryWriter(Writer):
             block[self.rows : end] = rows
         else:
             self.blocks[point].append(rows.to(self.device, copy=True))
+
+    def drop(self, point: Point) -> None:
+        del self.blocks[point]
 
     def end_batch(self, batch: Batch, names: Names) -> None:
         self.rows += batch.rows
@@ -224,6 +231,9 @@ class DirectoryWriter(Writer):
     def add(self, point: Point, rows: Tensor) -> None:
         self.pending.setdefault(point, []).append(rows.to("cpu", copy=True))
         self.bytes += rows.nbytes
+
+    def drop(self, point: Point) -> None:
+        self.bytes -= sum(rows.nbytes for rows in self.pending.pop(point))
 
     def end_batch(self, batch: Batch, names: Names) -> None:
         self.rows, self.batches = self.rows + batch.rows, self.batches + 1

@@ -52,10 +52,10 @@ def test_batches_that_disagree_are_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nested tensors are declared a prototype
         with pytest.raises(TypeError, match=r"layer 'other', batch 0: .* found a nested tensor"):
-            extract(nested, [x])
+            extract(nested, [x], "other")
     scalar = Wrapped(lambda model, x: model.other(model.fc(x).sum()))
     with pytest.raises(ValueError, match=r"layer 'other', batch 0: .* found shape \(\)"):
-        extract(scalar, [x])
+        extract(scalar, [x], "other")
 
 
 def test_a_forward_pass_that_changes_its_mind_is_named() -> None:

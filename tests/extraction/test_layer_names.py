@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from convexprobe.extraction.extract import extract
 from convexprobe.extraction.layer_names import matches
@@ -130,9 +131,6 @@ def test_layers_that_cannot_be_meant_are_refused(
 @pytest.mark.parametrize(
     ("layers", "kind", "message"),
     [
-        ("lstm", ValueError, r"layer 'lstm', batch 0: .* choose one of 'lstm:output\[0\]'$"),
-        (None, ValueError, r"layer 'lstm', batch 0: .*'lstm:output\[0\]'$"),
-        ("t*", ValueError, r"layer 'table', .*'table:output\[hidden\]', 'table:output\[places\]'$"),
         ("table[hiden]", ValueError, r"'table\[hiden\]', .* \[hidden\], \[places\], \[nothing\]"),
         ("table[places]", TypeError, r"layer 'table\[places\]', batch 0: .* found torch.int64"),
         ("table[nothing]", TypeError, r"layer 'table\[nothing\]', batch 0: .* NoneType"),
@@ -142,6 +140,59 @@ def test_layers_that_cannot_be_meant_are_refused(
 def test_items_must_be_chosen(layers: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         extract(Recurrent(), [normal(2, 5, 3)], layers)
+
+
+def test_of_a_tuple_or_a_mapping_the_first_tensor_with_a_row_per_example_is_meant() -> None:
+    model, x = Recurrent(), normal(2, 5, 3)
+    for layers in (None, ["lstm", "table"], "*", "**"):
+        rows, _ = extract(model, [x], layers)
+        chosen, _ = extract(model, [x], ["lstm[0]", "table[hidden]"])
+        assert list(rows) == ["lstm", "table"]
+        for mine, theirs in zip(rows.values(), chosen.values(), strict=True):
+            assert torch.equal(mine, theirs)
+    outputs = [None, torch.ones(2), torch.arange(3), torch.ones(1, 3), normal(3, 4), normal(3, 9)]
+    model = Wrapped(lambda model, x: model.other(outputs))
+    rows, _ = extract(model, [normal(3, 3)], "other")
+    assert torch.equal(rows["other"], outputs[4])
+    model = Wrapped(lambda model, x: model.other(outputs[:4]))
+    message = r"layer 'other', batch 0: .* choose one of 'other:output\[1\]', 'other:output\[2\]'"
+    with pytest.raises(ValueError, match=message):
+        extract(model, [normal(3, 3)], "other")
+
+
+class Rotary(nn.Module):
+    """A model whose leaves have rows, positions without rows, and integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.positions, self.cosines, self.ids, self.turned = (
+            nn.Linear(3, 3), *(nn.Identity() for _ in range(4))
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.positions(torch.ones(1, x.shape[1], 3))
+        self.cosines((torch.ones(1, 2), torch.ones(1, 2)))
+        self.ids(torch.ones(len(x), dtype=torch.long))
+        self.turned(x.transpose(0, 1))
+        return self.fc(x)
+
+
+@pytest.mark.parametrize("layers", [None, "**", lambda name, module: True])
+@pytest.mark.parametrize("tokens", [3, 4])  # as many as rows, and more
+def test_points_without_a_row_per_example_are_left_out_with_one_warning(
+    layers: Any, tokens: int, tmp_path: Path
+) -> None:
+    x = normal(6, tokens, 3).split(3)
+    for out in (None, tmp_path):
+        with pytest.warns(UserWarning, match="layers '.*left out, .* no row per ex") as caught:
+            rows, _ = extract(Rotary(), x, layers, out=out)
+        assert list(rows) == ["fc"] and len(caught) == 1 and caught[0].filename == __file__
+        told = str(caught[0].message)
+        assert all(f"'{name}'" in told for name in ("positions", "cosines", "ids", "turned"))
+    for name in ("positions", "cosines", "ids", "turned"):
+        for choice in (name, ["fc", name], [name[:-1] + "*", "fc"]):
+            with pytest.raises((TypeError, ValueError), match=f"layer '{name}', batch 0: expected"):
+                extract(Rotary(), x, choice)
 
 
 def test_modules_that_never_run_are_left_out_unless_they_were_named() -> None:
