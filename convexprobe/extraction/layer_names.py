@@ -11,6 +11,15 @@ A point is written `module[#call][:input|:output][[key]]`:
 | `lstm:output[0]` | one item of a value that is a tuple or a mapping |
 | `input` | the input of the model itself, unless a module has that name |
 
+| `blocks`, `attention`, `mlp` | of every block its output, or that of its attention or MLP |
+| `blocks.3`, `blocks.3.mlp`, `blocks.*.mlp` | the same of block 3, and of all |
+| `blocks.3.attention[head 2]` | the part of a head: the slice that head 2 writes of the input of
+  the attention's output projection; `[head *]` are all; any module with attention may precede it |
+
+`extraction.blocks` says which modules those are. Modules that are called so go before these words,
+but a list that is called `blocks` means the blocks. Points that one word chooses are named as the
+modules are.
+
 The module may be a glob, matched against every module that defines `forward`: `*` stands for any
 characters but a dot, `**` for any characters, `?` for one that is no dot, and brackets for one of a
 set, unless they follow `:input` or `:output`. A module that a glob matches is read at every call,
@@ -31,12 +40,23 @@ import torch
 from torch import Tensor, nn
 
 from convexprobe.activations.manifest import FLOATS
+from convexprobe.extraction.blocks import (
+    attention_output,
+    block_names,
+    head_slices,
+    is_list,
+    mlp_output,
+)
 
 LayerChoice = str | Sequence[str] | Callable[[str, nn.Module], bool]
 Point = tuple[str, str, str | None, int]  # module, side, key, call
 
 # module, call, all that follows, side, key; the module takes whatever the rest does not
 _GRAMMAR = re.compile(r"(.*?)(?:#(\d+))?((?::(input|output))?(?:\[([^]]+)\])?)", re.DOTALL)
+
+_WORDS = re.compile(r"blocks(?:\.(?P<number>\d+|\*)(?:\.(?P<part>attention|mlp))?)?"
+                    r"|(?P<all>attention|mlp)")  # fmt: skip
+_HEAD = re.compile(r"head (\d+|\*)")
 
 
 @dataclass(frozen=True)
@@ -46,11 +66,12 @@ class Request:
     Attributes:
         module: its dotted name; empty for the model itself.
         side: "input" or "output".
-        key: of the item of a tuple or mapping, None for the whole value.
+        key: of the item of a tuple or mapping, or of a head; None for the whole value.
         call: None means the only call of a named point, and every call of a chosen one.
         suffix: side and key as they were written.
         text: the point as it was written; empty for a predicate.
         named: whether the module was written in full.
+        features: the first feature of a head's part, and the one after its last.
     """
 
     module: str
@@ -60,6 +81,7 @@ class Request:
     suffix: str = ""
     text: str = ""
     named: bool = False
+    features: tuple[int, int] | None = None
 
     def identity(self) -> list[Any]:
         """What it reads and under which name, as JSON holds it."""
@@ -94,15 +116,16 @@ class Request:
             ValueError: it has not so many rows; the value has no such item, or several items of
                 which none is the activations of so many rows, and none was chosen.
         """
-        items = _items(value)
+        items = {} if self.features else _items(value)
         if self.key is None and self.side == "output":  # one input of several has to be chosen
             value = next((x for x in items.values() if _is_activations(x, rows)), value)
             items = _items(value)
-        if self.key is not None and self.key not in items:
+        key = None if self.features else self.key
+        if key is not None and key not in items:
             has = f"items {', '.join(f'[{key}]' for key in items)}" if items else described(value)
-            raise ValueError(f"{where}: expected its {self.side} to have [{self.key}], found {has}")
-        if self.key is not None:
-            value = items[self.key]
+            raise ValueError(f"{where}: expected its {self.side} to have [{key}], found {has}")
+        if key is not None:
+            value = items[key]
         elif items:
             # with its side, which a glob needs in front of the brackets
             head = self.name(0, 1) + ("" if self.suffix or not self.module else f":{self.side}")
@@ -122,7 +145,8 @@ class Request:
                 f"{where}: expected activations of {rows} rows, one per input, "
                 f"found shape {tuple(value.shape)}"
             )
-        return value.detach()
+        value = value.detach()
+        return value if self.features is None else value[..., slice(*self.features)]
 
 
 def choose_layers(model: nn.Module, layers: LayerChoice | None) -> list[Request]:
@@ -140,7 +164,7 @@ def choose_layers(model: nn.Module, layers: LayerChoice | None) -> list[Request]
         requests = [Request(name) for name in _matching(modules, layers or _is_leaf)]
     elif isinstance(layers, Iterable):
         texts = [layers] if isinstance(layers, str) else layers
-        requests = [request for text in texts for request in _parse(modules, text)]
+        requests = [request for text in texts for request in _parse(model, modules, text)]
     else:
         raise TypeError(f"layers: expected names or a predicate, found {described(layers)}")
     if not requests:
@@ -167,19 +191,29 @@ def check_model(model: nn.Module) -> None:
             raise ValueError(f"{where}: lazy, its shape is not known yet; run one batch through it")
 
 
-def _parse(modules: dict[str, nn.Module], text: str) -> list[Request]:
-    """The requests of one name or glob."""
+def _parse(model: nn.Module, modules: dict[str, nn.Module], text: str) -> list[Request]:
+    """The requests of one name, word or glob."""
     if not isinstance(text, str):
         raise TypeError(f"layers: expected names, found {text!r}")
-    if text in modules:  # first, because a name may contain the signs of the grammar
-        return [Request(text, text=text, named=True)]
     match = _GRAMMAR.fullmatch(text)
     assert match is not None
     module, call, suffix, side, key = match.groups()
+    word = _WORDS.fullmatch(module)
+    if word is not None and (side is None or module == "blocks"):
+        meant = [m for name, m in modules.items() if matches(name, module)]
+        # a list of blocks is never called, or its output is that of its last block
+        if not meant or (side is None and all(map(is_list, meant))):
+            number = None if call is None else int(call)
+            return _parse_word(model, text, word, number, suffix, side or "output", key)
+    if text in modules:  # before globs, because a name may contain the signs of the grammar
+        return [Request(text, text=text, named=True)]
     named = module in modules
     if module == "input" and not named and call is None and side is None:
         return [Request("", "input", key, text=text, named=True)]
-    if not named and side is None and key is not None:  # a set of characters of the glob
+    head = None if key is None else _HEAD.fullmatch(key)
+    if (
+        not named and side is None and key is not None and head is None
+    ):  # a set of characters of the glob
         module, call, suffix, key = text, None, "", None
     names = [module] if named else _matching(modules, lambda name, _: matches(name, module))
     if not names:
@@ -189,7 +223,72 @@ def _parse(modules: dict[str, nn.Module], text: str) -> list[Request]:
             f"none; the nearest are {', '.join(map(repr, near)) or 'none: no submodules'}"
         )
     number = None if call is None else int(call)
+    if head is not None and side != "output":
+        return [r for name in names for r in _heads(model, name, head[1], number, text, named)]
     return [Request(name, side or "output", key, number, suffix, text, named) for name in names]
+
+
+def _parse_word(
+    model: nn.Module,
+    text: str,
+    word: re.Match[str],
+    call: int | None,
+    suffix: str,
+    side: str,
+    key: str | None,
+) -> list[Request]:
+    """The requests of `blocks`, `attention` or `mlp`, or of one of the blocks.
+
+    Raises:
+        ValueError: no blocks, no such block, or no such part of a block.
+    """
+    number, part = word["number"], word["part"] or word["all"]
+    blocks = block_names(model)
+    if number not in (None, "*"):
+        if int(number) >= len(blocks):
+            raise ValueError(
+                f"layer {text!r}: expected a block from 0 to {len(blocks) - 1}, found {number}"
+            )
+        blocks = [blocks[int(number)]]
+    named = number not in (None, "*")
+    requests: list[Request] = []
+    for name in blocks:
+        inner: str | None = ""
+        if part is not None:
+            find = attention_output if part == "attention" else mlp_output
+            inner = find(model.get_submodule(name))
+        if inner is None:
+            continue
+        place = f"{name}.{inner}" if inner else name
+        head = None if key is None or part != "attention" else _HEAD.fullmatch(key)
+        if head is not None:
+            requests += _heads(model, place, head[1], call, text, named)
+        else:
+            requests.append(Request(place, side, key, call, suffix, text, named))
+    if not requests:
+        kind = type(model.get_submodule(blocks[0])).__name__
+        raise ValueError(
+            f"layer {text!r}: expected blocks with {part}, found none in {blocks[0]!r} ({kind}); "
+            "choose modules by name or glob"
+        )
+    return requests
+
+
+def _heads(
+    model: nn.Module, name: str, number: str, call: int | None, text: str, named: bool
+) -> list[Request]:
+    """The requests of one head of an attention module, or with `*` of all."""
+    place, slices = head_slices(model, name)
+    if number != "*" and int(number) >= len(slices):
+        raise ValueError(
+            f"layer {text!r}: expected a head from 0 to {len(slices) - 1}, found {number}"
+        )
+    chosen = range(len(slices)) if number == "*" else [int(number)]
+    return [
+        Request(place, "input", f"head {i}", call, f":input[head {i}]", text,
+                named and number != "*", slices[i])
+        for i in chosen
+    ]  # fmt: skip
 
 
 def matches(name: str, glob: str) -> bool:

@@ -126,14 +126,14 @@ class Recorder:
                     f"{batch.rows} rows, because the model does not run on {rows} rows ({error}); "
                     "give batches of a size that no other axis has"
                 ) from error
-            reason = ValueError(
+            moved = ValueError(
                 f"{where}: expected axis 0 of shape {shape} to be the batch, found that {rows} "
                 f"rows instead of {batch.rows} give shape {fewer.get(point)}; choose another "
                 "point, or build the model with the batch in front (batch_first=True)"
             )
             if any(r.named and r.point(call) == point for r, call in self._read_calls()):
-                raise reason
-            self.left_out[point] = reason
+                raise moved
+            self.left_out[point] = moved
             self.read.discard(point)
             del self.kinds[point]
             self.writer.drop(point)
