@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexprobe.activations.manifest import LABELS, Block, Layer, Manifest
+from convexprobe.activations.manifest import LABELS, Block, Layer, Manifest, dtype_name
 
 
 class Exhausted:
@@ -40,5 +40,5 @@ def write_activations(
         }
         tensors[LABELS] = labels[start : start + rows].clone()
         blocks.append(Block.write(directory, len(blocks), tensors, 1, 0))
-    kind = Layer.of((), labels).dtype
-    Manifest("", {}, tuple(listed), kind, tuple(blocks), True).write(directory)
+    columns = {LABELS: dtype_name(labels)}
+    Manifest("", {}, tuple(listed), columns, tuple(blocks), True).write(directory)

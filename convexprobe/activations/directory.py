@@ -23,7 +23,17 @@ from torch import Tensor
 from convexprobe._arguments import check_bool, check_path
 from convexprobe._files import open_regular
 from convexprobe._hashing import raw_bytes
-from convexprobe.activations.manifest import Block, Layer, Manifest, block_name
+from convexprobe.activations.layers import Activations
+from convexprobe.activations.manifest import (
+    EXAMPLES,
+    LABELS,
+    POSITIONS,
+    Block,
+    Column,
+    Layer,
+    Manifest,
+    block_name,
+)
 from convexprobe.activations.stored import CHUNK, StoredRows
 
 MOST_HEADER = 100 << 20
@@ -190,7 +200,7 @@ class _Reader:
 
 def open_activations(
     directory: str | os.PathLike[str], *, partial: bool = False
-) -> tuple[dict[str, DirectoryRows], Tensor | None]:
+) -> tuple[Activations, Tensor | None]:
     """Open the activations and labels that `extract(..., out=directory)` wrote.
 
     Only the labels are read here: `fit_probes` loads a layer that fits in memory and streams one
@@ -202,7 +212,8 @@ def open_activations(
 
     Returns:
         The rows `(n, d)` by layer, in the order in which the network computes them, each with
-        `shape`, `dtype` and `load()`; and the labels `(n,)`, or None if there are none.
+        `shape`, `dtype` and `load()`, with their examples and positions if rows are tokens; and
+        the labels `(n,)`, or None if there are none.
 
     Raises:
         FileNotFoundError: the directory has no manifest.
@@ -226,12 +237,15 @@ def open_activations(
     if not blocks:
         raise ValueError(f"{os.fspath(directory)!r}: no row was written before the interruption")
     rows: dict[str, DirectoryRows] = {}
+    columns: dict[str, Tensor] = {}
     for tensor in manifest.tensors:
         stored = DirectoryRows(directory, blocks, tensor)
-        rows.update(dict.fromkeys(tensor.names, stored))
-    if manifest.labels is None:
-        return rows, None
-    with stored.reader() as read:
-        for number in range(len(blocks)):  # in a small buffer: nothing false takes memory
-            read.verify(number)
-    return rows, stored.load()[:, 0]
+        if not isinstance(tensor, Column):
+            rows.update(dict.fromkeys(tensor.names, stored))
+            continue
+        with stored.reader() as read:
+            for number in range(len(blocks)):  # in a small buffer: nothing false takes memory
+                read.verify(number)
+        columns[tensor.key] = stored.load()[:, 0]
+    tokens = (columns[key].numpy() for key in (EXAMPLES, POSITIONS) if key in columns)
+    return Activations(rows, *tokens), columns.get(LABELS)

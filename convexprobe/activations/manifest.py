@@ -1,15 +1,15 @@
 """The format of activations in a directory: row blocks, and the manifest that lists them.
 
 A directory holds row blocks `00000.safetensors`, `00001.safetensors`, ... and `manifest.json`. A
-block has the rows of every layer for the same examples, tensors `"activations/NAME"` `(r, d)`, and
-their `"labels"` `(r,)` if there are any. Any program that reads safetensors can read it. The
-manifest lists
+block has the rows of every layer for the same examples or tokens, tensors `"activations/NAME"`
+`(r, d)`, and columns `(r,)`: the `"labels"` if there are any, and of tokens the `"examples"` and
+`"positions"`. Any program that reads safetensors can read it. The manifest lists
 
     format, complete   the version; whether the extraction reached its end
     model              SHA-256 of the parameters and buffers
     request            points, dtype and pools; the model's code; what cannot be identified
     layers             names, width and dtype of each, in the order of computation
-    labels             the dtype of the labels; null if there are none
+    columns            the dtype of each column
     blocks             what `Block` has, of each
     crc32              CRC-32 of all this
 
@@ -22,7 +22,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,10 @@ from convexprobe._arguments import check_bool, check_integer
 from convexprobe._files import read_json, write_whole
 from convexprobe._hashing import raw_bytes
 
-FORMAT = "convexprobe-activations-2"
+FORMAT = "convexprobe-activations-3"
 MANIFEST = "manifest.json"
-LABELS = "labels"
+LABELS, EXAMPLES, POSITIONS = "labels", "examples", "positions"
+"""The columns that blocks may have beside the rows of layers."""
 
 MOST = 256 << 20
 """Bytes of a manifest that is read: more would be a directory of hundreds of terabytes."""
@@ -57,12 +58,12 @@ DTYPES = {
     **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
     "bool": "BOOL",
 }
-"""The dtypes that labels may have."""
+"""The dtypes that columns may have."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, or the labels, which have no name.
+    """A layer of rows.
 
     Attributes:
         names: all the names under which it was asked for.
@@ -75,19 +76,25 @@ class Layer:
     dtype: str
 
     def __post_init__(self) -> None:
-        if self.dtype not in (FLOATS if self.names else DTYPES):
+        if self.dtype not in self._dtypes():
             raise ValueError(f"{self.key!r} has the dtype {self.dtype}, which cannot be stored")
 
     @classmethod
     def of(cls, names: Iterable[str], rows: Tensor) -> Layer:
-        """The layer of these rows `(n, d)`; of labels `(n,)` if there is no name."""
-        width = 1 if rows.ndim == 1 else rows.shape[1]
-        return cls(tuple(names), width, str(rows.dtype).removeprefix("torch."))
+        """The layer of these rows `(n, d)`."""
+        return cls(tuple(names), rows.shape[1], dtype_name(rows))
+
+    def _dtypes(self) -> Mapping[str, str]:
+        return FLOATS
+
+    def shape(self, rows: int) -> list[int]:
+        """The shape of its tensor in a block of so many rows."""
+        return [rows, self.width]
 
     @property
     def key(self) -> str:
         """The name of its tensor in every block."""
-        return f"activations/{self.names[0]}" if self.names else LABELS
+        return f"activations/{self.names[0]}"
 
     @property
     def row_bytes(self) -> int:
@@ -97,13 +104,31 @@ class Layer:
     def offset(self, header: dict[str, Any], rows: int) -> int:
         """Where its bytes begin behind the header of a block; a ValueError if that is wrong."""
         entry = header[self.key]
-        shape = [rows, self.width] if self.names else [rows]
         start, stop = (check_integer("data_offsets", at) for at in entry["data_offsets"])
-        if [entry["dtype"], entry["shape"]] != [DTYPES[self.dtype], shape]:
+        if [entry["dtype"], entry["shape"]] != [DTYPES[self.dtype], self.shape(rows)]:
             raise ValueError(f"{self.key!r} is {entry['dtype']} {entry['shape']}")
         if stop - start != rows * self.row_bytes:
             raise ValueError(f"{self.key!r} has {stop - start} bytes")
         return start
+
+
+class Column(Layer):
+    """A number for each row: its label, its example or its position; read as rows of width 1."""
+
+    def _dtypes(self) -> Mapping[str, str]:
+        return DTYPES
+
+    def shape(self, rows: int) -> list[int]:
+        return [rows]
+
+    @property
+    def key(self) -> str:
+        return self.names[0]
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """The dtype, as torch calls it."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -112,7 +137,7 @@ class Block:
 
     Attributes:
         bytes: the file's size.
-        rows: the number of examples.
+        rows: the number of its rows, of examples or tokens.
         batches: the number of the loader's batches that they came from.
         inputs: CRC-32 of those batches, by which a resumed extraction recognises other data.
         crc32: CRC-32 of the bytes of each tensor, by its name.
@@ -147,7 +172,7 @@ class Manifest:
     model: str
     request: dict[str, Any]
     layers: tuple[Layer, ...] = ()
-    labels: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
     blocks: tuple[Block, ...] = ()
     complete: bool = False
 
@@ -158,8 +183,8 @@ class Manifest:
 
     @property
     def tensors(self) -> tuple[Layer, ...]:
-        """The layers, and the labels if there are any."""
-        return self.layers if self.labels is None else (*self.layers, Layer((), 1, self.labels))
+        """The layers and the columns."""
+        return (*self.layers, *(Column((key,), 1, dtype) for key, dtype in self.columns.items()))
 
     def write(self, directory: Path) -> None:
         """Replace the directory's manifest; if it cannot be written, OSError, and the old stays."""
@@ -200,12 +225,14 @@ class Manifest:
         """Check every value, since a checksum proves no good will."""
         if not isinstance(content["model"], str) or not isinstance(content["request"], dict):
             raise TypeError("model or request is of another type")
-        layers = tuple(map(_layer, content["layers"]))
+        layers, columns = tuple(map(_layer, content["layers"])), dict(content["columns"])
+        if odd := set(columns) - {LABELS, EXAMPLES, POSITIONS}:
+            raise ValueError(f"there is no column {min(odd)!r}")
         names = [name for layer in layers for name in layer.names]
         if len(set(names)) < len(names):
             raise ValueError("two layers have one name")
         complete = check_bool("complete", content["complete"])
-        out = cls(content["model"], content["request"], layers, content["labels"], (), complete)
+        out = cls(content["model"], content["request"], layers, columns, (), complete)
         blocks = tuple(_block(entry, out.tensors) for entry in content["blocks"])
         if blocks and not layers:
             raise ValueError("there are blocks, and no layers")

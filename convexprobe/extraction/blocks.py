@@ -72,9 +72,10 @@ def block_names(model: nn.Module) -> list[str]:
 
 
 def attention_output(block: nn.Module) -> str | None:
-    """The name, inside a block, of the module whose output its self-attention's is, if there is one.
+    """The name, inside a block, of the module whose output is that of its self-attention.
 
-    That is the output projection or, where there is none that runs, the attention itself.
+    That is the output projection or, where there is none that runs, the attention itself; None if
+    the block has no attention.
     """
     name = _outermost(_ATTENTION, block)
     projection = None if name is None else _projection(block.get_submodule(name))
@@ -88,7 +89,7 @@ def _projection(attention: nn.Module) -> str | None:
 
 
 def mlp_output(block: nn.Module) -> str | None:
-    """The name, inside a block, of the module whose output its MLP's is, if there is one."""
+    """The name, inside a block, of the module whose output is that of its MLP, if it has one."""
     name = _outermost(_MLP, block)
     return _last_linear(block, outside=_ATTENTION) if name is None else name
 

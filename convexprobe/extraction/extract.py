@@ -14,6 +14,8 @@ from torch.utils.data import Dataset, IterableDataset
 
 from convexprobe._arguments import check_bool, check_choice, check_path, shown
 from convexprobe._progress import progress_bar
+from convexprobe.activations.layers import Activations
+from convexprobe.activations.manifest import LABELS
 from convexprobe.extraction.batch import Batch, expected_rows
 from convexprobe.extraction.layer_names import LayerChoice, check_model, choose_layers
 from convexprobe.extraction.model_state import as_it_was, locked
@@ -34,7 +36,7 @@ def extract(
     device: torch.device | str = "cpu",
     out: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> tuple[dict[str, Any], Tensor | None]:
+) -> tuple[Activations, Tensor | None]:
     """Run a frozen model over a data set and keep the activations, one row per example.
 
     The model runs in evaluation mode, without gradients, on its own device. The first batch runs in
@@ -104,7 +106,7 @@ def extract_in_blocks(
     out: str | PathLike[str] | None = None,
     progress: bool | None = None,
     block: int = BLOCK,
-) -> tuple[dict[str, Any], Tensor | None]:
+) -> tuple[Activations, Tensor | None]:
     """`extract`, with the size in bytes of the blocks that are written to `out`."""
     check_model(model)
     _check_loader(loader)
@@ -156,7 +158,8 @@ def _run(
                 )
             if not recorder.writer.skips(batch):
                 recorder.run(model, batch, home)
-                recorder.writer.end_batch(batch, recorder.names)
+                columns = {} if batch.labels is None else {LABELS: batch.labels}
+                recorder.writer.end_batch(batch, columns, recorder.names)
     return rows
 
 

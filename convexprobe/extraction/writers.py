@@ -6,7 +6,7 @@ import errno
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,18 @@ from convexprobe._arguments import shown
 from convexprobe._files import is_bookkeeping, remove_leftovers
 from convexprobe._locks import DirectoryLock
 from convexprobe.activations.directory import open_activations
-from convexprobe.activations.manifest import LABELS, MANIFEST, Block, Layer, Manifest, block_name
+from convexprobe.activations.layers import Activations
+from convexprobe.activations.manifest import (
+    EXAMPLES,
+    LABELS,
+    MANIFEST,
+    POSITIONS,
+    Block,
+    Layer,
+    Manifest,
+    block_name,
+    dtype_name,
+)
 from convexprobe.extraction.batch import Batch
 from convexprobe.extraction.identity import describe_function, describe_model
 from convexprobe.extraction.layer_names import Point
@@ -43,6 +54,9 @@ _WORDS = {
 Names = Mapping[Point, list[str]]
 """All names of each point, in the order of computation."""
 
+Columns = Mapping[str, Tensor]
+"""What is known of each row beside its activations, `(r,)` by the names of `manifest`."""
+
 
 class Writer(ABC):
     """Takes the rows of one batch after another."""
@@ -60,11 +74,11 @@ class Writer(ABC):
         """Forget a point, of which rows of the current batch alone have been added."""
 
     @abstractmethod
-    def end_batch(self, batch: Batch, names: Names) -> None:
-        """Copy the labels of the current batch, whose points have all been added."""
+    def end_batch(self, batch: Batch, columns: Columns, names: Names) -> None:
+        """Copy the columns of the current batch, whose points have all been added."""
 
     @abstractmethod
-    def finish(self, names: Names) -> tuple[dict[str, Any], Tensor | None]:
+    def finish(self, names: Names) -> tuple[Activations, Tensor | None]:
         """All rows by name, and the labels; the writer keeps nothing."""
 
     def close(self) -> None:  # noqa: B027 (most have nothing to do)
@@ -78,7 +92,7 @@ class MemoryWriter(Writer):
         self.device, self.expected, self.rows = device, expected, 0
         # by point: a block of the expected length, then the batches that did not fit into it
         self.blocks: dict[Point, list[Tensor]] = {}
-        self.labels: list[Tensor] = []
+        self.columns: dict[str, list[Tensor]] = defaultdict(list)
 
     def add(self, point: Point, rows: Tensor) -> None:
         if point not in self.blocks:
@@ -93,12 +107,12 @@ class MemoryWriter(Writer):
     def drop(self, point: Point) -> None:
         del self.blocks[point]
 
-    def end_batch(self, batch: Batch, names: Names) -> None:
-        self.rows += batch.rows
-        if batch.labels is not None:
-            self.labels.append(batch.labels.to(self.device, copy=True))
+    def end_batch(self, batch: Batch, columns: Columns, names: Names) -> None:
+        self.rows += len(columns[EXAMPLES]) if EXAMPLES in columns else batch.rows
+        for key, values in columns.items():
+            self.columns[key].append(values.to(self.device, copy=True))
 
-    def finish(self, names: Names) -> tuple[dict[str, Any], Tensor | None]:
+    def finish(self, names: Names) -> tuple[Activations, Tensor | None]:
         """Each tensor has a storage of exactly its size."""
         layers: dict[str, Tensor] = {}
         for point in list(self.blocks):
@@ -106,7 +120,9 @@ class MemoryWriter(Writer):
             used = self.rows - sum(map(len, more))
             whole = torch.cat([block[:used], *more]) if more or used < len(block) else block
             layers.update(dict.fromkeys(names[point], whole))
-        return layers, torch.cat(self.labels) if self.labels else None
+        columns = {key: torch.cat(parts) for key, parts in self.columns.items()}
+        tokens = (columns[key].cpu().numpy() for key in (EXAMPLES, POSITIONS) if key in columns)
+        return Activations(layers, *tokens), columns.get(LABELS)
 
 
 class DirectoryWriter(Writer):
@@ -203,7 +219,7 @@ class DirectoryWriter(Writer):
 
     def _clear(self) -> None:
         self.pending: dict[Point, list[Tensor]] = {}
-        self.labels: list[Tensor] = []
+        self.columns: dict[str, list[Tensor]] = defaultdict(list)
         self.rows = self.batches = self.inputs = self.bytes = 0
 
     def skips(self, batch: Batch) -> bool:
@@ -235,15 +251,15 @@ class DirectoryWriter(Writer):
     def drop(self, point: Point) -> None:
         self.bytes -= sum(rows.nbytes for rows in self.pending.pop(point))
 
-    def end_batch(self, batch: Batch, names: Names) -> None:
-        self.rows, self.batches = self.rows + batch.rows, self.batches + 1
-        self.inputs = batch.checksum(self.inputs)
-        if batch.labels is not None:
-            self.labels.append(batch.labels.to("cpu", copy=True))
+    def end_batch(self, batch: Batch, columns: Columns, names: Names) -> None:
+        self.rows += len(columns[EXAMPLES]) if EXAMPLES in columns else batch.rows
+        self.batches, self.inputs = self.batches + 1, batch.checksum(self.inputs)
+        for key, values in columns.items():
+            self.columns[key].append(values.to("cpu", copy=True))
         if self.bytes >= self.block:
             self._write(names)
 
-    def finish(self, names: Names) -> tuple[dict[str, Any], Tensor | None]:
+    def finish(self, names: Names) -> tuple[Activations, Tensor | None]:
         """Write what is left, mark the directory as complete and open it."""
         if self.done:
             raise ValueError(
@@ -266,10 +282,9 @@ class DirectoryWriter(Writer):
             layer = Layer.of(names[point], rows)
             layers.append(layer)
             tensors[layer.key] = rows
-        if self.labels:
-            tensors[LABELS] = torch.cat(self.labels)
-        labels = Layer.of((), tensors[LABELS]).dtype if self.labels else None
-        if old.blocks and (tuple(layers), labels) != (old.layers, old.labels):
+        tensors |= {key: torch.cat(parts) for key, parts in self.columns.items()}
+        columns = {key: dtype_name(tensors[key]) for key in self.columns}
+        if old.blocks and (tuple(layers), columns) != (old.layers, old.columns):
             raise ValueError(
                 f"{os.fspath(self.directory)!r}: expected the layers and labels of the blocks "
                 f"there, {[layer.names[0] for layer in old.layers]}, found others; delete it"
@@ -279,7 +294,7 @@ class DirectoryWriter(Writer):
         def to_disk() -> None:
             block = Block.write(self.directory, len(old.blocks), tensors, self.batches, self.inputs)
             blocks = (*old.blocks, block)
-            new = replace(old, layers=tuple(layers), labels=labels, blocks=blocks, complete=False)
+            new = replace(old, layers=tuple(layers), columns=columns, blocks=blocks, complete=False)
             new.write(self.directory)
             self.manifest = new
 
