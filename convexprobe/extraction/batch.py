@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
+import inspect
 import zlib
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from convexprobe._hashing import raw_bytes
 from convexprobe.extraction.identity import describe_value
 from convexprobe.extraction.layer_names import described
 
+WORD_IDS = "word_ids"
+"""The item of a batch that has the word of each token."""
+
 
 @dataclass(frozen=True)
 class Batch:
-    """The arguments of one forward pass over `rows` examples; `start` rows come before them."""
+    """The arguments of one forward pass over `rows` examples; `start` examples come before them.
+
+    `inputs` are what the loader gave, without the labels.
+    """
 
     index: int
     start: int
     args: tuple[Tensor, ...]
     kwargs: dict[str, Any]
     rows: int
-    labels: Tensor | None  # (rows,)
+    labels: Tensor | None  # (rows,), or of tokens (rows, t)
+    inputs: Any = None
 
     @classmethod
-    def read(cls, item: Any, index: int, start: int = 0) -> Batch:
+    def read(cls, item: Any, index: int, start: int = 0, *, tokens: bool = False) -> Batch:
         """Read what a loader gave: a tensor, a pair `(inputs, labels)` or a mapping.
+
+        Args:
+            item: the batch.
+            index: its number.
+            start: examples before it.
+            tokens: whether labels are those of tokens (n, t), or of examples (n,).
 
         Raises:
             TypeError: the item is none of those, or its labels are not numbers.
-            ValueError: there is not one label a row.
+            ValueError: there is not one label a row, or not one a token.
         """
         inputs, labels = item, None
         if isinstance(item, tuple | list) and len(item) in (1, 2):
@@ -49,12 +63,19 @@ class Batch:
                 f"with such tensors, found {described(item)}"
             )
         labels = None if labels is None else _read_labels(labels, f"batch {index}")
-        if labels is not None and labels.shape != (len(first),):
+        rows = len(first)
+        if labels is not None and not tokens and labels.shape != (rows,):
+            remedy = "; labels of tokens (n, t) need pool='tokens'" if labels.ndim == 2 else ""
             raise ValueError(
-                f"batch {index}: expected labels of shape ({len(first)},), one per row, "
-                f"found {tuple(labels.shape)}"
+                f"batch {index}: expected labels of shape ({rows},), one per row, "
+                f"found {tuple(labels.shape)}{remedy}"
             )
-        return cls(index, start, args, kwargs, len(first), labels)
+        if labels is not None and tokens and (labels.ndim != 2 or len(labels) != rows):
+            raise ValueError(
+                f"batch {index}: expected labels of shape ({rows}, t), one per token, found "
+                f"{tuple(labels.shape)}; -100 leaves a token out"
+            )
+        return cls(index, start, args, kwargs, rows, labels, args[0] if args else kwargs)
 
     def tensors(self) -> list[Tensor]:
         """The inputs that are tensors."""
@@ -81,6 +102,22 @@ class Batch:
         return crc
 
 
+def items_withheld(model: nn.Module, *, words: bool, asked: bool) -> Callable[[str], bool]:
+    """Tell by name which items of a batch are for masks and pools alone, and not for the model.
+
+    Those are items that its `forward` has no parameter for, if a mask or a pool has `asked` for the
+    batch. A `forward` that takes `**kwargs` gets all but the word of each token.
+    """
+    try:
+        parameters = inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):  # of a function without a signature
+        return lambda name: words and name == WORD_IDS
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return lambda name: (
+        name not in parameters and ((words and name == WORD_IDS) or (asked and not takes_all))
+    )
+
+
 def _read_labels(labels: Any, where: str) -> Tensor:
     if isinstance(labels, np.ma.MaskedArray):
         raise TypeError(f"{where}: labels must not be masked; leave the masked rows out")
@@ -100,7 +137,7 @@ def _read_labels(labels: Any, where: str) -> Tensor:
 
 
 def expected_rows(loader: Iterable[Any]) -> int:
-    """How many rows the loader will give, or 0 if it does not tell.
+    """How many examples the loader will give, or 0 if it does not tell.
 
     Used only to preallocate: a wrong number wastes memory but never changes the result.
     """

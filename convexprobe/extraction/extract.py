@@ -14,12 +14,13 @@ from torch.utils.data import Dataset, IterableDataset
 
 from convexprobe._arguments import check_bool, check_choice, check_path, shown
 from convexprobe._progress import progress_bar
+from convexprobe.activations import manifest
 from convexprobe.activations.layers import Activations
-from convexprobe.activations.manifest import LABELS
 from convexprobe.extraction.batch import Batch, expected_rows
 from convexprobe.extraction.layer_names import LayerChoice, check_model, choose_layers
+from convexprobe.extraction.masks import MaskChoice, check_mask
 from convexprobe.extraction.model_state import as_it_was, locked
-from convexprobe.extraction.pooling import PoolChoice, pool_rules
+from convexprobe.extraction.pooling import EXAMPLES, PoolChoice, pool_rules
 from convexprobe.extraction.recorder import Recorder
 from convexprobe.extraction.writers import BLOCK, DirectoryWriter, MemoryWriter, Writer
 
@@ -32,12 +33,13 @@ def extract(
     layers: LayerChoice | None = None,
     *,
     pool: PoolChoice = "flatten",
+    mask: MaskChoice | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     out: str | PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> tuple[Activations, Tensor | None]:
-    """Run a frozen model over a data set and keep the activations, one row per example.
+    """Run a frozen model over a data set and keep the activations, a row per example or per token.
 
     The model runs in evaluation mode, without gradients, on its own device. The first batch runs in
     full; later ones stop once the last point asked for has been read. Rows are pooled and copied as
@@ -58,13 +60,19 @@ def extract(
         loader: an iterable of batches of n_b rows. A batch is a tensor, a pair `(inputs, labels)`,
             or a mapping, whose `"labels"` (or `"label"`) are the labels and whose other items are
             the model's keyword arguments. Masks among them also tell pools of tokens what to leave
-            out, see `extraction.masks`.
+            out, see `extraction.masks`. Items that the model's `forward` does not take are for
+            `mask` and for pools that ask for the batch. Labels are (n_b,), or (n_b, t) if rows are
+            tokens or words, of which the label -100 leaves out.
         layers: a point, a list of points (`extraction.layer_names` has the grammar), or a predicate
             of name and module over all modules that define `forward`. None takes every leaf.
             Modules that were not named and never run are left out, if another one of the same
             choice runs.
         pool: how activations (n_b, ...) become rows (n_b, d), see `extraction.pooling`. Patterns of
-            a mapping match the module or the point, with or without its `#call`.
+            a mapping match the module or the point, with or without its `#call`. "tokens" makes
+            every token a row that the mask keeps and whose label is not -100, "words" every word.
+        mask: which tokens pools keep, if not those that the batch's masks tell: the name of an item
+            of the batch, or a function of the batch's inputs that returns (n_b, t), with 1 or True
+            for the tokens to keep.
         dtype: of the stored rows, a torch dtype or its name; None keeps each layer's own.
         device: where the rows and labels are stored.
         out: a directory to write to while the network runs, for activations larger than memory
@@ -77,8 +85,10 @@ def extract(
 
     Returns:
         The rows (n, d) by point, in the order in which the network computes them, and the labels
-        (n,), or None if the batches have none. A point that was named keeps that name; two names of
-        one point share one tensor. With `out`, what `open_activations(out)` returns.
+        (n,), or None if the batches have none. If rows are tokens or words, `examples` and
+        `positions` of the former tell which example and token each row is (see `Activations`). A
+        point that was named keeps that name; two names of one point share one tensor. With `out`,
+        what `open_activations(out)` returns.
 
     Raises:
         TypeError: an argument, a batch or the value of a point has a type that cannot be used,
@@ -91,8 +101,9 @@ def extract(
         RuntimeError: another thread or process writes to `out`.
     """
     return extract_in_blocks(
-        model, loader, layers, pool=pool, dtype=dtype, device=device, out=out, progress=progress
-    )
+        model, loader, layers, pool=pool, mask=mask, dtype=dtype, device=device, out=out,
+        progress=progress,
+    )  # fmt: skip
 
 
 def extract_in_blocks(
@@ -101,6 +112,7 @@ def extract_in_blocks(
     layers: LayerChoice | None = None,
     *,
     pool: PoolChoice = "flatten",
+    mask: MaskChoice | None = None,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     out: str | PathLike[str] | None = None,
@@ -111,6 +123,8 @@ def extract_in_blocks(
     check_model(model)
     _check_loader(loader)
     rules, stored, target = pool_rules(pool), _check_dtype(dtype), _check_device(device)
+    check_mask(mask)
+    tokens = any(rule.rows != EXAMPLES for rule in rules.values())
     directory = None if out is None else check_path("out", out)
     if directory is not None and target.type != "cpu":
         raise ValueError(f"device: expected the CPU beside out=, found {device!r}")
@@ -123,44 +137,56 @@ def extract_in_blocks(
         requests = choose_layers(model, layers)
         home = _home(model)
         if directory is None:
-            writer: Writer = MemoryWriter(target, expected_rows(loader))
+            writer: Writer = MemoryWriter(target, 0 if tokens else expected_rows(loader))
         else:
             request = {
                 "points": sorted((request.identity() for request in requests), key=repr),
                 "dtype": None if stored is None else str(stored),
                 "autocast": _autocast(home),
             }
-            writer = DirectoryWriter(directory, model, request, pool, block)
+            writer = DirectoryWriter(directory, model, request, pool, mask, block)
         stack.enter_context(closing(writer))
         stack.enter_context(as_it_was(model))
-        recorder = Recorder(requests, rules, stored, writer)
+        recorder = Recorder(requests, rules, stored, writer, mask)
         recorder.attach(model, stack)
         model.eval()
-        rows = _run(recorder, model, loader, home, progress)
-        if not rows:
-            raise ValueError("loader: expected at least one row, found none")
+        _run(recorder, model, loader, home, progress, tokens=tokens)
         return writer.finish(recorder.names)
 
 
 def _run(
-    recorder: Recorder, model: nn.Module, loader: Iterable[Any], home: torch.device, show: Any
-) -> int:
-    """Run all batches that are not stored yet through the model; how many rows there are."""
-    index = rows = labelled = 0
+    recorder: Recorder,
+    model: nn.Module,
+    loader: Iterable[Any],
+    home: torch.device,
+    show: Any,
+    *,
+    tokens: bool,
+) -> None:
+    """Run all batches that are not stored yet through the model.
+
+    Raises:
+        ValueError: there is no row, or some batches have labels and others have none.
+    """
+    index = rows = labelled = stored = 0
     with progress_bar(loader, desc="extract", show=show) as bar:
         for index, item in enumerate(bar):
-            batch = Batch.read(item, index, rows)
+            batch = Batch.read(item, index, rows, tokens=tokens)
             rows, labelled = rows + batch.rows, labelled + (batch.labels is not None)
             if labelled not in (0, index + 1):
                 raise ValueError(
                     f"batch {index}: expected labels in every batch or in none, found them in "
                     f"{labelled} of {index + 1}"
                 )
-            if not recorder.writer.skips(batch):
-                recorder.run(model, batch, home)
-                columns = {} if batch.labels is None else {LABELS: batch.labels}
-                recorder.writer.end_batch(batch, columns, recorder.names)
-    return rows
+            if recorder.writer.skips(batch):
+                stored += batch.rows
+                continue
+            columns = recorder.run(model, batch, home)
+            recorder.writer.end_batch(batch, columns, recorder.names)
+            stored += len(columns[manifest.EXAMPLES]) if tokens else batch.rows
+    if not stored:
+        found = f"found labels of -100 alone in {rows} examples" if rows else "found none"
+        raise ValueError(f"loader: expected at least one row, {found}")
 
 
 def _check_loader(loader: Any) -> None:

@@ -5,6 +5,8 @@ encoder. So a layer's mask is the one that was received by the innermost module 
 runs: `encoder` and `decoder` of a Hugging Face model each receive an `attention_mask`. A layer that
 runs after them, such as a head, may have the tokens of either: their masks have to agree, or to
 differ in shape.
+
+A mask that the caller chooses, by its name in the batch or by a function, is that of all layers.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from convexprobe._arguments import shown
 
 # 1 is a token and 0 padding, as in Hugging Face's models
 _TOKENS = ("attention_mask", "decoder_attention_mask")
@@ -31,8 +35,56 @@ _MEMORY = {"encoder_hidden_states": "encoder_attention_mask", "memory": "memory_
 
 _REMEDY = (
     "'attention_mask' (n, t) with 1 for a token and 0 for padding, or 'src_key_padding_mask' with "
-    "True for padding, is understood; or pool with a function"
+    "True for padding, is understood; or choose one with mask="
 )
+
+
+MaskChoice = str | Callable[[Any], Any]
+"""The name of an item of the batch, or a function of the batch's inputs."""
+
+
+def check_mask(mask: Any) -> None:
+    """Raise TypeError unless it is a name, a function or None."""
+    if mask is not None and not isinstance(mask, str) and not callable(mask):
+        raise TypeError(f"mask: expected the name of an item or a function, found {shown(mask)}")
+
+
+def chosen_mask(choice: MaskChoice, inputs: Any, where: str) -> Tensor:
+    """The tokens that a caller's mask keeps, bool (n, t) on the host.
+
+    Args:
+        choice: a name with "padding" in it is of a mask whose True is padding, as in torch; of any
+            other name, and of what a function returns, 1 or True is a token.
+        inputs: the batch's inputs, as the loader gave them.
+        where: what messages start with.
+
+    Raises:
+        TypeError: the mask is no array.
+        ValueError: there is no such item, or it is not (n, t) of zeros and ones.
+    """
+    if isinstance(choice, str):
+        items = inputs if isinstance(inputs, Mapping) else {}
+        if choice not in items:
+            has = ", ".join(map(repr, items)) or "no names"
+            raise ValueError(f"{where}: expected the mask {choice!r} in the batch, found {has}")
+        value = items[choice]
+    else:
+        value = choice(inputs)
+    try:
+        mask = torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{where}: expected a mask (n, t), found {shown(value)}") from error
+    kept = mask != 0
+    if mask.ndim != 2 or not torch.equal(kept.to(mask.dtype), mask):
+        raise ValueError(
+            f"{where}: expected a mask (n, t) with 1 for a token and 0 for padding, found shape "
+            f"{tuple(mask.shape)} and values from {_extremes(mask)}"
+        )
+    return ~kept if isinstance(choice, str) and "padding" in choice else kept
+
+
+def _extremes(mask: Tensor) -> str:
+    return f"{mask.min().item():g} to {mask.max().item():g}" if mask.numel() else "nothing"
 
 
 @dataclass(frozen=True)
@@ -104,7 +156,7 @@ class TokenMasks:
             if sequence.missing:
                 raise ValueError(
                     "its tokens may be those of a sequence without a mask; give "
-                    f"{sequence.mask!r} even if there is no padding, or pool with a function"
+                    f"{sequence.mask!r} even if there is no padding, or choose one with mask="
                 )
         whole = torch.ones(x.shape[:2], dtype=torch.bool)
         masks = [whole if s.kept is None else s.kept for s in fitting]
@@ -112,7 +164,7 @@ class TokenMasks:
             names = " and ".join(dict.fromkeys(repr(s.mask) for s in fitting))
             raise ValueError(
                 f"its tokens may be those of sequences with other padding ({names}), which are "
-                "equally long; pad them to different lengths, or pool with a function"
+                "equally long; pad them to different lengths, or choose one with mask="
             )
         return masks[0]
 

@@ -7,17 +7,25 @@ A pool is one of
 | `"flatten"` | `(n, ...)` | `(n, product of the rest)` |
 | `"spatial_mean"` | `(n, c, h, w, ...)` | `(n, c)`, mean over all positions |
 | `"token_mean"` | `(n, t, d)` | `(n, d)`, mean over the tokens that the attention mask keeps |
+| `"token_max"` | `(n, t, d)` | `(n, d)`, maximum over the tokens that the mask keeps |
 | `"last_token"` | `(n, t, d)` | `(n, d)`, the last token that the mask keeps |
 | `"class_token"` | `(n, t, d)` | `(n, d)`, the first token |
+| `token_at(positions)` | `(n, t, d)` | `(n, d)`, the token at a position of each example |
+| `"tokens"` | `(n, t, d)` | `(r, d)`, every token that the mask and the labels keep |
+| `"words"` | `(n, t, d)` | `(r, d)`, for every word the mean of its pieces |
 | `random_features(count)` | `(n, ...)` | `(n, count)`, a fixed random subset of the flat features |
 | `random_projection(dim)` | `(n, ...)` | `(n, dim)`, a fixed Gaussian projection of them |
 | any callable | `(n, ...)` | `(n, d)`, checked |
 
 or a mapping from layer names and globs to pools, of which the first that matches is used; `**` is
-every layer (`extraction.layer_names` has the globs). Masks
-are found as `extraction.masks` says; without one, every token is kept. Means and projections of
-float16 and bfloat16 activations are computed and returned in float32, so that they are rounded only
-once, when they are stored.
+every layer (`extraction.layer_names` has the globs). `"tokens"` and `"words"` are for all layers or
+for none. Masks are found as `extraction.masks` says; without one, every token is kept. Means and
+projections of float16 and bfloat16 activations are computed and returned in float32, so that they
+are rounded only once, when they are stored.
+
+A callable is called with as many of these as it has positional arguments without a default: the
+activations `(n, ...)`; the mask, bool `(n, t)` with True for tokens and False for padding, or None
+if the activations are not `(n, t, d)`; and the batch's inputs as the loader gave them.
 """
 
 from __future__ import annotations
@@ -25,19 +33,42 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from inspect import Parameter, signature
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convexprobe._arguments import check_integer
+from convexprobe._arguments import check_integer, shown
 from convexprobe.extraction.layer_names import matches
 
-Pool = str | Callable[[Tensor], Tensor]
+Pool = str | Callable[..., Tensor]
 PoolChoice = Pool | Mapping[str, Pool]
 Mask = Callable[[Tensor], Tensor | None]  # activations (n, t, d) -> tokens that are kept (n, t)
-PoolRule = Callable[[Tensor, Mask], Tensor]
+
+EXAMPLES, TOKENS, WORDS = "examples", "tokens", "words"
+"""What a row may be."""
+
+
+@dataclass(frozen=True)
+class PoolRule:
+    """How one kind of layers becomes rows.
+
+    Attributes:
+        pool: makes rows (n, d) of activations, the mask of its tokens and the batch's inputs.
+        masked: whether it asks which tokens are padding.
+        with_batch: whether it asks for the batch's inputs.
+        rows: "examples", "tokens" or "words", what a row is; of the latter two `pool` returns the
+            activations (n, t, d) themselves, which are then cut into rows.
+    """
+
+    pool: Callable[[Tensor, Mask, Any], Tensor]
+    masked: bool = False
+    with_batch: bool = False
+    rows: str = EXAMPLES
 
 
 def random_features(count: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
@@ -93,6 +124,70 @@ def random_projection(dim: int, seed: int = 0) -> Callable[[Tensor], Tensor]:
     return pool
 
 
+def token_at(
+    positions: int | str | Callable[[Any], Any],
+) -> Callable[[Tensor, Tensor, Any], Tensor]:
+    """A pool that takes one token of each example, such as the last one of its subject.
+
+    Args:
+        positions: places on the axis of tokens, padding counted; a negative one counts from the
+            end. One integer for all examples, the name of an item `(n,)` of the batch, or a
+            function of the batch's inputs that returns integers `(n,)`.
+
+    Raises, once the pool is applied:
+        TypeError: the positions are no integers.
+        ValueError: there is no such item, not one position an example, or one that is beyond the
+            sequence or padding.
+    """
+    if isinstance(positions, bool) or not (isinstance(positions, int | str) or callable(positions)):
+        raise TypeError(
+            f"positions: expected an integer, a name or a function, found {shown(positions)}"
+        )
+
+    def pool(x: Tensor, mask: Tensor, batch: Any) -> Tensor:
+        if mask is None:
+            raise ValueError(f"token_at needs shape (n, t, d), found {tuple(x.shape)}")
+        n, t = mask.shape
+        at = _positions(positions, batch, n).to(x.device)
+        beyond = (at < -t) | (at >= t)
+        if beyond.any():
+            row = int(beyond.nonzero()[0])
+            raise ValueError(
+                f"token_at: position {int(at[row])} of row {row} is beyond the sequence of {t} "
+                "tokens; count from 0, padding and special tokens too"
+            )
+        index, at = torch.arange(n, device=x.device), at % t
+        padding = ~mask[index, at]
+        if padding.any():
+            row = int(padding.nonzero()[0])
+            raise ValueError(
+                f"token_at: position {int(at[row])} of row {row} is padding; count from 0 in the "
+                "padded sequence"
+            )
+        return x[index, at]
+
+    pool.__qualname__ = f"token_at({positions!r})" if not callable(positions) else "token_at"
+    return pool
+
+
+def _positions(positions: Any, batch: Any, n: int) -> Tensor:
+    """The position of each of n examples, int64 (n,)."""
+    if isinstance(positions, int):
+        return torch.full((n,), positions)
+    if isinstance(positions, str) and not (isinstance(batch, Mapping) and positions in batch):
+        has = ", ".join(map(repr, batch)) if isinstance(batch, Mapping) else "no names"
+        raise ValueError(f"token_at: expected an item {positions!r} in the batch, found {has}")
+    given = batch[positions] if isinstance(positions, str) else positions(batch)
+    at = torch.as_tensor(given)
+    if at.is_floating_point() or at.is_complex() or at.dtype == torch.bool:
+        raise TypeError(f"token_at: expected integer positions, found {at.dtype}")
+    if at.shape != (n,):
+        raise ValueError(
+            f"token_at: expected positions of shape ({n},), one per row, found {tuple(at.shape)}"
+        )
+    return at.long()
+
+
 def _generator(seed: int) -> torch.Generator:
     # On the CPU, because a GPU draws other numbers from the same seed. Shifted, because a network
     # initialised after torch.manual_seed(0) holds the very numbers that a generator of seed 0
@@ -116,28 +211,33 @@ def _spatial_mean(x: Tensor) -> Tensor:
     return x.mean(dim=tuple(range(2, x.ndim)), dtype=_accumulator(x))
 
 
-def _token_mean(x: Tensor, mask: Mask) -> Tensor:
-    kept = _kept_tokens("token_mean", x, mask)
+def _token_mean(x: Tensor, mask: Mask, batch: Any) -> Tensor:
+    kept = kept_tokens("token_mean", x, mask)
     # filled, not multiplied by 0, because padding may hold NaN
     total = x.masked_fill(~kept[:, :, None], 0).sum(dim=1, dtype=_accumulator(x))
     return total / kept.sum(dim=1, keepdim=True)
 
 
-def _last_token(x: Tensor, mask: Mask) -> Tensor:
-    kept = _kept_tokens("last_token", x, mask)
+def _token_max(x: Tensor, mask: Mask, batch: Any) -> Tensor:
+    kept = kept_tokens("token_max", x, mask)
+    return x.masked_fill(~kept[:, :, None], -math.inf).amax(dim=1)
+
+
+def _last_token(x: Tensor, mask: Mask, batch: Any) -> Tensor:
+    kept = kept_tokens("last_token", x, mask)
     last = kept.shape[1] - 1 - kept.flip(1).to(torch.uint8).argmax(dim=1)
     return x[torch.arange(x.shape[0], device=x.device), last]
 
 
-def _class_token(x: Tensor, mask: Mask) -> Tensor:
-    kept = _kept_tokens("class_token", x, mask)
+def _class_token(x: Tensor, mask: Mask, batch: Any) -> Tensor:
+    kept = kept_tokens("class_token", x, mask)
     if not kept[:, 0].all():
         row = int((~kept[:, 0]).nonzero()[0])
         raise ValueError(f"pool 'class_token' takes the first token, which is padding in row {row}")
     return x[:, 0]
 
 
-def _kept_tokens(pool: str, x: Tensor, mask: Mask) -> Tensor:
+def kept_tokens(pool: str, x: Tensor, mask: Mask) -> Tensor:
     """The mask as bool (n, t) on the device of `x` (n, t, d), with at least one token a row."""
     if x.ndim != 3 or x.shape[1] == 0:
         raise ValueError(f"pool {pool!r} needs shape (n, t, d), found {tuple(x.shape)}")
@@ -157,22 +257,43 @@ def _kept_tokens(pool: str, x: Tensor, mask: Mask) -> Tensor:
     return kept
 
 
-def _unmasked(pool: Callable[[Tensor], Tensor]) -> PoolRule:
-    return lambda x, mask: pool(x)
+def _given(x: Tensor, mask: Mask, batch: Any) -> Tensor:
+    return x
 
 
 _NAMED: dict[str, PoolRule] = {
-    "flatten": _unmasked(_flatten),
-    "spatial_mean": _unmasked(_spatial_mean),
-    "token_mean": _token_mean,
-    "last_token": _last_token,
-    "class_token": _class_token,
+    "flatten": PoolRule(lambda x, mask, batch: _flatten(x)),
+    "spatial_mean": PoolRule(lambda x, mask, batch: _spatial_mean(x)),
+    "token_mean": PoolRule(_token_mean, masked=True),
+    "token_max": PoolRule(_token_max, masked=True),
+    "last_token": PoolRule(_last_token, masked=True),
+    "class_token": PoolRule(_class_token, masked=True),
+    TOKENS: PoolRule(_given, masked=True, rows=TOKENS),
+    WORDS: PoolRule(_given, masked=True, with_batch=True, rows=WORDS),
 }
 
 
-def needs_mask(rule: PoolRule) -> bool:
-    """Whether the rule asks which tokens are padding."""
-    return rule in (_token_mean, _last_token, _class_token)
+def _called(function: Callable[..., Tensor]) -> PoolRule:
+    """The rule of a callable, which receives as much as it asks for."""
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = signature(function).parameters.values()
+        asked = sum(p.kind in positional and p.default is Parameter.empty for p in parameters)
+    except (TypeError, ValueError):  # of a builtin without a signature
+        asked = 1
+    if asked > 3:
+        raise TypeError(
+            "pool: expected a callable of the activations, the mask and the batch, found one that "
+            f"needs {asked} arguments; give the others a default"
+        )
+
+    def pool(x: Tensor, mask: Mask, batch: Any) -> Tensor:
+        if asked < 2:
+            return function(x)
+        kept = kept_tokens("pool", x, mask) if x.ndim == 3 and x.shape[1] else None
+        return function(x, kept) if asked == 2 else function(x, kept, batch)
+
+    return PoolRule(pool, masked=asked > 1, with_batch=asked > 2)
 
 
 def pool_rules(pool: PoolChoice) -> dict[str, PoolRule]:
@@ -180,7 +301,7 @@ def pool_rules(pool: PoolChoice) -> dict[str, PoolRule]:
 
     Raises:
         TypeError: the pool is neither a name, a callable nor a mapping from patterns to those.
-        ValueError: the name is unknown, or the mapping empty.
+        ValueError: the name is unknown, the mapping is empty, or rows are tokens of some layers.
     """
     if isinstance(pool, Mapping) and not pool:
         raise ValueError("pool is an empty mapping: it needs a pattern for every layer")
@@ -194,7 +315,13 @@ def pool_rules(pool: PoolChoice) -> dict[str, PoolRule]:
         if not isinstance(choice, str) and not callable(choice):
             kind = type(choice).__name__
             raise TypeError(f"pool must be a name, a callable or a mapping, found {kind}")
-        rules[pattern] = _NAMED[choice] if isinstance(choice, str) else _unmasked(choice)
+        rules[pattern] = _NAMED[choice] if isinstance(choice, str) else _called(choice)
+    kinds = {rule.rows for rule in rules.values()}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"pool: expected rows of one kind for all layers, found {' and '.join(sorted(kinds))}; "
+            "extract them in two calls"
+        )
     return rules
 
 
@@ -214,15 +341,17 @@ def choose_pool(rules: Mapping[str, PoolRule], names: Sequence[str]) -> PoolRule
     )
 
 
-def pool_rows(rule: PoolRule, x: Tensor, mask: Mask, *, where: str) -> Tensor:
+def pool_rows(rule: PoolRule, x: Tensor, mask: Mask, batch: Any, *, where: str) -> Tensor:
     """Rows (n, d) of a batch of activations `x` (n, ...), which may share memory with `x`.
+
+    `batch` are the batch's inputs as the loader gave them.
 
     Raises, in messages that start with `where`:
         TypeError: a callable did not return a floating-point tensor.
         ValueError: the shape of `x`, of the mask or of what a callable returned does not fit.
     """
     try:
-        rows = rule(x, mask)
+        rows = rule.pool(x, mask, batch)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     except Exception as error:  # raised by the user's callable, whose type is kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,11 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convexprobe.extraction.batch import Batch
+from convexprobe.activations import manifest
+from convexprobe.extraction.batch import WORD_IDS, Batch, items_withheld
 from convexprobe.extraction.layer_names import Point, Request
-from convexprobe.extraction.masks import TokenMasks
+from convexprobe.extraction.masks import MaskChoice, TokenMasks, chosen_mask
 from convexprobe.extraction.model_state import as_it_was
-from convexprobe.extraction.pooling import Mask, PoolRule, choose_pool, needs_mask, pool_rows
+from convexprobe.extraction.pooling import (
+    EXAMPLES,
+    TOKENS,
+    WORDS,
+    Mask,
+    PoolRule,
+    choose_pool,
+    kept_tokens,
+    pool_rows,
+)
+from convexprobe.extraction.tokens import TokenRows
 from convexprobe.extraction.writers import Writer
 
 
@@ -41,6 +52,11 @@ class Recorder:
     rules: dict[str, PoolRule]
     dtype: torch.dtype | None
     writer: Writer
+    mask: MaskChoice | None = None
+    # names of a batch's items that are not for the model
+    withheld: Callable[[str], bool] = lambda name: False
+    # which tokens the caller's mask keeps in the current batch
+    kept: Tensor | None = None
     # width and dtype of the stored rows, by point in the order of computation
     kinds: dict[Point, tuple[int, torch.dtype]] = field(default_factory=dict)
     names: dict[Point, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -53,12 +69,20 @@ class Recorder:
     fewer: dict[Point, tuple[int, ...]] | None = None
     # why points have no row per example, in the order of computation
     left_out: dict[Point, Exception] = field(default_factory=dict)
+    # the layer that was the first of a batch whose tokens are rows, and those rows
+    tokens: tuple[str, TokenRows] | None = None
 
     def attach(self, model: nn.Module, hooks: ExitStack) -> None:
         """Hang a hook on every module that is read."""
         # only where they are needed: torch's Transformer takes another way if it has any hook
-        masked = any(map(needs_mask, self.rules.values()))
+        masked = self.mask is None and any(rule.masked for rule in self.rules.values())
         attach_ends = self.masks.attach(model, hooks) if masked else None
+        rules = self.rules.values()
+        self.withheld = items_withheld(
+            model,
+            words=any(rule.rows == WORDS for rule in rules),
+            asked=self.mask is not None or any(rule.with_batch for rule in rules),
+        )
         for request in self.requests:
             module, see = model.get_submodule(request.module), partial(self._see, request)
             if request.side == "input":
@@ -68,8 +92,8 @@ class Recorder:
         if attach_ends is not None:
             attach_ends()
 
-    def run(self, model: nn.Module, batch: Batch, home: torch.device) -> None:
-        """Run one batch.
+    def run(self, model: nn.Module, batch: Batch, home: torch.device) -> Mapping[str, Tensor]:
+        """Run one batch, and return the columns of its rows.
 
         Raises:
             ValueError: it calls other modules than the first, or it cannot be told which axis of an
@@ -87,6 +111,9 @@ class Recorder:
                     f"layer {self.names[point][0]!r}, batch {batch.index}: expected it to run as "
                     "in batch 0, found that it did not"
                 )
+        if self.tokens is not None:
+            return self.tokens[1].columns
+        return {} if batch.labels is None else {manifest.LABELS: batch.labels}
 
     def _forward(self, model: nn.Module, batch: Batch, home: torch.device) -> None:
         def move(value: Any) -> Any:
@@ -96,9 +123,13 @@ class Recorder:
         self.calls.clear()
         if self.fewer is None:
             self.read.clear()
+            self.tokens = self.kept = None
+            if self.mask is not None:
+                self.kept = chosen_mask(self.mask, batch.inputs, f"mask, batch {batch.index}")
         self.masks.start(batch.kwargs, batch.rows)
+        given = {k: move(v) for k, v in batch.kwargs.items() if not self.withheld(k)}
         with suppress(_DeepestPointRead):
-            model(*map(move, batch.args), **{k: move(v) for k, v in batch.kwargs.items()})
+            model(*map(move, batch.args), **given)
 
     def _check_batch_axis(self, model: nn.Module, batch: Batch, home: torch.device) -> None:
         """Run another number of rows if another axis than 0 is as long as the batch.
@@ -204,8 +235,13 @@ class Recorder:
         done = self.read if self.fewer is None else self.fewer
         if not request.wants(call) or point in done or (self.total and point in self.left_out):
             return
+        rule = choose_pool(self.rules, request.aliases(call))
         try:
             x = request.tensor(value, batch.rows, where)
+            if rule.rows != EXAMPLES and x.ndim != 3:
+                raise ValueError(
+                    f"{where}: pool {rule.rows!r} needs shape (n, t, d), found {tuple(x.shape)}"
+                )
         except (TypeError, ValueError) as reason:
             if self.fewer is not None:
                 self.fewer[point] = tuple(getattr(value, "shape", ()))
@@ -219,16 +255,50 @@ class Recorder:
             if len(self.fewer) == len(self.kinds):
                 raise _DeepestPointRead
             return
-        rule = choose_pool(self.rules, request.aliases(call))
-        mask = partial(self.masks.of, source=args[0] if args else None)
-        self._store(point, x, rule, mask, where)
+        mask: Mask = partial(self.masks.of, source=args[0] if args else None)
+        if self.mask is not None:
+            mask = self._chosen
+        try:
+            chosen = None if rule.rows == EXAMPLES else self._token_rows(name, x, rule, mask)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        self._store(point, x, rule, mask, chosen, where)
         self.read.add(point)
         if not self.total:
             self.shapes[point] = tuple(x.shape)
         if self.total and len(self.read) == len(self.kinds):
             raise _DeepestPointRead
 
-    def _store(self, point: Point, given: Tensor, rule: PoolRule, mask: Mask, where: str) -> None:
+    def _chosen(self, x: Tensor) -> Tensor | None:
+        return self.kept
+
+    def _token_rows(self, name: str, x: Tensor, rule: PoolRule, mask: Mask) -> TokenRows:
+        """Which rows the batch gives: the same in every layer.
+
+        Raises:
+            ValueError: the layer has other tokens than those before, or labels or words do not fit.
+        """
+        kept = kept_tokens(rule.rows, x, mask).cpu()
+        if self.tokens is None:
+            words = self.batch.kwargs.get(WORD_IDS, False) if rule.rows == WORDS else None
+            self.tokens = name, TokenRows.choose(kept, self.batch.labels, words, self.batch.start)
+        first, rows = self.tokens
+        if not torch.equal(kept, rows.kept):
+            raise ValueError(
+                f"expected the tokens of layer {first!r}, {_counted(rows.kept)}, found "
+                f"{_counted(kept)}; extract layers of different tokens in several calls"
+            )
+        return rows
+
+    def _store(
+        self,
+        point: Point,
+        given: Tensor,
+        rule: PoolRule,
+        mask: Mask,
+        chosen: TokenRows | None,
+        where: str,
+    ) -> None:
         """Give the writer the rows of these activations, in the dtype of the first batch.
 
         Raises:
@@ -237,7 +307,10 @@ class Recorder:
         """
         # torch computes nothing with float8, which float16 has all values of
         x = given.half() if given.itemsize == 1 else given
-        rows = pool_rows(rule, x, mask, where=where)
+        if chosen is None:
+            rows = pool_rows(rule, x, mask, self.batch.inputs, where=where)
+        else:
+            rows = chosen.rows(x)
         width, dtype = self.kinds.setdefault(point, (rows.shape[1], self.dtype or given.dtype))
         lossless = given.dtype == dtype or torch.promote_types(x.dtype, dtype) == dtype
         if self.dtype is None and not lossless:
@@ -250,9 +323,12 @@ class Recorder:
                 f"{where}: expected rows of width {width} as in the batches before, "
                 f"found {rows.shape[1]}"
             )
-        if rows.data_ptr() != x.data_ptr() and (lost := rows.isinf().any(1)).any():
+        # a token that is copied cannot overflow
+        computed = rows.data_ptr() != x.data_ptr() and rule.rows != TOKENS
+        if computed and (lost := rows.isinf().any(1)).any():
+            finite = x.flatten(1).isfinite().all(1)
             self._refuse_overflow(
-                lost & x.flatten(1).isfinite().all(1),
+                lost & (finite if chosen is None else chosen.of_examples(finite)),
                 f"{where}: finite activations overflow {rows.dtype} when they are pooled",
                 "pool with a function that uses float64",
             )
@@ -270,5 +346,14 @@ class Recorder:
 
     def _refuse_overflow(self, rows: Tensor, sentence: str, remedy: str) -> None:
         if rows.any():
-            row = self.batch.start + int(rows.nonzero()[0, 0])
-            raise OverflowError(f"{sentence}, first in row {row}; {remedy}")
+            row = int(rows.nonzero()[0, 0])
+            place = f"row {self.batch.start + row}"
+            if self.tokens is not None:
+                columns = self.tokens[1].columns
+                example, position = columns[manifest.EXAMPLES], columns[manifest.POSITIONS]
+                place = f"example {example[row]}, position {position[row]}"
+            raise OverflowError(f"{sentence}, first in {place}; {remedy}")
+
+
+def _counted(kept: Tensor) -> str:
+    return f"{int(kept.sum())} of shape {tuple(kept.shape)}"

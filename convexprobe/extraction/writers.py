@@ -34,6 +34,7 @@ from convexprobe.activations.manifest import (
 from convexprobe.extraction.batch import Batch
 from convexprobe.extraction.identity import describe_function, describe_model
 from convexprobe.extraction.layer_names import Point
+from convexprobe.extraction.masks import MaskChoice
 from convexprobe.extraction.pooling import PoolChoice
 
 BLOCK = 64 << 20
@@ -47,6 +48,7 @@ _WORDS = {
     "points": "choice of layers",
     "dtype": "dtype",
     "pool": "pool",
+    "mask": "mask",
     "autocast": "autocast region",
 }
 """What a directory may have been extracted with, in words."""
@@ -136,7 +138,7 @@ class DirectoryWriter(Writer):
         directory: is made if it does not exist.
         model: the network, which is identified by `extraction.identity`.
         request: what was asked for beside the pool; JSON has to be able to hold it.
-        pool: as `extract` takes it.
+        pool, mask: as `extract` takes them.
         block: bytes, of all layers together, after which a block is written; a block has whole
             batches.
 
@@ -151,15 +153,18 @@ class DirectoryWriter(Writer):
         model: nn.Module,
         request: dict[str, Any],
         pool: PoolChoice,
+        mask: MaskChoice | None,
         block: int = BLOCK,
     ) -> None:
         self.directory, self.block, self.warned = directory, block, False
         identity, (pools, unknown) = describe_model(model), _described(pool)
+        tokens, more = describe_function(mask) if callable(mask) else (mask, ())
         request = {
             **request,
             "modules": identity.modules,
             "pool": pools,
-            "unknown": [*identity.unknown, *unknown],
+            "mask": tokens,
+            "unknown": [*identity.unknown, *unknown, *more],
         }
         self.manifest = Manifest(identity.weights, request)
         directory.mkdir(parents=True, exist_ok=True)

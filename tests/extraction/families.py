@@ -15,7 +15,7 @@ MASK = (torch.arange(TOKENS) < torch.tensor([6, 4, 5])[:, None]).long()
 IMAGES = torch.randn(ROWS, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 TEXT: dict[str, Any] = {"input_ids": IDS, "attention_mask": MASK}
-BOTH = {**TEXT, "decoder_input_ids": IDS[:, :5]}
+BOTH: dict[str, Any] = {**TEXT, "decoder_input_ids": IDS[:, :5]}
 IMAGE: dict[str, Any] = {"pixel_values": IMAGES}
 
 _BASE = {

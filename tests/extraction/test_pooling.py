@@ -24,8 +24,9 @@ from convexprobe.extraction.pooling import (
 WHERE = "layer 'block.3', batch 7"
 
 
-def pooled(pool: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:
-    return pool_rows(choose_pool(pool_rules(pool), ["block.3"]), x, lambda x: mask, where=WHERE)
+def pooled(pool: Any, x: Tensor, mask: Tensor | None = None, batch: Any = None) -> Tensor:
+    rule = choose_pool(pool_rules(pool), ["block.3"])
+    return pool_rows(rule, x, lambda x: mask, batch, where=WHERE)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -134,7 +135,8 @@ def test_first_matching_pattern_wins_and_brackets_can_be_meant_literally() -> No
         (["fc", "lstm2"], x[:, 0]),
         (["fc"], x.reshape(2, 12)),
     ]:
-        assert torch.equal(choose_pool(pool_rules(pool), names)(x, lambda x: None), expected)
+        rule = choose_pool(pool_rules(pool), names)
+        assert torch.equal(rule.pool(x, lambda x: None, None), expected)
 
 
 @pytest.mark.parametrize(
