@@ -7,10 +7,12 @@ once; the *gap* a rigorous bound on `F - F*` in nats; *tol* the stopping rule `g
 
 from convexprobe import solvers
 from convexprobe.activations.directory import DirectoryRows, open_activations
+from convexprobe.activations.layers import Activations
 from convexprobe.arrays.ranks import shard
 from convexprobe.datasets.mnist import mnist
 from convexprobe.extraction.extract import extract
-from convexprobe.extraction.pooling import random_features, random_projection
+from convexprobe.extraction.pooling import random_features, random_projection, token_at
+from convexprobe.extraction.words import token_labels, word_ids
 from convexprobe.metrics.score import Score
 from convexprobe.plotting.figures import plot_errors
 from convexprobe.probes.cost import Estimate, estimate
@@ -44,6 +46,7 @@ __all__ = [
     "SAGA",
     "SOLVERS",
     "SVRG",
+    "Activations",
     "Adam",
     "DirectoryRows",
     "Estimate",
@@ -76,6 +79,9 @@ __all__ = [
     "remember",
     "shard",
     "solvers",
+    "token_at",
+    "token_labels",
+    "word_ids",
 ]
 
 

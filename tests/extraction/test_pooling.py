@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from convexprobe.extraction.pooling import (
     pool_rules,
     random_features,
     random_projection,
+    token_at,
 )
 
 WHERE = "layer 'block.3', batch 7"
@@ -203,3 +205,77 @@ def test_random_pools_refuse_bad_sizes(factory: Any) -> None:
         factory(0)
     with pytest.raises(TypeError):
         factory(2.5)
+
+
+@settings(deadline=None)
+@given(masks())
+def test_the_maximum_is_over_the_tokens_that_are_kept(mask: Tensor) -> None:
+    x = normal(*mask.shape, 3)
+    rows = pooled("token_max", x.masked_fill(~mask[..., None], float("inf")), mask)
+    for row, tokens, kept in zip(rows, x, mask, strict=True):
+        assert torch.equal(row, tokens[kept].amax(0))
+
+
+@given(st.lists(st.integers(-5, 4), min_size=1, max_size=4))
+def test_a_token_is_taken_at_each_example_s_position(positions: list[int]) -> None:
+    x = normal(len(positions), 5, 3)
+    expected = torch.stack([row[at] for row, at in zip(x, positions, strict=True)])
+    batch = {"end": torch.tensor(positions), "n": 1}
+    functions = (lambda batch: batch["end"], lambda batch: positions)
+    for pool in (token_at("end"), *map(token_at, functions)):
+        assert torch.equal(pooled(pool, x, batch=batch), expected)
+    assert torch.equal(pooled(token_at(positions[0]), x), x[:, positions[0]])
+
+
+MASK = torch.tensor([[1, 1, 0], [1, 1, 1]]) > 0
+
+
+@pytest.mark.parametrize(
+    ("pool", "kind", "message"),
+    [
+        (token_at(3), ValueError, "position 3 of row 0 is beyond the sequence of 3 tokens"),
+        (token_at(-4), ValueError, "position -4 of row 0 is beyond the sequence of 3 tokens"),
+        (token_at(lambda batch: [0, 9]), ValueError, "position 9 of row 1 is beyond the sequence"),
+        (token_at(2), ValueError, "position 2 of row 0 is padding"),
+        (token_at(-1), ValueError, "position 2 of row 0 is padding"),
+        (token_at("end"), ValueError, "expected an item 'end' in the batch, found 'at'"),
+        (token_at("at"), ValueError, r"positions of shape \(2,\), one per row, found \(3,\)"),
+        (token_at(lambda batch: [0.5, 1]), TypeError, "expected integer positions, found torch.fl"),
+    ],
+)
+def test_positions_that_are_not_there_are_refused(
+    pool: Any, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=f"^token_at: .*{message}|^{WHERE}: token_at: .*{message}"):
+        pooled(pool, normal(2, 3, 4), MASK, {"at": torch.zeros(3).long()})
+    with pytest.raises(ValueError, match=r"token_at needs shape \(n, t, d\), found \(2, 4\)"):
+        pooled(token_at(0), normal(2, 4), MASK)
+
+
+def test_positions_are_an_integer_a_name_or_a_function() -> None:
+    for odd in (None, 1.5, True, [1, 2]):
+        with pytest.raises(TypeError, match="positions: expected an integer, a name or a function"):
+            token_at(odd)  # type: ignore[arg-type]
+
+
+def test_a_callable_receives_as_much_as_it_asks_for() -> None:
+    x, batch = normal(2, 3, 4), {"weights": torch.tensor([2.0, 3.0])}
+    seen: list[Any] = []
+
+    def three(x: Tensor, mask: Tensor, batch: Any, scale: float = 2.0) -> Tensor:
+        seen.append((mask, batch, scale))
+        return x[:, 0] * batch["weights"][:, None]
+
+    assert torch.equal(pooled(three, x, MASK, batch), x[:, 0] * batch["weights"][:, None])
+    assert seen[0][0] is MASK or torch.equal(seen[0][0], MASK)
+    assert seen[0][1] is batch and seen[0][2] == 2.0
+    two = lambda x, mask: (x * mask[..., None]).sum(1)  # noqa: E731
+    assert torch.equal(pooled(two, x, MASK), torch.stack([x[0, :2].sum(0), x[1].sum(0)]))
+    assert torch.equal(pooled(two, x), x.sum(1))  # no mask keeps all
+    for one in (lambda x, dim=1: x.sum(dim), functools.partial(torch.sum, dim=1),
+                torch.nn.Flatten(), lambda *x: x[0].sum(1)):  # fmt: skip
+        assert pooled(one, x, MASK).shape[0] == 2
+    flat = pooled(lambda x, mask: x * (mask is None), normal(2, 3), None)
+    assert torch.equal(flat, normal(2, 3))
+    with pytest.raises(TypeError, match=r"pool: expected a callable .* that needs 4"):
+        pool_rules(lambda x, mask, batch, more: x)
