@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from convexprobe._arguments import check_integer
 from convexprobe._hashing import raw_bytes
 from convexprobe.extraction.identity import describe_value
-from convexprobe.extraction.layer_names import described
+from convexprobe.extraction.layer_names import described, matches
 
 WORD_IDS = "word_ids"
 """The item of a batch that has the word of each token."""
@@ -37,7 +38,9 @@ class Batch:
     inputs: Any = None
 
     @classmethod
-    def read(cls, item: Any, index: int, start: int = 0, *, tokens: bool = False) -> Batch:
+    def read(
+        cls, item: Any, index: int, start: int = 0, *, tokens: bool = False, axis: int = 0
+    ) -> Batch:
         """Read what a loader gave: a tensor, a pair `(inputs, labels)` or a mapping.
 
         Args:
@@ -45,6 +48,7 @@ class Batch:
             index: its number.
             start: examples before it.
             tokens: whether labels are those of tokens (n, t), or of examples (n,).
+            axis: of the batch in the first input that has it and is no mask, which are (n, t).
 
         Raises:
             TypeError: the item is none of those, or its labels are not numbers.
@@ -56,14 +60,16 @@ class Batch:
         args, kwargs = ((), dict(inputs)) if isinstance(inputs, Mapping) else ((inputs,), {})
         if labels is None:
             labels = kwargs.pop("labels" if "labels" in kwargs else "label", None)
-        first = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+        named = {k: v for k, v in kwargs.items() if axis == 0 or "mask" not in k}
+        tensors = [v for v in (*args, *named.values()) if isinstance(v, Tensor)]
+        first = next((v for v in tensors if axis == 0 or v.ndim > axis), None)
         if first is None or first.ndim == 0:
             raise TypeError(
                 f"batch {index}: expected a tensor with rows, a pair (inputs, labels) or a mapping "
                 f"with such tensors, found {described(item)}"
             )
         labels = None if labels is None else _read_labels(labels, f"batch {index}")
-        rows = len(first)
+        rows = first.shape[axis]
         if labels is not None and not tokens and labels.shape != (rows,):
             remedy = "; labels of tokens (n, t) need pool='tokens'" if labels.ndim == 2 else ""
             raise ValueError(
@@ -136,13 +142,39 @@ def _read_labels(labels: Any, where: str) -> Tensor:
     return labels
 
 
-def expected_rows(loader: Iterable[Any]) -> int:
+AxisChoice = int | Mapping[str, int]
+"""The axis of the batch, of all points or by patterns of their names."""
+
+
+def batch_axes(choice: AxisChoice) -> dict[str, int]:
+    """The axis of the batch by pattern; a point that no pattern matches has it in front.
+
+    Raises:
+        TypeError: neither an integer nor a mapping from patterns to integers.
+        ValueError: a negative axis.
+    """
+    if not isinstance(choice, Mapping):
+        return {"**": check_integer("batch_axis", choice)}
+    if odd := [pattern for pattern in choice if not isinstance(pattern, str)]:
+        raise TypeError(f"batch_axis: patterns must be strings, found {odd[0]!r}")
+    return {p: check_integer(f"batch_axis[{p!r}]", axis) for p, axis in choice.items()}
+
+
+def axis_of(axes: Mapping[str, int], names: Sequence[str]) -> int:
+    """The axis of the first pattern that matches one of a point's names, else 0."""
+    for pattern, axis in axes.items():
+        if any(name == pattern or matches(name, pattern) for name in names):
+            return axis
+    return 0
+
+
+def expected_rows(loader: Iterable[Any], axis: int) -> int:
     """How many examples the loader will give, or 0 if it does not tell.
 
     Used only to preallocate: a wrong number wastes memory but never changes the result.
     """
     if isinstance(loader, list | tuple):
-        return sum(Batch.read(item, index).rows for index, item in enumerate(loader))
+        return sum(Batch.read(item, index, axis=axis).rows for index, item in enumerate(loader))
     # without a batch size, the user's own batch sampler decides
     if not isinstance(loader, DataLoader) or not loader.batch_size:
         return 0

@@ -16,7 +16,7 @@ from convexprobe._arguments import check_bool, check_choice, check_path, shown
 from convexprobe._progress import progress_bar
 from convexprobe.activations import manifest
 from convexprobe.activations.layers import Activations
-from convexprobe.extraction.batch import Batch, expected_rows
+from convexprobe.extraction.batch import AxisChoice, Batch, axis_of, batch_axes, expected_rows
 from convexprobe.extraction.layer_names import LayerChoice, check_model, choose_layers
 from convexprobe.extraction.masks import MaskChoice, check_mask
 from convexprobe.extraction.model_state import as_it_was, locked
@@ -34,6 +34,7 @@ def extract(
     *,
     pool: PoolChoice = "flatten",
     mask: MaskChoice | None = None,
+    batch_axis: AxisChoice = 0,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     out: str | PathLike[str] | None = None,
@@ -73,6 +74,9 @@ def extract(
         mask: which tokens pools keep, if not those that the batch's masks tell: the name of an item
             of the batch, or a function of the batch's inputs that returns (n_b, t), with 1 or True
             for the tokens to keep.
+        batch_axis: the axis of the batch in the inputs and in all activations, such as 1 in torch's
+            modules without `batch_first`; or a mapping from patterns of layers, of which `"input"`
+            is one, to axes. Masks and labels have the batch in front.
         dtype: of the stored rows, a torch dtype or its name; None keeps each layer's own.
         device: where the rows and labels are stored.
         out: a directory to write to while the network runs, for activations larger than memory
@@ -101,8 +105,8 @@ def extract(
         RuntimeError: another thread or process writes to `out`.
     """
     return extract_in_blocks(
-        model, loader, layers, pool=pool, mask=mask, dtype=dtype, device=device, out=out,
-        progress=progress,
+        model, loader, layers, pool=pool, mask=mask, batch_axis=batch_axis, dtype=dtype,
+        device=device, out=out, progress=progress,
     )  # fmt: skip
 
 
@@ -113,6 +117,7 @@ def extract_in_blocks(
     *,
     pool: PoolChoice = "flatten",
     mask: MaskChoice | None = None,
+    batch_axis: AxisChoice = 0,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     out: str | PathLike[str] | None = None,
@@ -124,6 +129,7 @@ def extract_in_blocks(
     _check_loader(loader)
     rules, stored, target = pool_rules(pool), _check_dtype(dtype), _check_device(device)
     check_mask(mask)
+    axes = batch_axes(batch_axis)
     tokens = any(rule.rows != EXAMPLES for rule in rules.values())
     directory = None if out is None else check_path("out", out)
     if directory is not None and target.type != "cpu":
@@ -135,22 +141,23 @@ def extract_in_blocks(
         locked(model), torch.inference_mode(False), torch.no_grad(), ExitStack() as stack
     ):  # fmt: skip
         requests = choose_layers(model, layers)
-        home = _home(model)
+        home, axis = _home(model), axis_of(axes, ["input"])
         if directory is None:
-            writer: Writer = MemoryWriter(target, 0 if tokens else expected_rows(loader))
+            writer: Writer = MemoryWriter(target, 0 if tokens else expected_rows(loader, axis))
         else:
             request = {
                 "points": sorted((request.identity() for request in requests), key=repr),
                 "dtype": None if stored is None else str(stored),
                 "autocast": _autocast(home),
+                "batch_axis": list(map(list, axes.items())),
             }
             writer = DirectoryWriter(directory, model, request, pool, mask, block)
         stack.enter_context(closing(writer))
         stack.enter_context(as_it_was(model))
-        recorder = Recorder(requests, rules, stored, writer, mask)
+        recorder = Recorder(requests, rules, stored, writer, mask, axes)
         recorder.attach(model, stack)
         model.eval()
-        _run(recorder, model, loader, home, progress, tokens=tokens)
+        _run(recorder, model, loader, home, progress, tokens=tokens, axis=axis)
         return writer.finish(recorder.names)
 
 
@@ -162,6 +169,7 @@ def _run(
     show: Any,
     *,
     tokens: bool,
+    axis: int,
 ) -> None:
     """Run all batches that are not stored yet through the model.
 
@@ -171,7 +179,7 @@ def _run(
     index = rows = labelled = stored = 0
     with progress_bar(loader, desc="extract", show=show) as bar:
         for index, item in enumerate(bar):
-            batch = Batch.read(item, index, rows, tokens=tokens)
+            batch = Batch.read(item, index, rows, tokens=tokens, axis=axis)
             rows, labelled = rows + batch.rows, labelled + (batch.labels is not None)
             if labelled not in (0, index + 1):
                 raise ValueError(

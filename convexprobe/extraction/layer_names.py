@@ -108,8 +108,10 @@ class Request:
         full = f"{module}#{call}{self.suffix}"
         return self.name(call, call + 1), full, f"{module}{self.suffix}", module
 
-    def tensor(self, value: Any, rows: int, where: str) -> Tensor:
+    def tensor(self, value: Any, rows: int, axis: int, where: str) -> Tensor:
         """The tensor at this point of a module whose input or output is `value`: a detached view.
+
+        Its axis of so many rows is moved to the front.
 
         Raises, in messages that start with `where`:
             TypeError: it is not a dense tensor of floating-point numbers.
@@ -118,7 +120,7 @@ class Request:
         """
         items = {} if self.features else _items(value)
         if self.key is None and self.side == "output":  # one input of several has to be chosen
-            value = next((x for x in items.values() if _is_activations(x, rows)), value)
+            value = next((x for x in items.values() if _is_activations(x, rows, axis)), value)
             items = _items(value)
         key = None if self.features else self.key
         if key is not None and key not in items:
@@ -140,12 +142,14 @@ class Request:
             raise TypeError(
                 f"{where}: expected activations of {', '.join(FLOATS)}, found {value.dtype}"
             )
-        if value.ndim == 0 or len(value) != rows:
+        if value.ndim <= axis or value.shape[axis] != rows:
+            place = "" if axis == 0 else f" on axis {axis}"
+            remedy = "" if rows not in value.shape else "; batch_axis= tells where the batch is"
             raise ValueError(
-                f"{where}: expected activations of {rows} rows, one per input, "
-                f"found shape {tuple(value.shape)}"
+                f"{where}: expected activations of {rows} rows{place}, one per input, "
+                f"found shape {tuple(value.shape)}{remedy}"
             )
-        value = value.detach()
+        value = value.detach().movedim(axis, 0)
         return value if self.features is None else value[..., slice(*self.features)]
 
 
@@ -327,14 +331,14 @@ def _is_leaf(name: str, module: nn.Module) -> bool:
     return not children and "parametrizations" not in name.split(".")
 
 
-def _is_activations(value: Any, rows: int) -> bool:
+def _is_activations(value: Any, rows: int, axis: int) -> bool:
     """Whether a value is a dense tensor of floating-point numbers with a row per example."""
     plain = isinstance(value, Tensor) and not value.is_nested and value.layout == torch.strided
     return (
         plain
         and str(value.dtype).removeprefix("torch.") in FLOATS
-        and value.ndim > 0
-        and len(value) == rows
+        and value.ndim > axis
+        and value.shape[axis] == rows
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from convexprobe.activations import manifest
-from convexprobe.extraction.batch import WORD_IDS, Batch, items_withheld
+from convexprobe.extraction.batch import WORD_IDS, Batch, axis_of, items_withheld
 from convexprobe.extraction.layer_names import Point, Request
 from convexprobe.extraction.masks import MaskChoice, TokenMasks, chosen_mask
 from convexprobe.extraction.model_state import as_it_was
@@ -53,6 +53,7 @@ class Recorder:
     dtype: torch.dtype | None
     writer: Writer
     mask: MaskChoice | None = None
+    axes: Mapping[str, int] = field(default_factory=dict)
     # names of a batch's items that are not for the model
     withheld: Callable[[str], bool] = lambda name: False
     # which tokens the caller's mask keeps in the current batch
@@ -134,8 +135,11 @@ class Recorder:
     def _check_batch_axis(self, model: nn.Module, batch: Batch, home: torch.device) -> None:
         """Run another number of rows if another axis than 0 is as long as the batch.
 
-        Axis 0 may then be the tokens, of which there are by chance as many as rows.
+        Axis 0 may then be the tokens, of which there are by chance as many as rows. If the caller
+        has told another axis of the inputs, that is taken as it is.
         """
+        if axis_of(self.axes, ["input"]):
+            return
         inputs = [tuple(v.shape) for v in batch.tensors() if not v.is_nested]
         if not any(batch.rows in shape[1:] for shape in (*inputs, *self.shapes.values())):
             return
@@ -160,7 +164,7 @@ class Recorder:
             moved = ValueError(
                 f"{where}: expected axis 0 of shape {shape} to be the batch, found that {rows} "
                 f"rows instead of {batch.rows} give shape {fewer.get(point)}; choose another "
-                "point, or build the model with the batch in front (batch_first=True)"
+                "point, or tell with batch_axis= which axis the batch is"
             )
             if any(r.named and r.point(call) == point for r, call in self._read_calls()):
                 raise moved
@@ -235,9 +239,10 @@ class Recorder:
         done = self.read if self.fewer is None else self.fewer
         if not request.wants(call) or point in done or (self.total and point in self.left_out):
             return
-        rule = choose_pool(self.rules, request.aliases(call))
+        aliases = request.aliases(call)
+        rule = choose_pool(self.rules, aliases)
         try:
-            x = request.tensor(value, batch.rows, where)
+            x = request.tensor(value, batch.rows, axis_of(self.axes, aliases), where)
             if rule.rows != EXAMPLES and x.ndim != 3:
                 raise ValueError(
                     f"{where}: pool {rule.rows!r} needs shape (n, t, d), found {tuple(x.shape)}"

@@ -50,6 +50,7 @@ _WORDS = {
     "pool": "pool",
     "mask": "mask",
     "autocast": "autocast region",
+    "batch_axis": "batch axis",
 }
 """What a directory may have been extracted with, in words."""
 
