@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from convexprobe._arguments import shown
 from convexprobe._hashing import fingerprint
 from convexprobe._random_state import random_states_kept
 from convexprobe.arrays.backend import is_array, to_numpy
 from convexprobe.extraction.batch import Batch
+from convexprobe.extraction.tokens import IGNORED
 from convexprobe.probes.classes import distinct, encode
-from convexprobe.probes.labels import split_concepts
+from convexprobe.probes.labels import concept_place, split_concepts
 
 Concepts = dict[str | None, np.ndarray]
-"""Labels `(n,)` by concept; the one key None for plain labels."""
+"""Labels `(n,)` by concept, of examples or of tokens; the one key None for plain labels."""
 
 
 class RepeatableData:
@@ -27,28 +29,49 @@ class RepeatableData:
     Args:
         data: inputs `(n, ...)`, or a mapping of them (keyword arguments of the model), with
             `labels`; or, without, a loader that can be iterated over again.
-        labels: of any form that `fit_probes` takes.
+        labels: of any form that `fit_probes` takes; of tokens `(n, t)`, or a mapping of those.
         size: rows of a batch, where `data` are arrays.
         what: what messages call the data.
         seed: of the random states while the first batch of a loader is read.
+        tokens: whether the rows of activations are tokens or words.
+        axis: of the batch in the inputs of a loader.
 
     Attributes:
-        concepts: the labels, None if each batch of a loader brings its own.
+        concepts: the labels, of tokens those that are not -100; None if each batch of a loader
+            brings its own.
+        rows: how many labels a concept has.
         description: identifies the data, for records: checksums of arrays, and of a loader its type
             and a checksum of its first batch.
 
     Raises:
         TypeError: data without labels, or a loader that can be iterated over only once.
-        ValueError: inputs and labels of different lengths.
+        ValueError: inputs and labels of different lengths; labels of tokens that are not `(n, t)`,
+            or of which concepts leave out different ones.
     """
 
-    def __init__(self, data: Any, labels: Any, size: int, what: str, seed: int) -> None:
+    def __init__(
+        self,
+        data: Any,
+        labels: Any,
+        size: int,
+        what: str,
+        seed: int,
+        *,
+        tokens: bool = False,
+        axis: int = 0,
+    ) -> None:
         self.what, self._size, self._seed, self._given = what, size, seed, data
+        self._tokens, self._axis = tokens, axis
         self._inputs: dict[str, Tensor] = {}
         self.concepts: Concepts | None = None
         if labels is None:
             self.description = self._describe_loader(data)
             return
+        if axis:
+            raise ValueError(
+                "batch_axis: expected 0 for inputs beside labels, which are cut into batches along "
+                f"axis 0, found {axis}; pass a loader of batches"
+            )
         self._bare = not isinstance(data, Mapping)
         for name, value in ({"": data} if self._bare else dict(data)).items():
             where = f"{what}[{name!r}]" if name else what
@@ -64,11 +87,16 @@ class RepeatableData:
         if not self._inputs:
             raise ValueError(f"{what}: expected inputs, found none")
         rows = {name: len(x) if x.ndim else 0 for name, x in self._inputs.items()}
-        self.rows = next(iter(rows.values()))
-        if len(set(rows.values())) > 1 or not self.rows:
+        self._examples = next(iter(rows.values()))
+        if len(set(rows.values())) > 1 or not self._examples:
             shapes = {name or what: tuple(x.shape) for name, x in self._inputs.items()}
             raise ValueError(f"{what}: expected inputs of as many rows, found shapes {shapes}")
         name = "labels" if what == "data" else f"{what} labels"
+        if tokens:
+            labels, self._numbers = _labelled_tokens(labels, self._examples, name)
+        else:
+            self._numbers = torch.arange(self._examples)
+        self.rows = int(self._numbers.max()) + 1
         self.concepts = split_concepts(labels, self.rows, name)
         inputs = fingerprint(*(to_numpy(x) for x in self._inputs.values()))
         self.description = {
@@ -91,7 +119,7 @@ class RepeatableData:
         checksums = []
         for values in first:
             try:
-                batch = Batch.read(values, 0)
+                batch = Batch.read(values, 0, tokens=self._tokens, axis=self._axis)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{self.what}: {error}") from None
             if batch.labels is None:
@@ -102,25 +130,71 @@ class RepeatableData:
     def loader(self) -> Iterable[Any]:
         """The user's loader, or a list of views, so that `extract` knows the number of rows.
 
-        The labels of views are row numbers: `extract` takes no others than numbers.
+        The labels of views are the numbers of labels: `extract` takes no others than numbers.
         """
         if not self._inputs:
             return self._given
         batches = []
-        for start in range(0, self.rows, self._size):
+        for start in range(0, self._examples, self._size):
             span = slice(start, start + self._size)
             batch = {name: value[span] for name, value in self._inputs.items()}
-            numbers = torch.arange(start, min(start + self._size, self.rows))
-            batches.append((batch[""] if self._bare else batch, numbers))
+            batches.append((batch[""] if self._bare else batch, self._numbers[span]))
         return batches
 
     def read_labels(self, labels: Tensor | None) -> Concepts:
         """The labels of the rows, for which `extract` returned `labels`."""
-        if self.concepts is not None:
-            return self.concepts
         if labels is None:
             raise ValueError(f"{self.what}: expected batches with labels, found none")
+        if self.concepts is not None:
+            return {name: values[labels.numpy()] for name, values in self.concepts.items()}
         return split_concepts(labels, len(labels), f"{self.what} labels")
+
+
+def _labelled_tokens(labels: Any, examples: int, what: str) -> tuple[Any, Tensor]:
+    """The labels of tokens that are not -100, by concept, and the number of each or -100 `(n, t)`.
+
+    Raises:
+        ValueError: a concept's labels are not `(n, t)`, all are -100, or concepts leave out
+            different tokens.
+    """
+    columns = dict(labels) if isinstance(labels, Mapping) else {None: labels}
+    flat: dict[Any, np.ndarray] = {}
+    known: np.ndarray | None = None
+    for name, given in columns.items():
+        where = concept_place(what, name)
+        values = _matrix(given, where)
+        if values.ndim != 2 or len(values) != examples:
+            raise ValueError(
+                f"{where}: expected labels of shape ({examples}, t), one per token, found "
+                f"{values.shape}; -100 leaves a token out"
+            )
+        unsigned = values.dtype.kind in "ub"
+        here = np.ones(values.shape, bool) if unsigned else np.asarray(values != IGNORED, bool)
+        if known is None:
+            known = here
+        if not np.array_equal(here, known):
+            raise ValueError(
+                f"{where}: expected -100 for the same tokens as in {min(flat, key=str)!r}, found "
+                "it for others; probe such concepts one by one"
+            )
+        flat[name] = values[here]
+    if known is None or not known.any():
+        raise ValueError(f"{what}: expected a token with a label other than -100, found none")
+    numbers = np.full(known.shape, IGNORED, np.int64)
+    numbers[known] = np.arange(known.sum())
+    return (flat if isinstance(labels, Mapping) else flat[None]), torch.from_numpy(numbers)
+
+
+def _matrix(labels: Any, where: str) -> np.ndarray:
+    try:
+        values = to_numpy(labels) if is_array(labels) else np.asarray(labels)
+        # a list of strings and of -100 keeps both
+        return np.asarray(labels, dtype=object) if values.dtype.kind in "US" else values
+    except ValueError as error:  # of lists of different lengths
+        raise ValueError(
+            f"{where}: expected labels of shape (n, t), one per token, found rows of different "
+            f"lengths, {shown(labels)}; pad them with -100"
+        ) from error
 
 
 def labels_checksum(concepts: Concepts) -> str:

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from convexprobe._random_state import random_states_kept
+from convexprobe.activations.layers import Activations
 from convexprobe.arrays.ranks import Communicator
+from convexprobe.extraction.batch import AxisChoice
 from convexprobe.extraction.extract import extract
 from convexprobe.extraction.layer_names import LayerChoice
+from convexprobe.extraction.masks import MaskChoice
 from convexprobe.extraction.pooling import PoolChoice
 from convexprobe.probes.fit import fit_probes
 from convexprobe.probes.labels import probe_name
@@ -47,6 +50,8 @@ class Measurement:
     test: RepeatableData | None
     layers: LayerChoice | None
     pool: PoolChoice
+    mask: MaskChoice | None
+    batch_axis: AxisChoice
     solver: Solver
     l2: float | None
     tol: float
@@ -99,18 +104,17 @@ class Measurement:
             tuple(LayerResult.of(name, probe, scores.get(name)) for name, probe in probes.items()),
         )
 
-    def _extract(
-        self, model: nn.Module, data: RepeatableData
-    ) -> tuple[dict[str, Tensor], Concepts]:
+    def _extract(self, model: nn.Module, data: RepeatableData) -> tuple[Activations, Concepts]:
         with random_states_kept(self.seed):
             rows, labels = extract(
-                model, data.loader(), self.layers, pool=self.pool, progress=False
-            )
+                model, data.loader(), self.layers, pool=self.pool, mask=self.mask,
+                batch_axis=self.batch_axis, progress=False,
+            )  # fmt: skip
         return rows, data.read_labels(labels)
 
     def _fit(
         self,
-        x: dict[str, Tensor],
+        x: Activations,
         y: Concepts,
         start: Remembered | ProbeSet | None,
         penalties: Mapping[str, float],
@@ -121,18 +125,19 @@ class Measurement:
         )  # fmt: skip
         probes = ProbeSet({})
         for layer, rows in x.items():
+            one = Activations({layer: rows}, x.examples, x.positions)
             concepts = {probe_name(layer, concept): concept for concept in y}
             if twice := concepts.keys() & probes.keys():
                 raise ValueError(f"labels: two of layer/concept have the name {min(twice)!r}")
             given = {n: penalties.get(n) if self.l2 is None else self.l2 for n in concepts}
             chosen, first = {n: l2 for n, l2 in given.items() if l2 is not None}, start
             if len(chosen) < len(concepts):
-                path = fit({layer: rows}, _as_given(y), seed=self.seed, refit=False)
+                path = fit(one, _as_given(y), seed=self.seed, refit=False)
                 chosen, first = {n: path[n].l2 for n in concepts}, path
             fitted: dict[str, Any] = {}
             for l2 in dict.fromkeys(chosen.values()):  # concepts of one penalty together
                 part = _as_given({c: y[c] for n, c in concepts.items() if chosen[n] == l2})
-                fitted |= fit({layer: rows}, part, l2=l2, warm_start=first)
+                fitted |= fit(one, part, l2=l2, warm_start=first)
             probes |= {name: fitted[name] for name in concepts}
         return probes
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -17,9 +18,11 @@ from convexprobe._arguments import (
     shown,
 )
 from convexprobe.arrays.ranks import Communicator
+from convexprobe.extraction.batch import AxisChoice, axis_of, batch_axes
 from convexprobe.extraction.identity import describe_function
 from convexprobe.extraction.layer_names import LayerChoice, choose_layers
-from convexprobe.extraction.pooling import PoolChoice, pool_rules
+from convexprobe.extraction.masks import MaskChoice, check_mask
+from convexprobe.extraction.pooling import EXAMPLES, PoolChoice, pool_rules
 from convexprobe.probes.classes import encode
 from convexprobe.probes.labels import check_two_classes, read_labels
 from convexprobe.probes.options import check_l2
@@ -56,9 +59,11 @@ class ProbeMonitor:
         data: inputs `(n, ...)` with `labels`, or a mapping of them (keyword arguments of the
             model); or a loader of batches as `extract` takes them, which gives the same rows in the
             same order every time.
-        labels: of any form that `fit_probes` takes: classes `(n,)`, or concepts by name.
+        labels: of any form that `fit_probes` takes: classes `(n,)`, or concepts by name. If rows
+            are tokens or words, classes `(n, t)`, or a mapping of them; -100 leaves a token out.
         layers: as in `extract`.
         pool: as in `extract`; `random_features(1000)` keeps feature maps small.
+        mask, batch_axis: as in `extract`. Arrays beside labels have the batch in front.
         test: held-out rows: `(inputs, labels)`, or a loader where `data` is one.
         out: directory to record in, by this monitor alone until `close()`. A step that is recorded
             there, of the same network, is not computed again: a run that was killed goes on where
@@ -98,6 +103,8 @@ class ProbeMonitor:
         *,
         layers: LayerChoice | None = None,
         pool: PoolChoice = "flatten",
+        mask: MaskChoice | None = None,
+        batch_axis: AxisChoice = 0,
         test: Any = None,
         out: str | os.PathLike[str] | None = None,
         warm_start: str = "auto",
@@ -123,14 +130,19 @@ class ProbeMonitor:
                 raise ValueError(f"seed: expected an integer below 2**32, found {seed}")
             if out is not None:
                 check_path("out", out)
-            pool_rules(pool)
+            check_mask(mask)
+            axis = axis_of(batch_axes(batch_axis), ["input"])
+            tokens = any(rule.rows != EXAMPLES for rule in pool_rules(pool).values())
             layers = _listed(layers)
-            rows = RepeatableData(data, labels, batch_size, "data", seed)
+            read = partial(RepeatableData, size=batch_size, seed=seed, tokens=tokens, axis=axis)
+            rows = read(data, labels, what="data")
             self._measurement = Measurement(
                 data=rows,
-                test=_held_out(test, rows, batch_size, seed),
+                test=_held_out(test, rows, read),
                 layers=layers,
                 pool=pool,
+                mask=mask,
+                batch_axis=batch_axis,
                 solver=by_name(solver),
                 l2=None if penalties is None else float(penalties[0]),
                 tol=check_real("tol", tol, above=0),
@@ -142,6 +154,8 @@ class ProbeMonitor:
             settings = {
                 "layers": _described(layers, unknown),
                 "pool": _described(pool, unknown),
+                "mask": _described(mask, unknown),
+                "batch_axis": _described(batch_axis, unknown),
                 "warm_start": warm_start,
                 "l2": l2 if penalties is None else float(penalties[0]),
                 "tol": tol,
@@ -240,17 +254,19 @@ class ProbeMonitor:
         self.close()
 
 
-def _held_out(test: Any, rows: RepeatableData, batch_size: int, seed: int) -> RepeatableData | None:
+def _held_out(
+    test: Any, rows: RepeatableData, read: Callable[..., RepeatableData]
+) -> RepeatableData | None:
     """The held-out rows, in the form of the fitted ones."""
     if test is None:
         return None
     if rows.concepts is None:
-        return RepeatableData(test, None, batch_size, "test", seed)
+        return read(test, None, what="test")
     if not isinstance(test, tuple | list) or len(test) != 2:
         raise ValueError(
             f"test: expected a pair (inputs, labels), as data are arrays, found {shown(test)}"
         )
-    return RepeatableData(test[0], test[1], batch_size, "test", seed)
+    return read(test[0], test[1], what="test")
 
 
 def _place(what: str, concept: str | None) -> str:

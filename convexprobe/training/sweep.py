@@ -14,7 +14,9 @@ from torch import nn
 from convexprobe._arguments import check_bool
 from convexprobe._progress import progress_bar
 from convexprobe.arrays.ranks import Communicator, LostRankError
+from convexprobe.extraction.batch import AxisChoice
 from convexprobe.extraction.layer_names import LayerChoice
+from convexprobe.extraction.masks import MaskChoice
 from convexprobe.extraction.model_state import locked
 from convexprobe.extraction.pooling import PoolChoice
 from convexprobe.solvers import Solver
@@ -33,6 +35,8 @@ def probe_checkpoints(
     *,
     layers: LayerChoice | None = None,
     pool: PoolChoice = "flatten",
+    mask: MaskChoice | None = None,
+    batch_axis: AxisChoice = 0,
     test: Any = None,
     out: str | os.PathLike[str] | None = None,
     warm_start: str = "auto",
@@ -68,8 +72,8 @@ def probe_checkpoints(
         model: the network that the checkpoints fit. It is restored at the end.
         checkpoints: a directory, a list of paths, or an iterable of `(step, path)` or
             `(step, state dict)`; see `training.checkpoints`.
-        data, labels, layers, pool, test, out, warm_start, l2, tol, solver, batch_size, max_passes,
-            on_error, seed, process_group: as in `ProbeMonitor`.
+        data, labels, layers, pool, mask, batch_axis, test, out, warm_start, l2, tol, solver,
+            batch_size, max_passes, on_error, seed, process_group: as in `ProbeMonitor`.
         progress: show a bar with the time left; None shows it on a terminal.
 
     Returns:
@@ -89,9 +93,9 @@ def probe_checkpoints(
         known = waiting if isinstance(waiting, list) else None
     ranks.check_same(checkpoints=None if known is None else [one.step for one in known])
     monitor = ProbeMonitor(
-        data, labels, layers=layers, pool=pool, test=test, out=out, warm_start=warm_start, l2=l2,
-        tol=tol, solver=solver, batch_size=batch_size, max_passes=max_passes, on_error=on_error,
-        seed=seed, process_group=process_group,
+        data, labels, layers=layers, pool=pool, mask=mask, batch_axis=batch_axis, test=test,
+        out=out, warm_start=warm_start, l2=l2, tol=tol, solver=solver, batch_size=batch_size,
+        max_passes=max_passes, on_error=on_error, seed=seed, process_group=process_group,
     )  # fmt: skip
     count = None if known is None else len(known)
     with monitor:
