@@ -157,6 +157,10 @@ def extract_in_blocks(
         recorder = Recorder(requests, rules, stored, writer, mask, axes)
         recorder.attach(model, stack)
         model.eval()
+        for module in model.modules():
+            # torch's encoder would pack padded sequences into nested tensors, which have no rows
+            if isinstance(module, nn.TransformerEncoder):
+                module.use_nested_tensor = False
         _run(recorder, model, loader, home, progress, tokens=tokens, axis=axis)
         return writer.finish(recorder.names)
 

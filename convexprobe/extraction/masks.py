@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -120,10 +121,14 @@ class TokenMasks:
 
     def attach(self, model: nn.Module, hooks: ExitStack) -> Callable[[], None]:
         """Follow the modules' calls; call the result once the hooks that ask are attached."""
-        names = {*_TOKENS, *_PADDING, *_MEMORY, "pixel_values"}
-        modules = [m for m in model.modules() if m is not model and names & set(_arguments(m))]
-        for module in modules:
-            hooks.enter_context(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+        known = {*_TOKENS, *_PADDING, *_MEMORY, "pixel_values"}
+        modules = []
+        for module in model.modules():
+            names = _arguments(module)  # once: it takes longer than many a small layer
+            if module is not model and known & set(names):
+                modules.append(module)
+                enter = partial(self._enter, names)
+                hooks.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
 
         def attach_ends() -> None:
             for module in modules:
@@ -168,9 +173,11 @@ class TokenMasks:
             )
         return masks[0]
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(
+        self, names: list[str], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         outer = self.scopes[-1]
-        scope = self._scope({**dict(zip(_arguments(module), args, strict=False)), **kwargs}, outer)
+        scope = self._scope({**dict(zip(names, args, strict=False)), **kwargs}, outer)
         if scope is not outer:
             for enclosing in self.scopes:
                 enclosing.inside += scope.sequences

@@ -347,7 +347,9 @@ class Recorder:
                 f"{where}: {int(lost.sum())} finite activations overflow {dtype}",
                 "store them in a wider dtype",
             )
-        self.writer.add(point, stored)
+        # rows of tokens that were gathered belong to nobody else; a pool may keep what it returns
+        owned = chosen is not None and rows.data_ptr() != x.data_ptr()
+        self.writer.add(point, stored, owned=owned)
 
     def _refuse_overflow(self, rows: Tensor, sentence: str, remedy: str) -> None:
         if rows.any():

@@ -69,8 +69,8 @@ class Writer(ABC):
         return False
 
     @abstractmethod
-    def add(self, point: Point, rows: Tensor) -> None:
-        """Copy the current batch's rows of one point; the caller may change them afterwards."""
+    def add(self, point: Point, rows: Tensor, *, owned: bool = False) -> None:
+        """Copy the current batch's rows of one point, or keep them if nobody else will use them."""
 
     @abstractmethod
     def drop(self, point: Point) -> None:
@@ -97,7 +97,7 @@ class MemoryWriter(Writer):
         self.blocks: dict[Point, list[Tensor]] = {}
         self.columns: dict[str, list[Tensor]] = defaultdict(list)
 
-    def add(self, point: Point, rows: Tensor) -> None:
+    def add(self, point: Point, rows: Tensor, *, owned: bool = False) -> None:
         if point not in self.blocks:
             shape = max(len(rows), self.expected), rows.shape[1]
             self.blocks[point] = [torch.empty(shape, dtype=rows.dtype, device=self.device)]
@@ -105,7 +105,7 @@ class MemoryWriter(Writer):
         if (end := self.rows + len(rows)) <= len(block):
             block[self.rows : end] = rows
         else:
-            self.blocks[point].append(rows.to(self.device, copy=True))
+            self.blocks[point].append(rows.to(self.device, copy=not owned))
 
     def drop(self, point: Point) -> None:
         del self.blocks[point]
@@ -250,8 +250,8 @@ class DirectoryWriter(Writer):
             self._clear()
         return True
 
-    def add(self, point: Point, rows: Tensor) -> None:
-        self.pending.setdefault(point, []).append(rows.to("cpu", copy=True))
+    def add(self, point: Point, rows: Tensor, *, owned: bool = False) -> None:
+        self.pending.setdefault(point, []).append(rows.to("cpu", copy=not owned))
         self.bytes += rows.nbytes
 
     def drop(self, point: Point) -> None:

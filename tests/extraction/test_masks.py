@@ -85,12 +85,13 @@ def test_a_mask_that_may_mean_either_is_refused_with_the_names_that_are_clear(
     extract(Named(), [{"x": normal(N, 9, 2), "mask": torch.ones(9, 9)}], pool="token_mean")
 
 
-def test_torch_s_encoder_gets_and_gives_its_padding() -> None:
+@pytest.mark.parametrize("nested", [False, True])
+def test_torch_s_encoder_gets_and_gives_its_padding(nested: bool) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
-            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=nested)
 
         def forward(self, src: Tensor, src_key_padding_mask: Tensor) -> Tensor:
             return self.encoder(src, src_key_padding_mask=src_key_padding_mask)
@@ -106,6 +107,7 @@ def test_torch_s_encoder_gets_and_gives_its_padding() -> None:
     for name in names:
         x = whole[name].reshape(N, T, -1)
         torch.testing.assert_close(rows[name], token_means(x, ATTENTION))
+    assert model.encoder.use_nested_tensor == nested
 
 
 DECODER = padding(3, 6, 1)
