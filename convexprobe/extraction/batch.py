@@ -108,20 +108,19 @@ class Batch:
         return crc
 
 
-def items_withheld(model: nn.Module, *, words: bool, asked: bool) -> Callable[[str], bool]:
+def items_withheld(model: nn.Module, *, asked: bool) -> Callable[[str], bool]:
     """Tell by name which items of a batch are for masks and pools alone, and not for the model.
 
-    Those are items that its `forward` has no parameter for, if a mask or a pool has `asked` for the
-    batch. A `forward` that takes `**kwargs` gets all but the word of each token.
+    Those are the word of each token and, if a mask or a pool has `asked` for the batch, all that
+    the model's `forward` has no parameter for. A `forward` that takes `**kwargs` gets those.
     """
     try:
         parameters = inspect.signature(model.forward).parameters
     except (TypeError, ValueError):  # of a function without a signature
-        return lambda name: words and name == WORD_IDS
+        return lambda name: name == WORD_IDS
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return lambda name: (
-        name not in parameters and ((words and name == WORD_IDS) or (asked and not takes_all))
-    )
+    drops = asked and not takes_all
+    return lambda name: name not in parameters and (name == WORD_IDS or drops)
 
 
 def _read_labels(labels: Any, where: str) -> Tensor:

@@ -51,9 +51,9 @@ def extract(
     share modules, take turns.
 
     Memory: a copy of the model's buffers, and the result, `n * d * itemsize` bytes a layer. The
-    result is allocated once if a list or a `DataLoader` tells the length; otherwise the end takes
-    one layer more. With `out`, memory has three times `writers.BLOCK` and a batch instead of the
-    result, whatever n is.
+    result is allocated once if a list or a `DataLoader` tells the length; otherwise, or if rows are
+    tokens, the end takes one layer more. With `out`, memory has three times `writers.BLOCK` and a
+    batch instead of the result, whatever n is.
 
     Args:
         model: the network. Wrappers that run a copy of it (`torch.compile`, `DataParallel`,

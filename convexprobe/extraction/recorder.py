@@ -81,7 +81,6 @@ class Recorder:
         rules = self.rules.values()
         self.withheld = items_withheld(
             model,
-            words=any(rule.rows == WORDS for rule in rules),
             asked=self.mask is not None or any(rule.with_batch for rule in rules),
         )
         for request in self.requests:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -76,6 +77,17 @@ def test_attention_is_the_projection_of_its_heads_and_blocks_are_read_one_by_one
     # the name of a result asks for the same again
     named, _ = extract(model, batch, f"{point}:input[head 2]")
     assert torch.equal(named[f"{point}:input[head 2]"], parts[f"{point}:input[head 2]"])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_all_leaves_of_every_family_are_read_but_those_without_a_row_per_example(name: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        rows, _ = extract(family(name), [batch_of(name)])
+    assert len(rows) >= 20 and len(caught) <= 1
+    assert all("are left out, because they have no row" in str(w.message) for w in caught)
+    left_out = {"Roberta": 0, "ViT": 0, "Dinov2": 0}  # whose positions are computed by row or added
+    assert len(caught) == left_out.get(name, 1)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
