@@ -1,19 +1,19 @@
 """The repeated blocks of a network, and the attention and the MLP inside a block, by structure.
 
 A *list* is a `ModuleList` or a `Sequential`. Its *blocks* are children of one class that follow
-each other, at least two of them or all of the list. The outermost lists count; where a block itself
-holds such a list, it is a stage (Swin, ConvNeXt), and the modules of that list are the blocks. Of
-several lists
+each other, at least two of them or all of the list. The outermost lists count; where every block
+itself holds such a list, they are stages (Swin, ConvNeXt), and the modules of those lists are the
+blocks. Of several lists
 
 1. those of modules that have children go before those of leaves;
 2. those with attention in their blocks are taken, all of them: encoder and decoder, text and image;
 3. without attention, those of the class of which there are most.
 
 *Attention* is a module whose class is called so ("Attention", "Attn"), the outermost and the first
-of a block, which is its self-attention. What it writes is the output of its last linear map, the
-output projection, before the residual sum; each head has a slice of that map's input. The *MLP* is
-a module whose class is called so ("MLP", "FeedForward", "FFN", "MoE"); without one, the last linear
-map of the block outside its attention.
+of a block, which is its self-attention. What it writes is the output of its output projection, the
+last of its linear maps that gives as many features as the first one takes, before the residual sum;
+each head has a slice of that map's input. The *MLP* is a module whose class is called so ("MLP",
+"FeedForward", "FFN", "MoE"); without one, the last linear map of the block outside its attention.
 """
 
 from __future__ import annotations
@@ -84,14 +84,20 @@ def attention_output(block: nn.Module) -> str | None:
 
 def _projection(attention: nn.Module) -> str | None:
     """The name of the output projection inside an attention module; None if none runs."""
-    # torch's own attention reads the weights of its projection and does not call it
-    return None if isinstance(attention, nn.MultiheadAttention) else _last_linear(attention)
+    if isinstance(attention, nn.MultiheadAttention):
+        return None  # it reads the weights of its projection and does not call it
+    maps = {name: _width(attention.get_submodule(name)) for name in _linear_maps(attention)}
+    taken = next((width[0] for width in maps.values() if width), None)
+    # not, say, the last layer of a perceptron that makes a bias of positions
+    return next((n for n, width in reversed(maps.items()) if width and width[1] == taken), None)
 
 
 def mlp_output(block: nn.Module) -> str | None:
     """The name, inside a block, of the module whose output is that of its MLP, if it has one."""
     name = _outermost(_MLP, block)
-    return _last_linear(block, outside=_ATTENTION) if name is None else name
+    return (
+        next(reversed([*_linear_maps(block, outside=_ATTENTION)]), None) if name is None else name
+    )
 
 
 def head_slices(model: nn.Module, name: str) -> tuple[str, list[tuple[int, int]]]:
@@ -110,7 +116,7 @@ def head_slices(model: nn.Module, name: str) -> tuple[str, list[tuple[int, int]]
     module = model.get_submodule(name)
     inner = _projection(module) if _is_called(_ATTENTION, module) else attention_output(module)
     path = f"{name}.{inner}" if inner else name
-    width = _width(model.get_submodule(path))
+    width = (_width(model.get_submodule(path)) or (None,))[0]
     if width is None:
         raise ValueError(
             f"layer {name!r}: expected attention with an output projection that runs, of whose "
@@ -130,8 +136,13 @@ def head_slices(model: nn.Module, name: str) -> tuple[str, list[tuple[int, int]]
 
 def is_list(module: nn.Module) -> bool:
     """Whether a module only holds others, one after another."""
-    # subclasses of Sequential are modules of their own, such as a convolution with its norm
-    return isinstance(module, nn.ModuleList) or type(module) is nn.Sequential
+    if isinstance(module, nn.ModuleList) or type(module) is nn.Sequential:
+        return True
+    # other subclasses of Sequential are modules of their own, such as a convolution with its norm
+    kinds = {type(child) for child in module.children()}
+    plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    composite = any(True for child in module.children() for _ in child.children())
+    return plain and len(kinds) == 1 and composite
 
 
 def _runs(name: str, module: nn.Module) -> Iterator[_Run]:
@@ -153,9 +164,10 @@ def _runs(name: str, module: nn.Module) -> Iterator[_Run]:
                 yield from _runs(place, child)
             continue
         outer = _Run(*map(tuple, zip(*part, strict=True)))
-        inner = [run for place, child in part for run in _runs_of_stage(place, child)]
-        deeper = inner and (not outer.with_attention or all(run.with_attention for run in inner))
-        yield from inner if deeper else [outer]
+        stages = [[*_runs_of_stage(place, child)] for place, child in part]
+        inner = [run for runs in stages for run in runs]
+        fits = not outer.with_attention or all(run.with_attention for run in inner)
+        yield from inner if all(stages) and fits else [outer]
 
 
 def _runs_of_stage(name: str, module: nn.Module) -> Iterator[_Run]:
@@ -185,28 +197,27 @@ def _has_weights(module: nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-def _last_linear(module: nn.Module, outside: re.Pattern[str] | None = None) -> str | None:
-    """The last linear map inside a module, or the module itself, as "" is its name."""
+def _linear_maps(
+    module: nn.Module, outside: re.Pattern[str] | None = None, name: str = ""
+) -> Iterator[str]:
+    """The names of the linear maps inside a module, in the order of its definition."""
     if _width(module) is not None:
-        return ""
-    last = None
-    for name, child in module.named_children():
-        if outside is not None and _is_called(outside, child):
-            continue
-        inner = _last_linear(child, outside)
-        if inner is not None:
-            last = f"{name}.{inner}".removesuffix(".")
-    return last
+        yield name
+        return
+    for inner, child in module.named_children():
+        if outside is None or not _is_called(outside, child):
+            yield from _linear_maps(child, outside, f"{name}.{inner}" if name else inner)
 
 
-def _width(module: nn.Module) -> int | None:
-    """The number of input features of a linear map; None if the module is none.
+def _width(module: nn.Module) -> tuple[int, int] | None:
+    """The number of input and output features of a linear map; None if the module is none.
 
     Adapters and quantized layers tell theirs as `nn.Linear` does, and are one map with all inside.
     """
-    for name in ("in_features", "nx"):  # the latter in the Conv1D of transformers
-        if isinstance(width := getattr(module, name, None), int):
-            return width
+    for names in (("in_features", "out_features"), ("nx", "nf")):  # the Conv1D of transformers
+        wide, high = (getattr(module, name, None) for name in names)
+        if isinstance(wide, int) and isinstance(high, int):
+            return wide, high
     return None
 
 

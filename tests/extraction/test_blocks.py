@@ -138,6 +138,14 @@ def test_blocks_of_torch_s_encoder_are_its_layers() -> None:
         extract(model, [x], "attention[head 0]")
 
 
+class Norm(nn.Sequential):
+    """A layer with its norm, as torchvision writes it."""
+
+
+class Stage(nn.Sequential):
+    """Blocks, as torchvision's RegNet has them."""
+
+
 def blocks(count: int) -> list[Block]:
     return [Block() for _ in range(count)]
 
@@ -157,6 +165,14 @@ def blocks(count: int) -> list[Block]:
         (lambda: Stack(layers=nn.ModuleList(
             Stack(blocks=nn.Sequential(*blocks(2)), down=nn.Linear(8, 8)) for _ in range(2))),
          ["layers.0.blocks.0", "layers.0.blocks.1", "layers.1.blocks.0", "layers.1.blocks.1"]),
+        # blocks that hold lists of one class, but not all of them
+        (lambda: nn.Sequential(
+            Stack(block=nn.Sequential(Block().mlp, Block().mlp)),
+            Stack(block=nn.Sequential(Block().mlp, nn.Sigmoid(), Block().mlp))), ["0", "1"]),
+        # stages that are subclasses of Sequential, beside a layer that is one
+        (lambda: Stack(stem=Norm(nn.Linear(8, 8), nn.LayerNorm(8)),
+                       body=nn.Sequential(Stage(*blocks(2)), Stage(*blocks(1)))),
+         ["body.0.0", "body.0.1", "body.1.0"]),
         # experts in a block are no blocks, although there are more of them
         (lambda: Stack(h=nn.ModuleList(
             Stack(attn=Block().attn, moe=Stack(experts=nn.ModuleList(
@@ -175,6 +191,16 @@ def test_blocks_are_found_by_structure(model: Any, expected: list[str]) -> None:
     net = model()
     assert block_names(net) == expected
     assert list(extract(net, [normal(3, 4, 8)], "blocks")[0]) == expected
+
+
+def test_the_output_projection_is_not_a_perceptron_of_positions_behind_it() -> None:
+    model = nn.Sequential(*blocks(2))
+    for block in model:
+        block.attn.positions = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2))
+    rows, _ = extract(model, [normal(3, 4, 8)], ["attention", "attention[head 1]"])
+    assert list(rows) == [
+        "0.attn.proj:input[head 1]", "0.attn.proj", "1.attn.proj:input[head 1]", "1.attn.proj",
+    ]  # fmt: skip
 
 
 def test_a_block_that_runs_several_times_has_a_point_for_each() -> None:
