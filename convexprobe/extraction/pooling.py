@@ -212,19 +212,19 @@ def _spatial_mean(x: Tensor) -> Tensor:
 
 
 def _token_mean(x: Tensor, mask: Mask, batch: Any) -> Tensor:
-    kept = kept_tokens("token_mean", x, mask)
+    kept = kept_tokens("token_mean", x, mask).to(x.device)
     # filled, not multiplied by 0, because padding may hold NaN
     total = x.masked_fill(~kept[:, :, None], 0).sum(dim=1, dtype=_accumulator(x))
     return total / kept.sum(dim=1, keepdim=True)
 
 
 def _token_max(x: Tensor, mask: Mask, batch: Any) -> Tensor:
-    kept = kept_tokens("token_max", x, mask)
+    kept = kept_tokens("token_max", x, mask).to(x.device)
     return x.masked_fill(~kept[:, :, None], -math.inf).amax(dim=1)
 
 
 def _last_token(x: Tensor, mask: Mask, batch: Any) -> Tensor:
-    kept = kept_tokens("last_token", x, mask)
+    kept = kept_tokens("last_token", x, mask).to(x.device)
     last = kept.shape[1] - 1 - kept.flip(1).to(torch.uint8).argmax(dim=1)
     return x[torch.arange(x.shape[0], device=x.device), last]
 
@@ -238,18 +238,17 @@ def _class_token(x: Tensor, mask: Mask, batch: Any) -> Tensor:
 
 
 def kept_tokens(pool: str, x: Tensor, mask: Mask) -> Tensor:
-    """The mask as bool (n, t) on the device of `x` (n, t, d), with at least one token a row."""
+    """The mask as bool (n, t) on the host, with at least one token a row of `x` (n, t, d)."""
     if x.ndim != 3 or x.shape[1] == 0:
         raise ValueError(f"pool {pool!r} needs shape (n, t, d), found {tuple(x.shape)}")
     kept = mask(x)
     if kept is None:
-        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        return torch.ones(x.shape[:2], dtype=torch.bool)
     if kept.shape != x.shape[:2]:
         raise ValueError(
             f"pool {pool!r} needs an attention mask of shape {tuple(x.shape[:2])}, "
             f"found {tuple(kept.shape)}"
         )
-    kept = kept.to(x.device)
     empty = ~kept.any(dim=1)
     if empty.any():
         row = int(empty.nonzero()[0])
@@ -290,7 +289,7 @@ def _called(function: Callable[..., Tensor]) -> PoolRule:
     def pool(x: Tensor, mask: Mask, batch: Any) -> Tensor:
         if asked < 2:
             return function(x)
-        kept = kept_tokens("pool", x, mask) if x.ndim == 3 and x.shape[1] else None
+        kept = kept_tokens("pool", x, mask).to(x.device) if x.ndim == 3 and x.shape[1] else None
         return function(x, kept) if asked == 2 else function(x, kept, batch)
 
     return PoolRule(pool, masked=asked > 1, with_batch=asked > 2)

@@ -282,7 +282,7 @@ class Recorder:
         Raises:
             ValueError: the layer has other tokens than those before, or labels or words do not fit.
         """
-        kept = kept_tokens(rule.rows, x, mask).cpu()
+        kept = kept_tokens(rule.rows, x, mask)
         if self.tokens is None:
             words = self.batch.kwargs.get(WORD_IDS, False) if rule.rows == WORDS else None
             self.tokens = name, TokenRows.choose(kept, self.batch.labels, words, self.batch.start)
