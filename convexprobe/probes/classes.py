@@ -61,7 +61,7 @@ def distinct(labels: np.ndarray, what: str = "labels") -> tuple[Any, ...]:
 
 def why_no_class(label: Any) -> str:
     """Why a label can hardly be meant as a class; empty if it can."""
-    if label is None or _is_nan(label):
+    if is_missing(label):
         return "expected a class; leave out rows without a label (NaN, NA or None)"
     if isinstance(label, Real) and label == IGNORE:
         return "it marks rows to ignore; leave them out"
@@ -71,6 +71,11 @@ def why_no_class(label: Any) -> str:
             "argmax(axis=1), bin continuous targets"
         )
     return ""
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value says that there is none: None, a NaN of any type, or pandas' NA."""
+    return value is None or _is_nan(value)
 
 
 def _is_nan(value: Any) -> bool:

@@ -19,6 +19,7 @@ from convexprobe.arrays.linalg import arithmetic
 from convexprobe.arrays.precision import full_precision
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.probes.classes import check_classes
+from convexprobe.probes.groups import read_groups
 from convexprobe.probes.labels import check_probe_names, read_labels
 from convexprobe.probes.layer import Job, fit_layer
 from convexprobe.probes.options import (
@@ -48,6 +49,7 @@ def fit_probes(
     tol: float = 1e-3,
     classes: Sequence[Any] | None = None,
     sample_weight: Any = None,
+    groups: Any = None,
     warm_start: Probe | ProbeSet | Remembered | None = None,
     validation: tuple[Any, Any] | None = None,
     cv: int | None = None,
@@ -83,6 +85,10 @@ def fit_probes(
         tol: relative tolerance of the certificate.
         classes: the class list; it may have classes without rows.
         sample_weight: `(n,)` non-negative weights; a weight of two equals a repeated row.
+        groups: `(n,)` values, one for the rows that belong together: the tokens of a sentence, the
+            frames of a film. No draw of held-out rows or folds divides a group, and classes are
+            balanced as far as the groups allow. A group that has every row of a class is fitted to
+            and never held out.
         warm_start: earlier probes, to start from where they are better than zero; the answer is the
             same. `remember` makes a better start of them, which follows activations that changed.
         validation: `(activations, labels)` to choose and report on. Without it, a fifth of each
@@ -151,6 +157,7 @@ def fit_probes(
         options,
         classes=order,
         sample_weight=_given(sample_weight),
+        groups=_given(groups),
         warm_start=warm_start,
         validation=_given(validation),
     )
@@ -161,10 +168,12 @@ def fit_probes(
     encoded = read_labels(labels, rows, order, communicator)
     check_probe_names(layers, encoded)
     weights = read_weights(sample_weight, rows, communicator)
+    group = read_groups(groups, rows, communicator)
     held = read_validation(validation, layers, encoded, communicator)
 
     hold = options.needs_validation and cv is None and held is None
-    splits = plan(encoded, weights, seed, folds=cv, hold=hold)
+    every = [weights] * len(encoded.names)
+    splits = plan(encoded, every, [options.seed], folds=cv, hold=hold, groups=group)
     own_weights = None if weights is None else weights[encoded.own]
     job = Job(communicator, options, encoded, own_weights, splits, held, warm_start, hold)
     probes: dict[str, Probe] = {}

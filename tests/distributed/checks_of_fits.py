@@ -57,6 +57,10 @@ def families_folds_and_validation(ranks: Ranks) -> None:
     x, y = torch.tensor(data.x), data.y
     fit = partial(fit_probes, process_group="world")
     agree(fit(x[own], y[own], cv=3), fit_probes(x, y, cv=3))
+    words = np.array([f"word {i}" for i in np.random.default_rng(0).integers(0, 40, 400)])
+    grouped = fit(x[own], y[own], groups=words[own])
+    same_bits(grouped, ranks.world)
+    agree(grouped, fit_probes(x, y, groups=words))
     concepts = {"zero": y == 0, "class": y}
     mine = {name: values[own] for name, values in concepts.items()}
     path = [1e-3, 1e-2, 1e-1]
