@@ -50,7 +50,7 @@ def read_groups(
             )
     if communicator.size > 1:
         parts = map(json.loads, communicator.texts(json.dumps(order)))
-        order = tuple(dict.fromkeys(chain.from_iterable(parts)))
+        order = in_order(chain.from_iterable(parts))
     if len(order) < at_least:
         raise ValueError(
             f"groups: expected at least {at_least} groups, found {len(order)}: rows that all "
