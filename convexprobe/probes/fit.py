@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +18,9 @@ from convexprobe.arrays.backend import Array
 from convexprobe.arrays.linalg import arithmetic
 from convexprobe.arrays.precision import full_precision
 from convexprobe.arrays.ranks import Communicator
+from convexprobe.probes.class_weights import check_class_weight, row_weights
 from convexprobe.probes.classes import check_classes
-from convexprobe.probes.groups import read_groups
+from convexprobe.probes.groups import example_groups, read_groups
 from convexprobe.probes.labels import check_probe_names, read_labels
 from convexprobe.probes.layer import Job, fit_layer
 from convexprobe.probes.options import (
@@ -49,6 +50,7 @@ def fit_probes(
     tol: float = 1e-3,
     classes: Sequence[Any] | None = None,
     sample_weight: Any = None,
+    class_weight: str | Mapping[Any, float] | None = None,
     groups: Any = None,
     warm_start: Probe | ProbeSet | Remembered | None = None,
     validation: tuple[Any, Any] | None = None,
@@ -85,10 +87,12 @@ def fit_probes(
         tol: relative tolerance of the certificate.
         classes: the class list; it may have classes without rows.
         sample_weight: `(n,)` non-negative weights; a weight of two equals a repeated row.
+        class_weight: "balanced" for classes of equal total weight, or class -> weight, 1 for those
+            not named: a factor of the rows' weights, in the fit and in the scores on held-out rows.
         groups: `(n,)` values, one for the rows that belong together: the tokens of a sentence, the
             frames of a film. No draw of held-out rows or folds divides a group, and classes are
             balanced as far as the groups allow. A group that has every row of a class is fitted to
-            and never held out.
+            and never held out. None takes the examples of rows that are tokens.
         warm_start: earlier probes, to start from where they are better than zero; the answer is the
             same. `remember` makes a better start of them, which follows activations that changed.
         validation: `(activations, labels)` to choose and report on. Without it, a fifth of each
@@ -140,6 +144,7 @@ def fit_probes(
         options = Options(
             solver=by_name(solver),
             l2=check_l2(l2),
+            class_weight=check_class_weight(class_weight),
             tol=check_real("tol", tol, above=0.0),
             cv=check_folds(cv, stopping=stopping, validation=validation is not None),
             stopping=stopping,
@@ -168,14 +173,26 @@ def fit_probes(
     encoded = read_labels(labels, rows, order, communicator)
     check_probe_names(layers, encoded)
     weights = read_weights(sample_weight, rows, communicator)
-    group = read_groups(groups, rows, communicator)
     held = read_validation(validation, layers, encoded, communicator)
 
     hold = options.needs_validation and cv is None and held is None
-    every = [weights] * len(encoded.names)
-    splits = plan(encoded, every, [options.seed], folds=cv, hold=hold, groups=group)
-    own_weights = None if weights is None else weights[encoded.own]
-    job = Job(communicator, options, encoded, own_weights, splits, held, warm_start, hold)
+    if groups is None and (hold or cv is not None):
+        groups = example_groups(activations, communicator)
+    together = read_groups(groups, rows, communicator)
+    each = row_weights(encoded, weights, options.class_weight)
+    splits = plan(encoded, each, [options.seed], folds=cv, hold=hold, groups=together)
+    own = encoded.own
+    job = Job(
+        communicator,
+        options,
+        encoded,
+        None if weights is None else weights[own],
+        [None if w is None else w[own] for w in each],
+        splits,
+        held,
+        warm_start,
+        hold,
+    )
     probes: dict[str, Probe] = {}
     show = progress if communicator.rank == 0 else False
     with progress_bar(total=len(layers), desc="probes", show=show) as bar:

@@ -13,19 +13,16 @@ from convexprobe.probes.classes import in_order, is_missing
 from convexprobe.probes.columns import host_vector
 
 
-def read_groups(
-    groups: Any, rows: int, communicator: Communicator = ALONE, *, at_least: int = 2
-) -> np.ndarray | None:
+def read_groups(groups: Any, rows: int, communicator: Communicator = ALONE) -> np.ndarray | None:
     """The group numbers of all ranks' rows, host `(n,)` int64 from 0 on, or None without groups.
 
     Args:
         groups: one hashable value a row of this rank, `(rows,)`; rows of one value belong together.
         rows: this rank's rows.
         communicator: the ranks; a group may have rows on several.
-        at_least: the fewest groups that are of use.
 
     Raises:
-        TypeError, ValueError: not one value a row, a missing value, too few groups; over ranks,
+        TypeError, ValueError: not one value a row, a missing value, one group alone; over ranks,
             values that are neither strings nor numbers.
     """
     if groups is None:
@@ -51,14 +48,26 @@ def read_groups(
     if communicator.size > 1:
         parts = map(json.loads, communicator.texts(json.dumps(order)))
         order = in_order(chain.from_iterable(parts))
-    if len(order) < at_least:
+    if len(order) < 2:
         raise ValueError(
-            f"groups: expected at least {at_least} groups, found {len(order)}: rows that all "
-            "belong together cannot be divided"
+            f"groups: expected at least two groups, found {len(order)}: rows that all belong "
+            "together cannot be divided; omit groups="
         )
     number = {value: i for i, value in enumerate(order)}
     codes = np.fromiter((number[value] for value in items), np.int64, rows)
     return communicator.all_gather(codes)
+
+
+def example_groups(activations: Any, communicator: Communicator = ALONE) -> np.ndarray | None:
+    """The example that each of this rank's rows is of, `(rows,)`, where rows are tokens; else None.
+
+    `extract` numbers each rank's examples from 0; here those of all ranks have different numbers.
+    """
+    examples = getattr(activations, "examples", None)
+    if examples is None:
+        return None
+    counts = communicator.counts(int(examples.max(initial=-1)) + 1)
+    return examples + int(counts[: communicator.rank].sum())
 
 
 def assign_groups(

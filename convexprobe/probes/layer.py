@@ -39,7 +39,8 @@ class Job:
         communicator: the ranks.
         options: what was asked for.
         labels: of all concepts.
-        weights: of this rank's rows, host `(rows,)`, or None.
+        sample_weight: of this rank's rows, host `(rows,)`, or None.
+        weights: likewise, for every concept, times the weights of its classes.
         splits: which rows every task is fitted to.
         validation: rows to choose on, if the caller gave some.
         warm_start: earlier probes, or None.
@@ -49,7 +50,8 @@ class Job:
     communicator: Communicator
     options: Options
     labels: Labels
-    weights: np.ndarray | None
+    sample_weight: np.ndarray | None
+    weights: list[np.ndarray | None]
     splits: list[Split]
     validation: Validation | None
     warm_start: Probe | ProbeSet | Remembered | None
@@ -145,7 +147,7 @@ def _refit(
 ) -> list[Probe]:
     """The chosen probes fitted to all rows, from where they are, in one family."""
     options = job.options
-    splits = [Split(concept, job.weights, None) for concept in range(len(chosen))]
+    splits = [Split(concept, job.weights[concept], None) for concept in range(len(chosen))]
     family = _family(x, job.labels, splits, job.communicator)
     family = family.take_tasks([*range(len(chosen))], np.array([p.l2 for p, _ in chosen]))
     solution = solve_from(
@@ -181,7 +183,7 @@ def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         problem = _family(x, job.labels, job.splits, job.communicator)
-        variance = _typical_variance(problem, job.weights) if job.options.l2 is None else 1.0
+        variance = _typical_variance(problem, job.sample_weight) if job.options.l2 is None else 1.0
     # squares of larger values, and penalties in their units, overflow in solvers
     largest = 0.01 * float(problem.xp.finfo(problem.dtype).max) ** 0.5
     moment = float(np.abs(to_numpy(problem.moment)).max())

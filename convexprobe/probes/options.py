@@ -31,12 +31,14 @@ class Options:
     Attributes:
         solver: the algorithm.
         l2: penalties, host `(v,)`; None for `GRID` times the layer's typical feature variance.
+        class_weight: None, "balanced", or a weight for each class named.
         tol, cv, stopping, scoring, refit, seed, max_passes, max_seconds, device, memory_limit: as
             given.
     """
 
     solver: Solver
     l2: np.ndarray | None
+    class_weight: str | dict[Any, float] | None
     tol: float
     cv: int | None
     stopping: str

@@ -23,7 +23,8 @@ class Judge:
     Attributes:
         problem: a family with one task for each split; its own penalties are not used.
         labels: of all concepts.
-        weights: of this rank's rows, host `(rows,)`, or None; held-out rows are scored by theirs.
+        weights: of this rank's rows, host `(rows,)` or None, for every concept; held-out rows are
+            scored by theirs.
         splits: the rows that each task was fitted to.
         validation: rows to choose on, and their class indices for every concept; None for the rows
             that the splits hold out.
@@ -32,7 +33,7 @@ class Judge:
 
     problem: Problem
     labels: Labels
-    weights: np.ndarray | None
+    weights: list[np.ndarray | None]
     splits: list[Split]
     validation: tuple[Source, list[np.ndarray]] | None
     where: str
@@ -49,7 +50,8 @@ class Judge:
         elif split.held is not None:
             rows = self.problem.rows.subset(split.held)
             codes = self.labels.own_codes[split.concept][split.held]
-            counted = None if self.weights is None else self.weights[split.held]
+            weights = self.weights[split.concept]
+            counted = None if weights is None else weights[split.held]
         else:
             return None
         probes = [self.probe(task, solution) for solution in solutions]

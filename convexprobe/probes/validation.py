@@ -78,12 +78,12 @@ def read_validation(
 def validation_loss(
     problem: Problem,
     splits: list[Split],
-    weights: np.ndarray | None,
+    weights: list[np.ndarray | None],
     validation: tuple[Source, list[np.ndarray]] | None,
 ) -> ValidationLoss:
     """The loss on the validation rows and class indices given, or on what each split holds out.
 
-    `weights` are those of this rank's rows, host `(rows,)`, or None.
+    `weights` are those of this rank's rows, host `(rows,)` or None, for every concept.
     """
     if validation is not None:
         rows, codes = validation
@@ -91,7 +91,8 @@ def validation_loss(
         return ValidationLoss(problem, rows, like(stacked, problem.rows.reference), None)
     held = np.zeros((len(splits), problem.rows.n))
     for i, split in enumerate(splits):
-        held[i, split.held] = 1.0 if weights is None else weights[split.held]
+        own = weights[split.concept]
+        held[i, split.held] = 1.0 if own is None else own[split.held]
     rows, labels = problem.rows, problem.labels
     if len(splits) == 1:
         index = np.flatnonzero(held[0])

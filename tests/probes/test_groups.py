@@ -11,9 +11,9 @@ from sklearn.model_selection import StratifiedGroupKFold
 from convexprobe import fit_probes
 from convexprobe.probes.groups import assign_groups, read_groups
 from convexprobe.probes.splits import assign_folds, hold_out
-from tests.claims import check
+from tests.claims import check, untimed
 from tests.oracle import Data
-from tests.refusals import LABELS, Case, N, check_refused, fit
+from tests.refusals import GOOD, LABELS, Case, N, check_refused, fit
 
 
 class InOrder:
@@ -112,6 +112,22 @@ def test_groups_without_a_choice_change_nothing() -> None:
         np.testing.assert_array_equal(plain[name].weights, grouped[name].weights)
 
 
+class Tokens(dict):  # type: ignore[type-arg]
+    """Activations whose rows are tokens."""
+
+    examples = np.arange(N) // 4
+
+
+def test_tokens_are_grouped_by_their_examples() -> None:
+    tokens = Tokens(GOOD)
+    default = fit(tokens, l2="auto")
+    told = fit(l2="auto", groups=np.arange(N) // 4)
+    alone = fit(l2="auto")
+    for name, probe in default.items():
+        assert untimed(probe.path) == untimed(told[name].path) != untimed(alone[name].path)
+    assert fit(tokens, l2="auto", groups=np.arange(N))["fc1"].path  # the caller's own come first
+
+
 def test_groups_may_be_anything_hashable() -> None:
     numbers = [0, 1, 1, 0, 2]
     for values in (["b", "c", "c", "b", "d"], [("x", 1), 2, 2, ("x", 1), "y"]):
@@ -128,7 +144,7 @@ CASES: dict[str, Case] = {
     "one group": (
         lambda: fit(groups=["a"] * N),
         ValueError,
-        ["groups: expected at least 2 groups, found 1"],
+        ["groups: expected at least two groups, found 1"],
     ),
     "a NaN": (
         lambda: fit(groups=[1.0] * 7 + [np.nan] + [2.0] * 32),

@@ -71,9 +71,10 @@ def test_early_stopping_counts_held_out_rows_by_their_weights(concepts: int) -> 
     assert data.weights is not None
     labels = {f"c{i}": np.roll(data.y, i) for i in range(concepts)}
     encoded = read_labels(labels, 120, None)
-    splits = plan(encoded, data.weights, 0, folds=None, hold=True)
+    weights = [data.weights] * concepts
+    splits = plan(encoded, weights, [0], folds=None, hold=True)
     problem = _family(Rows(data.x), encoded, splits, ALONE)
-    loss = validation_loss(problem, splits, data.weights, None)
+    loss = validation_loss(problem, splits, weights, None)
     w = np.random.default_rng(0).standard_normal((concepts, problem.p))
     for task, (y, split) in enumerate(zip(labels.values(), splits, strict=True)):
         s = data.weights[split.held]
