@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convexprobe._arguments import check_bool, check_choice, check_integer, check_real
+from convexprobe._arguments import check_bool, check_choice, check_real
 from convexprobe._progress import progress_bar
 from convexprobe.activations.checks import check_activations, check_memory
 from convexprobe.activations.placement import reference
@@ -29,6 +29,7 @@ from convexprobe.probes.options import (
     Options,
     check_folds,
     check_l2,
+    check_seeds,
     read_weights,
 )
 from convexprobe.probes.probe import Probe
@@ -58,7 +59,7 @@ def fit_probes(
     stopping: str = "certificate",
     scoring: str = "error",
     refit: bool = True,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     max_passes: float = 1000.0,
     max_seconds: float = np.inf,
     device: str | None = None,
@@ -107,7 +108,10 @@ def fit_probes(
         refit: whether a probe whose penalty was chosen on a held-out fifth is fitted again to all
             rows, starting from what it was. `train_error` is then of all rows, and
             `validation_error` and `path` are of the fits before.
-        seed: of the draw of held-out rows and folds.
+        seed: of the draw of held-out rows and folds. Of several seeds each holds out a fifth of its
+            own, and all are fitted as one family: a penalty is chosen by the mean of their scores,
+            and `Probe.validation_errors` tells how much the draw matters. Without `refit` the probe
+            is that of the last seed.
         max_passes: budget of passes for each penalty.
         max_seconds: budget of seconds for each layer.
         device: a torch device to work on; None works where the activations are, for rows on disk on
@@ -150,7 +154,7 @@ def fit_probes(
             stopping=stopping,
             scoring=check_choice("scoring", scoring, SCORING),
             refit=refit,
-            seed=check_integer("seed", seed),
+            seeds=check_seeds(seed, draws=cv is None and validation is None),
             max_passes=check_real("max_passes", max_passes, least=0.0),
             max_seconds=check_real("max_seconds", max_seconds, least=0.0),
             device=device,
@@ -180,7 +184,7 @@ def fit_probes(
         groups = example_groups(activations, communicator)
     together = read_groups(groups, rows, communicator)
     each = row_weights(encoded, weights, options.class_weight)
-    splits = plan(encoded, each, [options.seed], folds=cv, hold=hold, groups=together)
+    splits = plan(encoded, each, options.seeds, folds=cv, hold=hold, groups=together)
     own = encoded.own
     job = Job(
         communicator,

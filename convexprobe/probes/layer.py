@@ -44,7 +44,7 @@ class Job:
         splits: which rows every task is fitted to.
         validation: rows to choose on, if the caller gave some.
         warm_start: earlier probes, or None.
-        held_out: whether every concept has one split that holds a fifth of the rows out.
+        held_out: whether the splits are those of the seeds, each with a fifth of the rows held out.
     """
 
     communicator: Communicator
@@ -169,6 +169,7 @@ def _refit(
             replace(
                 make_probe(family, classes, task, fitted),
                 validation_error=probe.validation_error,
+                validation_errors=probe.validation_errors,
                 path=probe.path,
             )
         )

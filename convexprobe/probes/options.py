@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -32,7 +33,7 @@ class Options:
         solver: the algorithm.
         l2: penalties, host `(v,)`; None for `GRID` times the layer's typical feature variance.
         class_weight: None, "balanced", or a weight for each class named.
-        tol, cv, stopping, scoring, refit, seed, max_passes, max_seconds, device, memory_limit: as
+        tol, cv, stopping, scoring, refit, seeds, max_passes, max_seconds, device, memory_limit: as
             given.
     """
 
@@ -44,7 +45,7 @@ class Options:
     stopping: str
     scoring: str
     refit: bool
-    seed: int
+    seeds: tuple[int, ...]
     max_passes: float
     max_seconds: float
     device: str | None
@@ -57,8 +58,10 @@ class Options:
 
     @property
     def needs_validation(self) -> bool:
-        """Whether rows have to be held out, to choose a penalty or to stop by."""
-        return self.stops_early or self.l2 is None or len(self.l2) > 1
+        """Whether rows have to be held out: to choose a penalty, to stop by, or for several seeds,
+        which ask how much the draw matters."""
+        several = self.l2 is None or len(self.l2) > 1 or len(self.seeds) > 1
+        return self.stops_early or several
 
 
 def check_folds(cv: Any, *, stopping: str = "certificate", validation: bool = False) -> int | None:
@@ -71,6 +74,20 @@ def check_folds(cv: Any, *, stopping: str = "certificate", validation: bool = Fa
     if stopping == "validation":
         raise ValueError("cv: the fit to all rows has none to stop by; omit cv=, or stopping=")
     return folds
+
+
+def check_seeds(seed: Any, *, draws: bool = True) -> tuple[int, ...]:
+    """The seed, or the distinct seeds of a list; several are refused where no rows are drawn."""
+    if isinstance(seed, str) or not isinstance(seed, Iterable):
+        return (check_integer("seed", seed),)
+    seeds = tuple(check_integer(f"seed[{i}]", value) for i, value in enumerate(seed))
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seed: expected an integer or distinct integers, found {seeds}")
+    if len(seeds) > 1 and not draws:
+        raise ValueError(
+            "seed: several seeds draw several held-out fifths; omit cv= and validation="
+        )
+    return seeds
 
 
 def check_l2(l2: Any) -> np.ndarray | None:

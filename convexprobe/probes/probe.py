@@ -42,7 +42,10 @@ class Probe(Solved):
         weights: `(k, d)`, in the library and on the device of the activations.
         bias: `(k,)`; minus infinity for a class that had no rows.
         classes: the `k` classes, in the order of the rows of `weights`.
-        validation_error: error on validation rows, or None without them.
+        validation_error: error on validation rows, or None without them; of several folds or seeds
+            the mean.
+        validation_errors: the error of each fold or seed; one number for validation rows that were
+            given.
         rows: total weight `S` of the rows, their number if unweighted.
         path: every penalty tried; empty if there was one.
     """
@@ -52,6 +55,7 @@ class Probe(Solved):
     classes: tuple[Any, ...]
     validation_error: float | None
     rows: float
+    validation_errors: tuple[float, ...] = ()
     path: tuple[PathPoint, ...] = field(default=(), repr=False)
 
     @property

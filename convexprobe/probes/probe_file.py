@@ -24,10 +24,13 @@ from convexprobe.arrays.backend import to_numpy
 from convexprobe.probes.probe import PathPoint, Probe
 from convexprobe.solvers.solution import Status
 
-FORMAT = "convexprobe-2"
+FORMAT = "convexprobe-3"
 
 _SUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')  # in a name the quotes would be escaped
 _ERRORS = (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
+
+_NO_NUMBERS = {"weights", "bias", "classes", "path", "validation_errors"}
+"""The fields of a probe that are not one value."""
 
 _HEADER = 100_000_000
 """Bytes of a header at most, as safetensors has it."""
@@ -117,7 +120,8 @@ def _probe(i: int, entry: dict[str, Any], content: Any) -> tuple[str, Probe]:
             raise ValueError(f"layer {name!r}: expected {field} in float32 or float64")
         arrays[field] = content.get_tensor(f"{i}.{field}")
     path = tuple(PathPoint(**point) for point in entry["path"])
-    probe = Probe(**{**entry, **arrays, "classes": tuple(entry["classes"]), "path": path})
+    lists = {name: tuple(entry[name]) for name in ("classes", "validation_errors")}
+    probe = Probe(**{**entry, **arrays, **lists, "path": path})
     _check(name, probe)
     return name, probe
 
@@ -137,9 +141,12 @@ def _check(name: str, probe: Probe) -> None:
         )
     if not (np.isfinite(weights).all() and (np.isfinite(bias) | np.isneginf(bias)).all()):
         raise ValueError(f"layer {name!r}: expected weights and biases that are finite")
+    for value in probe.validation_errors:
+        if not isinstance(value, Real) or isinstance(value, bool) or value != value:
+            raise ValueError(f"layer {name!r}: validation_errors: found {shown(value)}")
     items: list[Probe | PathPoint] = [probe, *probe.path]
     for item in items:
-        for field in {f.name for f in fields(item)} - {"weights", "bias", "classes", "path"}:
+        for field in {f.name for f in fields(item)} - _NO_NUMBERS:
             value = getattr(item, field)
             kind = {"status": Status, "start": str}.get(field, Real)
             good = isinstance(value, kind) and not isinstance(value, bool) and value == value

@@ -88,6 +88,7 @@ class Judge:
         probe = replace(
             self.probe(mine[-1], last[best]),
             validation_error=mean[best][0],
+            validation_errors=tuple(float(score[best, 0]) for score in scores),
             passes=max(s.passes for i in mine for s in solutions[i]),
             seconds=max(s.seconds for i in mine for s in solutions[i]),
             path=path if len(path) > 1 else (),

@@ -131,8 +131,8 @@ def _hold_out_groups(
     shares = np.stack(
         [np.bincount(codes[number == fold], minlength=len(totals)) for fold in range(folds)]
     )
-    shares = shares[:, present] / totals[present]
-    lost, far = (shares == 1).sum(axis=1), ((shares - HELD_OUT) ** 2).sum(axis=1)
+    fractions = shares[:, present] / totals[present]
+    lost, far = (fractions == 1).sum(axis=1), ((fractions - HELD_OUT) ** 2).sum(axis=1)
     return number == np.lexsort((far, lost))[0]
 
 
