@@ -19,6 +19,7 @@ from convexprobe.probes.cost import Estimate, estimate
 from convexprobe.probes.fit import fit_probes
 from convexprobe.probes.probe import PathPoint, Probe
 from convexprobe.probes.probe_set import ProbeSet, load_probes
+from convexprobe.probes.scores import Scores
 from convexprobe.probes.warm_start import Remembered, remember
 from convexprobe.solvers import (
     LBFGS,
@@ -61,6 +62,7 @@ __all__ = [
     "RMSprop",
     "Remembered",
     "Score",
+    "Scores",
     "Solution",
     "Status",
     "estimate",

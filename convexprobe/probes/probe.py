@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from convexprobe._arguments import check_integer
 from convexprobe.activations.checks import check_activations, check_finite
 from convexprobe.activations.placement import place
 from convexprobe.activations.source import Source
 from convexprobe.arrays.backend import Array, compute_dtype, like, namespace, to_numpy
 from convexprobe.arrays.precision import full_precision
 from convexprobe.arrays.ranks import Communicator
+from convexprobe.metrics.predictions import MOST_LOGITS, joined, predictions
 from convexprobe.metrics.score import Score, score, tally
 from convexprobe.probes.classes import encode
 from convexprobe.probes.columns import as_vector
+from convexprobe.probes.groups import read_groups
 from convexprobe.probes.labels import check_labels
 from convexprobe.probes.options import check_weights
 from convexprobe.solvers.solution import Solved, Status
@@ -105,22 +108,36 @@ class Probe(Solved):
         return as_vector(self.classes)[to_numpy(self.logits(x)).argmax(axis=1)]
 
     def evaluate(
-        self, x: Any, labels: Any, process_group: Any = None, *, sample_weight: Any = None
+        self,
+        x: Any,
+        labels: Any,
+        process_group: Any = None,
+        *,
+        sample_weight: Any = None,
+        groups: Any = None,
+        bootstrap: int = 0,
+        seed: int = 0,
     ) -> Score:
-        """Error, loss and usable information on labelled rows.
+        """Every measure of the probe on labelled rows.
 
         Args:
             x: rows `(n, d)`.
             labels: their classes, `(n,)`.
             process_group: as for `fit_probes`: the score of all ranks' rows.
             sample_weight: `(n,)` non-negative weights.
+            groups: as for `fit_probes`: a bootstrap sample takes all rows of a group or none.
+            bootstrap: number of bootstrap samples, which give the measures their intervals.
+            seed: of their draw.
 
         Raises:
             TypeError, ValueError: input refused as by `fit_probes`, a label that is no class, no
                 rows of positive weight on any rank.
         """
         communicator = Communicator.of(process_group)
-        return evaluate_probe(self, x, labels, sample_weight, communicator, layer="x")
+        with communicator.raise_together():
+            rows = read_rows(self, x, "x").n
+        draws = read_draws(groups, rows, bootstrap, seed, communicator)
+        return evaluate_probe(self, x, labels, sample_weight, draws, communicator, layer="x")
 
     def to_linear(self) -> torch.nn.Linear:
         """The probe as a torch layer that returns logits; it has its own memory."""
@@ -132,11 +149,39 @@ class Probe(Solved):
         return layer
 
 
+@dataclass(frozen=True)
+class Draws:
+    """The bootstrap samples that are asked for.
+
+    Attributes:
+        groups: group numbers of all ranks' rows, host `(n,)`, or None.
+        samples: how many.
+        seed: of the draws.
+    """
+
+    groups: np.ndarray | None
+    samples: int
+    seed: int
+
+
+def read_draws(
+    groups: Any, rows: int, bootstrap: Any, seed: Any, communicator: Communicator
+) -> Draws:
+    """The checked arguments of `evaluate` about its bootstrap samples; groups only with some."""
+    with communicator.raise_together():
+        samples = check_integer("bootstrap", bootstrap)
+        check_integer("seed", seed)
+    communicator.check_same(bootstrap=samples, seed=seed, groups=groups is not None)
+    return Draws(read_groups(groups, rows, communicator), samples, seed)
+
+
+@full_precision()
 def evaluate_probe(
     probe: Probe,
     x: Any,
     labels: Any,
     weights: Any,
+    draws: Draws,
     communicator: Communicator,
     *,
     layer: str,
@@ -147,9 +192,17 @@ def evaluate_probe(
         rows = read_rows(probe, x, layer)
         codes = encode(check_labels(labels, rows.n, what), probe.classes, what)
         s = check_weights(weights, rows.n)
-        (sums,) = tallies([probe], rows, codes, s, f"activations[{layer!r}]")
     communicator.check_same(sample_weight="none" if weights is None else "some")
-    return score(sums, communicator)
+    rank = communicator.span(rows.n)[1] * len(probe.classes) <= MOST_LOGITS
+    with communicator.raise_together():
+        own, blocks = _parameters(probe, rows), []
+        for span, block in rows.blocks():
+            z = _product(block, *own)
+            _check_logits(z, probe, rows, span.start, f"activations[{layer!r}]")
+            counted = None if s is None else s[span]
+            blocks.append(predictions(to_numpy(z), codes[span], counted, rank=rank))
+    said = joined(blocks).gather(communicator)
+    return score(said, draws.groups, samples=draws.samples, seed=draws.seed)
 
 
 def read_rows(probe: Probe, x: Any, layer: str) -> Source:

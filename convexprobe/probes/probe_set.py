@@ -11,9 +11,11 @@ from convexprobe.activations.checks import check_activations, check_layer
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.score import Score
 from convexprobe.plotting.figures import plot_errors
+from convexprobe.probes.groups import example_groups
 from convexprobe.probes.labels import concept_place, probe_name, split_concepts
-from convexprobe.probes.probe import OBJECTIVE, Probe, evaluate_probe
+from convexprobe.probes.probe import OBJECTIVE, Probe, evaluate_probe, read_draws
 from convexprobe.probes.probe_file import read_probes, write_probes
+from convexprobe.probes.scores import Scores
 from convexprobe.probes.table import aligned
 
 if TYPE_CHECKING:
@@ -69,7 +71,10 @@ class ProbeSet(Mapping[str, Probe]):
         process_group: Any = None,
         *,
         sample_weight: Any = None,
-    ) -> dict[str, Score]:
+        groups: Any = None,
+        bootstrap: int = 0,
+        seed: int = 0,
+    ) -> Scores:
         """Score the probe of every layer given on labelled rows.
 
         Args:
@@ -77,6 +82,12 @@ class ProbeSet(Mapping[str, Probe]):
             labels: as for `fit_probes`; of concepts, some are enough.
             process_group: as for `fit_probes`: every rank gets the scores of all ranks' rows.
             sample_weight: `(n,)` non-negative weights.
+            groups: as for `fit_probes`: a bootstrap sample takes all rows of a group or none.
+            bootstrap: number of bootstrap samples, the same for every probe.
+            seed: of their draw.
+
+        Returns:
+            The scores by probe: a dictionary with a table.
 
         Raises:
             ValueError: a layer without a probe, or input refused as by `fit_probes`.
@@ -84,19 +95,25 @@ class ProbeSet(Mapping[str, Probe]):
         communicator = Communicator.of(process_group)
         with communicator.raise_together():
             layers = check_activations(activations, min_rows=communicator.min_rows)
-            concepts = split_concepts(labels, next(iter(layers.values())).shape[0])
+            rows = next(iter(layers.values())).shape[0]
+            concepts = split_concepts(labels, rows)
             for name in (probe_name(layer, concept) for layer in layers for concept in concepts):
                 check_layer(name, self._probes, "probes")
         communicator.check_same(activations=tuple(layers), labels=f"concepts {[*concepts]}")
+        if groups is None and bootstrap:
+            groups = example_groups(activations, communicator)
+        draws = read_draws(groups, rows, bootstrap, seed, communicator)
         with communicator.raise_together():
-            return {
-                (name := probe_name(layer, concept)): evaluate_probe(
-                    self[name], x, values, sample_weight, communicator,
-                    layer=layer, what=concept_place("labels", concept),
-                )
-                for layer, x in layers.items()
-                for concept, values in concepts.items()
-            }  # fmt: skip
+            return Scores(
+                {
+                    (layer, concept): evaluate_probe(
+                        self[probe_name(layer, concept)], x, values, sample_weight, draws,
+                        communicator, layer=layer, what=concept_place("labels", concept),
+                    )
+                    for layer, x in layers.items()
+                    for concept, values in concepts.items()
+                }
+            )  # fmt: skip
 
     def plot(self, scores: Mapping[str, Score] | None = None, ax: Axes | None = None) -> Axes:
         """Draw the paper's figure: error by layer.
