@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convexprobe._arguments import check_integer
+from convexprobe._arguments import check_integer, shown
 from convexprobe.activations.checks import check_activations, check_finite
 from convexprobe.activations.placement import place
 from convexprobe.activations.source import Source
@@ -77,6 +77,48 @@ class Probe(Solved):
         missed = sum(point.status is not Status.CERTIFIED for point in self.path)
         name = self.status.name.lower()
         return f"{name}, {missed} of {len(self.path)} l2 not" if missed else name
+
+    @property
+    def usable_information(self) -> float:
+        """`H(Y) - loss` on the rows it was fitted to, bits (Xu et al. 2020).
+
+        The usable information of a family of predictors is `H(Y)` less their lowest cross-entropy.
+        Let the family be the softmax-linear classifiers with `||W||` at most this probe's (as the
+        penalty has the norm). None has a larger penalty than this probe, so its gap bounds how much
+        lower their loss can be:
+
+            usable_information <= that of the family <= usable_information + gap / log(2).
+
+        It is of these rows; of rows that are held out see `Score.usable_information`.
+        """
+        return (self.label_entropy - self.loss) / np.log(2)
+
+    def direction(self, name: Any) -> Array:
+        """The unit vector `(d,)` along which a class's logit rises fastest above the others' mean.
+
+        It is in the coordinates of the activations. Of a class `c` among those that had rows, in the library of the weights,
+
+            v = W_c - mean_{j != c} W_j,    direction = v / ||v||.
+
+        Of two classes it is the difference of their weights, the normal of the plane between them.
+        Weights that all classes share change no prediction, and do not change it either. It is what
+        is added to activations to steer a network (Li et al. 2023, "probe weight direction").
+
+        Raises:
+            ValueError: not one of the classes, one that had no rows, or weights that are all alike.
+        """
+        if name not in self.classes:
+            raise ValueError(f"direction: expected one of {self.classes!r}, found {shown(name)}")
+        index, present = self.classes.index(name), np.isfinite(to_numpy(self.bias))
+        if not present[index]:
+            raise ValueError(f"direction: the class {name!r} had no rows, so its weights are 0")
+        weights = to_numpy(self.weights).astype(np.float64)
+        others = present & (np.arange(len(present)) != index)
+        vector = weights[index] - weights[others].mean(axis=0)
+        length = np.linalg.norm(vector)
+        if length == 0:
+            raise ValueError("direction: the weights of all classes are the same; lower l2")
+        return like(vector / length, self.weights, self.weights.dtype)
 
     @full_precision()
     def logits(self, x: Any) -> Array:

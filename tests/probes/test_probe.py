@@ -163,3 +163,54 @@ def test_what_is_reported_is_of_the_weights_that_are_returned(
         assert score.loss == pytest.approx(probe.loss, abs=1e-9 if dtype == torch.float64 else 2e-6)
         square = float((torch.as_tensor(probe.weights).double() ** 2).sum())
         assert probe.objective == pytest.approx(probe.loss + 0.5 * l2 * square, abs=1e-9)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_a_direction_is_a_classs_weights_less_the_mean_of_the_others(
+    k: int, library: ModuleType
+) -> None:
+    data = random_data(200, 6, k)
+    names = [f"c{i}" for i in data.y]
+    probe = fit_probes(library.asarray(data.x), names, l2=1e-2)["activations"]
+    weights = to_numpy(probe.weights)
+    for c, name in enumerate(probe.classes):
+        vector = weights[c] - np.delete(weights, c, axis=0).mean(axis=0)
+        direction = probe.direction(name)
+        assert type(direction) is type(probe.weights)
+        np.testing.assert_allclose(to_numpy(direction), vector / np.linalg.norm(vector))
+        moved = probe.logits(library.asarray(data.x + 3.0 * to_numpy(direction)))
+        change = to_numpy(moved) - to_numpy(probe.logits(library.asarray(data.x)))
+        assert (change.argmax(axis=1) == c).all()
+    shared = replace(probe, weights=probe.weights + 5.0)
+    np.testing.assert_allclose(
+        to_numpy(shared.direction("c0")), to_numpy(probe.direction("c0")), atol=1e-12
+    )
+
+
+def test_a_direction_that_there_is_not_is_refused() -> None:
+    probe = fit_probes(DATA.x, DATA.y, l2=0.1, classes=[0, 1, 2, "x"])["activations"]
+    assert probe.direction(0).shape == (6,)
+    with pytest.raises(ValueError, match=r"direction: expected one of \(0, 1, 2, 'x'\), found 'y'"):
+        probe.direction("y")
+    with pytest.raises(ValueError, match="direction: the class 'x' had no rows"):
+        probe.direction("x")
+    with pytest.raises(ValueError, match="direction: expected one of"):
+        probe.direction([0])
+    flat = fit_probes(np.zeros((40, 3)), np.arange(40) % 2, l2=0.1)["activations"]
+    with pytest.raises(ValueError, match="direction: the weights of all classes are the same"):
+        flat.direction(0)
+
+
+def test_the_gap_bounds_the_usable_information_of_probes_that_are_no_larger() -> None:
+    loose = fit_probes(DATA.x, DATA.y, l2=1e-2, tol=0.2, max_passes=1)["activations"]
+    size = np.linalg.norm(loose.weights)
+    assert loose.usable_information == pytest.approx(
+        loose.evaluate(DATA.x, DATA.y).usable_information
+    )
+    best = -np.inf
+    for l2 in np.geomspace(1e-3, 10, 30):
+        probe = fit_probes(DATA.x, DATA.y, l2=l2, tol=1e-6)["activations"]
+        if np.linalg.norm(probe.weights) <= size:
+            best = max(best, probe.usable_information)
+    assert np.isfinite(best)
+    assert best <= loose.usable_information + loose.gap / np.log(2)
