@@ -96,7 +96,8 @@ class Probe(Solved):
     def direction(self, name: Any) -> Array:
         """The unit vector `(d,)` along which a class's logit rises fastest above the others' mean.
 
-        It is in the coordinates of the activations. Of a class `c` among those that had rows, in the library of the weights,
+        It is in the coordinates of the activations and in the library of the weights. Of a class
+        `c` among those that had rows,
 
             v = W_c - mean_{j != c} W_j,    direction = v / ||v||.
 
