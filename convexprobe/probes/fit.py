@@ -59,6 +59,7 @@ def fit_probes(
     stopping: str = "certificate",
     scoring: str = "error",
     refit: bool = True,
+    standardize: bool = False,
     seed: int | Sequence[int] = 0,
     max_passes: float = 1000.0,
     max_seconds: float = np.inf,
@@ -108,6 +109,11 @@ def fit_probes(
         refit: whether a probe whose penalty was chosen on a held-out fifth is fitted again to all
             rows, starting from what it was. `train_error` is then of all rows, and
             `validation_error` and `path` are of the fits before.
+        standardize: fit to features shifted to mean 0 and scaled to deviation 1, weighted over all
+            rows, those held out as well. What is solved is then `F` with the penalty
+            `l2/2 ||W sigma||^2`, and the certificate is of that. The weights that come back are in
+            the coordinates of the activations, `Probe.scale` has `sigma`, and what a probe says of
+            itself is measured on the weights that come back.
         seed: of the draw of held-out rows and folds. Of several seeds each holds out a fifth of its
             own, and all are fitted as one family: a penalty is chosen by the mean of their scores,
             and `Probe.validation_errors` tells how much the draw matters. Without `refit` the probe
@@ -145,6 +151,7 @@ def fit_probes(
         if progress is not None:
             check_bool("progress", progress)
         check_bool("refit", refit)
+        check_bool("standardize", standardize)
         options = Options(
             solver=by_name(solver),
             l2=check_l2(l2),
@@ -154,6 +161,7 @@ def fit_probes(
             stopping=stopping,
             scoring=check_choice("scoring", scoring, SCORING),
             refit=refit,
+            standardize=standardize,
             seeds=check_seeds(seed, draws=cv is None and validation is None),
             max_passes=check_real("max_passes", max_passes, least=0.0),
             max_seconds=check_real("max_seconds", max_seconds, least=0.0),

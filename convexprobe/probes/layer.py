@@ -13,6 +13,7 @@ from convexprobe.activations.checks import check_finite
 from convexprobe.activations.placement import place, reference
 from convexprobe.activations.source import Rows, Source
 from convexprobe.activations.stored import StoredRows
+from convexprobe.activations.widened import Widened
 from convexprobe.arrays.backend import Array, cast, compute_dtype, like, namespace, to_numpy
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.probes.labels import Labels, probe_name
@@ -21,6 +22,7 @@ from convexprobe.probes.probe import Probe
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.probes.selection import Judge, make_probe
 from convexprobe.probes.splits import Split
+from convexprobe.probes.standardize import standardized
 from convexprobe.probes.validation import Validation, validation_loss
 from convexprobe.probes.warm_start import Remembered, start_from
 from convexprobe.problem.objective import Problem
@@ -78,10 +80,17 @@ def fit_layer(
         if job.validation is not None:
             validation = held[0], job.validation.codes
     where = f"activations[{layer!r}]"
+    plain, standard = x, None
+    if options.standardize:
+        x = standard = standardized(plain, job.sample_weight, job.communicator, where)
+        if validation is not None:
+            validation = standard.like(validation[0]), validation[1]
     problem, variance = _problem(x, job, where)
     penalties = np.asarray(GRID) * variance if options.l2 is None else options.l2
     with job.communicator.raise_together():
         previous = start_from(job.warm_start, layer, job.labels, job.splits, problem)
+    if standard is not None:
+        previous = standard.start(problem, previous)
     judge = Judge(problem, job.labels, job.weights, job.splits, validation, where)
     early, walk = None, None
     if options.stops_early:
@@ -105,8 +114,14 @@ def fit_layer(
     count = len(job.labels.names)
     chosen = [judge.choose(concept, solutions, options.scoring) for concept in range(count)]
     probes = [probe for probe, _ in chosen]
+    splits = [[s for s in job.splits if s.concept == concept][-1] for concept in range(count)]
     if job.held_out and options.refit and not options.stops_early:
         probes = _refit(job, x, chosen, callback)
+        splits = _of_all_rows(job)
+    if standard is not None:
+        # products with rows far from 0 cancel: float64 tells what the probe is, not how it rounds
+        family = _family(Widened(plain), job.labels, splits, job.communicator)
+        probes = standard.hand_out(probes, family, options.tol)
     names = (probe_name(layer, name) for name in job.labels.names)
     given = reference(rows, options.device)
     return {name: _handed_out(probe, given) for name, probe in zip(names, probes, strict=True)}
@@ -139,7 +154,8 @@ def _handed_out(probe: Probe, given: Array) -> Probe:
     if namespace(probe.weights) is namespace(given):
         return probe
     weights, bias = (like(to_numpy(a), given) for a in (probe.weights, probe.bias))
-    return replace(probe, weights=weights, bias=bias)
+    scale = None if probe.scale is None else like(to_numpy(probe.scale), given)
+    return replace(probe, weights=weights, bias=bias, scale=scale)
 
 
 def _refit(
@@ -147,8 +163,7 @@ def _refit(
 ) -> list[Probe]:
     """The chosen probes fitted to all rows, from where they are, in one family."""
     options = job.options
-    splits = [Split(concept, job.weights[concept], None) for concept in range(len(chosen))]
-    family = _family(x, job.labels, splits, job.communicator)
+    family = _family(x, job.labels, _of_all_rows(job), job.communicator)
     family = family.take_tasks([*range(len(chosen))], np.array([p.l2 for p, _ in chosen]))
     solution = solve_from(
         family,
@@ -174,6 +189,11 @@ def _refit(
             )
         )
     return probes
+
+
+def _of_all_rows(job: Job) -> list[Split]:
+    """A split for each concept that is fitted to all rows."""
+    return [Split(concept, weights, None) for concept, weights in enumerate(job.weights)]
 
 
 def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:

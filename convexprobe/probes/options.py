@@ -33,8 +33,8 @@ class Options:
         solver: the algorithm.
         l2: penalties, host `(v,)`; None for `GRID` times the layer's typical feature variance.
         class_weight: None, "balanced", or a weight for each class named.
-        tol, cv, stopping, scoring, refit, seeds, max_passes, max_seconds, device, memory_limit: as
-            given.
+        tol, cv, stopping, scoring, refit, standardize, seeds, max_passes, max_seconds, device,
+            memory_limit: as given.
     """
 
     solver: Solver
@@ -45,6 +45,7 @@ class Options:
     stopping: str
     scoring: str
     refit: bool
+    standardize: bool
     seeds: tuple[int, ...]
     max_passes: float
     max_seconds: float

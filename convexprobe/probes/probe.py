@@ -50,6 +50,8 @@ class Probe(Solved):
         validation_errors: the error of each fold or seed; one number for validation rows that were
             given.
         rows: total weight `S` of the rows, their number if unweighted.
+        scale: `(d,)` deviations of the features where the fit standardized them; the penalty is
+            then `l2/2 ||W scale||^2`. None for the plain penalty.
         path: every penalty tried; empty if there was one.
     """
 
@@ -59,12 +61,14 @@ class Probe(Solved):
     validation_error: float | None
     rows: float
     validation_errors: tuple[float, ...] = ()
+    scale: Array | None = field(default=None, repr=False)
     path: tuple[PathPoint, ...] = field(default=(), repr=False)
 
     @property
     def C(self) -> float:
         """scikit-learn's `C` for the same problem: `1 / (l2 S)`, or `2 / (l2 S)` for two classes,
-        of which scikit-learn fits one weight vector, their difference."""
+        of which scikit-learn fits one weight vector, their difference. With `scale` it is of a
+        pipeline that begins with a StandardScaler."""
         scale = 2.0 if len(self.classes) == 2 else 1.0
         return np.inf if self.l2 == 0 else scale / (self.l2 * self.rows)
 

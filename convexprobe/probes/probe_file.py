@@ -29,7 +29,7 @@ FORMAT = "convexprobe-3"
 _SUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')  # in a name the quotes would be escaped
 _ERRORS = (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
 
-_NO_NUMBERS = {"weights", "bias", "classes", "path", "validation_errors"}
+_NO_NUMBERS = {"weights", "bias", "classes", "path", "validation_errors", "scale"}
 """The fields of a probe that are not one value."""
 
 _HEADER = 100_000_000
@@ -49,10 +49,11 @@ def write_probes(path: str | os.PathLike[str], probes: Mapping[str, Probe]) -> N
     entries = []
     for i, (name, probe) in enumerate(probes.items()):
         _check(name, probe)
-        for field in ("weights", "bias"):
+        for field in _arrays(probe.scale is not None):
             # safetensors writes the raw buffer, so anything not in C order would be scrambled.
             tensors[f"{i}.{field}"] = np.ascontiguousarray(to_numpy(getattr(probe, field)))
-        entry = asdict(replace(probe, weights=None, bias=None))
+        entry = asdict(replace(probe, weights=None, bias=None, scale=None))
+        entry["scale"] = probe.scale is not None
         for item in (entry, *entry["path"]):
             item["status"] = item["status"].name
         entries.append({"layer": name, **entry})
@@ -78,7 +79,7 @@ def read_probes(path: str | os.PathLike[str]) -> dict[str, Probe]:
                 if metadata["format"] != FORMAT:
                     raise ValueError(f"expected the format {FORMAT}, found {metadata['format']!r}")
                 entries = json.loads(metadata["probes"])
-                names = {f"{i}.{f}" for i in range(len(entries)) for f in ("weights", "bias")}
+                names = {f"{i}.{f}" for i, e in enumerate(entries) for f in _arrays(e["scale"])}
                 if set(content.keys()) != names:
                     raise ValueError(f"expected arrays of {len(entries)} probes")
                 probes = [_probe(i, entry, content) for i, entry in enumerate(entries)]
@@ -88,6 +89,11 @@ def read_probes(path: str | os.PathLike[str]) -> dict[str, Probe]:
         except _ERRORS as error:
             where = repr(os.fspath(path))
             raise ValueError(f"{where}: not a file of probes, or damaged: {error}") from None
+
+
+def _arrays(scaled: bool) -> tuple[str, ...]:
+    """The names of a probe's arrays."""
+    return ("weights", "bias", "scale") if scaled else ("weights", "bias")
 
 
 def _check_sum(file: BinaryIO) -> None:
@@ -115,7 +121,7 @@ def _probe(i: int, entry: dict[str, Any], content: Any) -> tuple[str, Probe]:
     for item in (entry, *entry["path"]):
         item["status"] = Status[item["status"]]
     arrays = {}
-    for field in ("weights", "bias"):
+    for field in _arrays(entry.pop("scale")):
         if content.get_slice(f"{i}.{field}").get_dtype() not in ("F32", "F64"):
             raise ValueError(f"layer {name!r}: expected {field} in float32 or float64")
         arrays[field] = content.get_tensor(f"{i}.{field}")
@@ -144,6 +150,10 @@ def _check(name: str, probe: Probe) -> None:
     for value in probe.validation_errors:
         if not isinstance(value, Real) or isinstance(value, bool) or value != value:
             raise ValueError(f"layer {name!r}: validation_errors: found {shown(value)}")
+    if probe.scale is not None:
+        scale = to_numpy(probe.scale)
+        if scale.shape != weights.shape[1:] or not (np.isfinite(scale) & (scale > 0)).all():
+            raise ValueError(f"layer {name!r}: expected a positive scale of every feature")
     items: list[Probe | PathPoint] = [probe, *probe.path]
     for item in items:
         for field in {f.name for f in fields(item)} - _NO_NUMBERS:

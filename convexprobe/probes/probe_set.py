@@ -32,6 +32,8 @@ _LEGEND = f"""objective: {OBJECTIVE}
 gap: how far above its optimum the objective is at most, nats; certified: gap <= tol * H(Y), where
      H(Y) is the label entropy, the loss of the best constant classifier, and tol=0.001 is 0.1%"""
 
+_STANDARDIZED = "\nstandardized: the penalty is l2/2 ||W scale||^2 in probes that have a scale"
+
 
 class ProbeSet(Mapping[str, Probe]):
     """The probes of a network by layer, in its order. Prints as a table; `a | b` joins two sets."""
@@ -165,7 +167,10 @@ class ProbeSet(Mapping[str, Probe]):
         rows = [list(_FORMATS)]
         for row in self._table():
             rows.append(["" if row[c] is None else f.format(row[c]) for c, f in _FORMATS.items()])
-        return f"{aligned(rows, left=(0, len(_FORMATS) - 1))}\n{_LEGEND}"
+        legend = _LEGEND
+        if any(probe.scale is not None for probe in self.values()):
+            legend += _STANDARDIZED
+        return f"{aligned(rows, left=(0, len(_FORMATS) - 1))}\n{legend}"
 
     __repr__ = __str__
 
