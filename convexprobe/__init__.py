@@ -15,6 +15,7 @@ from convexprobe.extraction.pooling import random_features, random_projection, t
 from convexprobe.extraction.words import token_labels, word_ids
 from convexprobe.metrics.score import Score
 from convexprobe.plotting.figures import plot_errors
+from convexprobe.probes.control import control_labels
 from convexprobe.probes.cost import Estimate, estimate
 from convexprobe.probes.fit import fit_probes
 from convexprobe.probes.probe import PathPoint, Probe
@@ -65,6 +66,7 @@ __all__ = [
     "Scores",
     "Solution",
     "Status",
+    "control_labels",
     "estimate",
     "extract",
     "fit_probes",

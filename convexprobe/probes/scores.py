@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from convexprobe.metrics.score import FORMATS, Score
+from convexprobe.metrics.score import FORMATS, Score, percentiles
 from convexprobe.probes.labels import probe_name
 from convexprobe.probes.table import aligned
+
+
+class Selectivity(NamedTuple):
+    """A selectivity, and its 95 % interval if there were bootstrap samples."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
 class Scores(dict[str, Score]):
@@ -38,6 +46,33 @@ class Scores(dict[str, Score]):
             index = ["layer"]
             rows = [{k: v for k, v in row.items() if k != "concept"} for row in rows]
         return pd.DataFrame(rows).set_index(index)
+
+    def selectivity(self, task: str, control: str) -> dict[str, Selectivity]:
+        """The accuracy on a task less that on its control task (Hewitt & Liang 2019), by layer.
+
+        The bootstrap samples of both are of the same rows, so their differences make its interval.
+
+        Args:
+            task, control: names of concepts.
+
+        Raises:
+            ValueError: a concept that was not scored.
+        """
+        names = {place: name for name, place in self.places.items()}
+        out = {}
+        for layer in dict.fromkeys(layer for layer, _ in self.places.values()):
+            for concept in (task, control):
+                if (layer, concept) not in names:
+                    raise ValueError(
+                        f"selectivity: layer {layer!r} has no score of concept {concept!r}, found "
+                        f"{[c for at, c in names if at == layer]}"
+                    )
+            one, other = (self[names[layer, concept]] for concept in (task, control))
+            low = high = None
+            if one.samples and other.samples:
+                low, high = percentiles(other.samples["error"] - one.samples["error"], 0.95)
+            out[layer] = Selectivity(other.error - one.error, low, high)
+        return out
 
     def __str__(self) -> str:
         rows = [["probe", "rows", *FORMATS]]
