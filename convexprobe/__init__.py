@@ -17,6 +17,7 @@ from convexprobe.metrics.score import Score
 from convexprobe.plotting.figures import plot_errors
 from convexprobe.probes.control import control_labels
 from convexprobe.probes.cost import Estimate, estimate
+from convexprobe.probes.description_length import DescriptionLength, description_length
 from convexprobe.probes.fit import fit_probes
 from convexprobe.probes.probe import PathPoint, Probe
 from convexprobe.probes.probe_set import ProbeSet, load_probes
@@ -50,6 +51,7 @@ __all__ = [
     "SVRG",
     "Activations",
     "Adam",
+    "DescriptionLength",
     "DirectoryRows",
     "Estimate",
     "Katyusha",
@@ -67,6 +69,7 @@ __all__ = [
     "Solution",
     "Status",
     "control_labels",
+    "description_length",
     "estimate",
     "extract",
     "fit_probes",

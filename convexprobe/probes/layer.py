@@ -204,7 +204,7 @@ def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         problem = _family(x, job.labels, job.splits, job.communicator)
-        variance = _typical_variance(problem, job.sample_weight) if job.options.l2 is None else 1.0
+        variance = typical_variance(problem, job.sample_weight) if job.options.l2 is None else 1.0
     # squares of larger values, and penalties in their units, overflow in solvers
     largest = 0.01 * float(problem.xp.finfo(problem.dtype).max) ** 0.5
     moment = float(np.abs(to_numpy(problem.moment)).max())
@@ -235,7 +235,7 @@ def _family(x: Source, labels: Labels, splits: list[Split], communicator: Commun
     )
 
 
-def _typical_variance(problem: Problem, weights: np.ndarray | None) -> float:
+def typical_variance(problem: Problem, weights: np.ndarray | None) -> float:
     """A typical weighted variance of the features: their mean, none counted for more than ten times
     the median of those above 0; 1 if all are 0.
 
