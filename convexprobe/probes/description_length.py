@@ -90,7 +90,7 @@ class DescriptionLength:
         parameters may do better by more than `gap_i`, or worse.
         """
         gaps = (block.rows * block.probe.gap for block in self.blocks if block.probe is not None)
-        return float(sum(gaps)) / np.log(2)
+        return float(sum(gaps) / np.log(2))
 
     def __str__(self) -> str:
         rows = [["rows known", "rows coded", "bits a row", "l2", "gap", "status"]]
@@ -208,7 +208,7 @@ class _Coder:
             self._block(np.sort(self.order[:start]), np.sort(self.order[start:stop]))
         out = []
         for classes, blocks in zip(self.labels.classes, self.blocks, strict=True):
-            bits = np.log2(len(classes))
+            bits = float(np.log2(len(classes)))
             out.append(
                 DescriptionLength(
                     bits=ends[0] * bits + sum(block.bits for block in blocks),

@@ -86,7 +86,7 @@ def test_concepts_are_coded_together_as_each_is_alone() -> None:
 
 def test_penalties_are_chosen_by_blocks_that_were_read_already() -> None:
     path = [1.0, 1e-2, 1e-4]
-    found = description_length(DATA.x, DATA.y, l2=path, seed=2)["activations"]
+    found = description_length(DATA.x, DATA.y, l2=path, seed=2, tol=1e-6)["activations"]
     used = [b.probe.l2 for b in found.blocks if b.probe is not None]
     assert used[0] == 1.0 and used[-1] < 1.0
     alone = {
@@ -100,7 +100,7 @@ def test_penalties_are_chosen_by_blocks_that_were_read_already() -> None:
         assert block.probe is not None
         assert before[block.probe.l2] <= min(before.values()) * 1.001
         assert block.bits == pytest.approx(alone[block.probe.l2].blocks[i].bits, rel=0.01)
-    assert found.bits < 1.02 * min(one.bits for one in alone.values())
+    assert found.bits < 1.05 * min(one.bits for one in alone.values())
 
 
 def test_a_layer_that_tells_nothing_is_not_shorter_than_the_labels_entropy() -> None:
