@@ -47,6 +47,15 @@ def fit_probes_returns_the_probes_of_one_process(ranks: Ranks) -> None:
     alone = ours.evaluate(layers, y)["one"]
     assert score.rows == 500 and score.error == alone.error
     np.testing.assert_allclose(score.loss, alone.loss, rtol=1e-12)
+    groups = np.random.default_rng(0).integers(0, 50, 500)
+    drawn = ours.evaluate(
+        mine, y[own], communicator.process_group, groups=groups[own], bootstrap=20,
+        sample_weight=s[own],
+    )["one"]  # fmt: skip
+    told = ours.evaluate(layers, y, groups=groups, bootstrap=20, sample_weight=s)["one"]
+    np.testing.assert_allclose(drawn.auroc, told.auroc, rtol=1e-9)
+    for name, values in told.samples.items():
+        np.testing.assert_allclose(drawn.samples[name], values, rtol=1e-9, atol=1e-12)
 
 
 @check
@@ -61,6 +70,10 @@ def families_folds_and_validation(ranks: Ranks) -> None:
     grouped = fit(x[own], y[own], groups=words[own])
     same_bits(grouped, ranks.world)
     agree(grouped, fit_probes(x, y, groups=words))
+    chosen = {"standardize": True, "class_weight": "balanced", "seed": [0, 1]}
+    scaled = fit(x[own] * 100 + 5, y[own], **chosen)
+    same_bits(scaled, ranks.world)
+    agree(scaled, fit_probes(x * 100 + 5, y, **chosen))
     concepts = {"zero": y == 0, "class": y}
     mine = {name: values[own] for name, values in concepts.items()}
     path = [1e-3, 1e-2, 1e-1]

@@ -45,6 +45,14 @@ def test_readme_code_runs_as_typed(tmp_path: Path) -> None:
     assert (tmp_path / "probes.png").exists() and (tmp_path / "probes.safetensors").exists()
 
 
+def test_the_code_of_the_page_about_measures_runs_as_typed(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "measures.md").read_text()
+    script = tmp_path / "measures.py"
+    script.write_text("".join(re.findall(r"```python\n(.*?)```", page, re.S)))
+    out = run(str(script), cwd=tmp_path)
+    assert "Selectivity(value=" in out and "without activations: compression" in out
+
+
 @pytest.mark.skipif(
     "CONVEXPROBE_DATA" not in os.environ, reason="CONVEXPROBE_DATA names no MNIST files"
 )
