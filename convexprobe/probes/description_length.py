@@ -14,7 +14,7 @@ from convexprobe._arguments import check_integer, check_real
 from convexprobe.activations.checks import check_activations, check_finite
 from convexprobe.activations.placement import place
 from convexprobe.activations.source import Source
-from convexprobe.arrays.backend import Array, generator, like, to_numpy
+from convexprobe.arrays.backend import generator, like, to_numpy
 from convexprobe.arrays.precision import full_precision
 from convexprobe.metrics.predictions import predictions
 from convexprobe.probes.classes import check_classes
@@ -26,16 +26,17 @@ from convexprobe.probes.labels import (
     probe_name,
     read_labels,
 )
-from convexprobe.probes.layer import typical_variance
+from convexprobe.probes.layer import in_numpy, typical_variance
 from convexprobe.probes.options import GRID, check_l2
 from convexprobe.probes.probe import unchecked_logits
 from convexprobe.probes.selection import make_probe
 from convexprobe.probes.table import aligned
 from convexprobe.problem.objective import Problem
-from convexprobe.solvers import Solver, by_name
-from convexprobe.solvers.path import Fitted, solve_from
+from convexprobe.problem.row_space import is_wide
+from convexprobe.solvers import LBFGS, Auto, Solver, by_name
+from convexprobe.solvers.path import Fitted, solve_path
 from convexprobe.solvers.solution import Solved
-from convexprobe.solvers.starts import Previous, best_start
+from convexprobe.solvers.starts import Previous
 
 PORTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 """Where the blocks of rows end, as Voita & Titov (2020) have them."""
@@ -132,9 +133,9 @@ def description_length(
     where the blocks end at 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.25, 12.5, 25, 50 and 100 % of the rows.
     Each probe starts from the one before; the ten fits read as many rows as one fit of all.
 
-    Of several penalties a block is coded with the one that was best on the block before, the
-    largest at first, so that the reader of the code knows it; on the way down from the largest, a
-    fit ends where the block's bits have risen twice in a row.
+    Of several penalties the first block has the largest. Every probe is also fitted at the next
+    larger and the next smaller penalty, and whichever is best on a block codes the next one: the
+    reader of the code knows it by then.
 
     Voita & Titov's networks give every class some probability; a probe gives none to a class that
     it has not seen. Where `a` classes are missing among `t` rows, each of them gets `1 / (t + a)`,
@@ -162,7 +163,8 @@ def description_length(
     if groups is None:
         groups = example_groups(activations)
     order, ends = blocks_of(rows, read_groups(groups, rows), check_integer("seed", seed))
-    solve = partial(solve_from, solver=by_name(solver), tol=tol, max_passes=max_passes)
+    chosen = by_name(solver)
+    solve = partial(solve_path, tol=tol, max_passes=max_passes, max_seconds=np.inf)
     out: dict[str, DescriptionLength] = {}
     for layer, values in layers.items():
         x = place(values, None, None)
@@ -171,7 +173,7 @@ def description_length(
         if grid is None:
             family = Problem(x, like(encoded.codes[0], x.reference), 0.0, classes=2)
             grid = np.asarray(GRID) * typical_variance(family, None)
-        coder = _Coder(x, encoded, np.sort(grid)[::-1], order, partial(solve, max_seconds=np.inf))
+        coder = _Coder(x, encoded, np.sort(grid)[::-1], order, chosen, solve)
         lengths = coder.code(ends)
         out |= dict(zip((probe_name(layer, n) for n in encoded.names), lengths, strict=True))
     return out
@@ -193,13 +195,19 @@ class _Coder:
     """One layer's labels, coded block after block; all concepts together."""
 
     def __init__(
-        self, x: Source, labels: Labels, penalties: np.ndarray, order: np.ndarray, solve: Any
+        self,
+        x: Source,
+        labels: Labels,
+        penalties: np.ndarray,
+        order: np.ndarray,
+        solver: Solver,
+        solve: Any,
     ) -> None:
         self.x, self.labels, self.penalties = x, labels, penalties.tolist()
-        self.order, self.solve = order, solve
+        self.order, self.solver, self.solve = order, solver, solve
         count = len(labels.names)
         self.chosen = [0] * count  # the penalty of the next block, by number
-        self.last: list[dict[int, Array]] = [{} for _ in range(count)]  # w by penalty
+        self.last: list[np.ndarray | None] = [None] * count  # w of the rows before
         self.blocks: list[list[CodedBlock]] = [[] for _ in range(count)]
 
     def code(self, ends: list[int]) -> list[DescriptionLength]:
@@ -225,57 +233,43 @@ class _Coder:
         active = [c for c in concepts if len(seen[c]) > 1]
         for c in concepts:
             if c not in active:  # a probe of one class is certain of it
-                bits = self._bits(c, seen[c], known, codes[c, new], np.zeros(len(new)))
-                self.blocks[c].append(CodedBlock(len(known), len(new), bits, None))
+                certain = np.zeros(len(new))
+                length = self._bits(c, seen[c], known, codes[c, new], certain)
+                self.blocks[c].append(CodedBlock(len(known), len(new), length, None))
         if not active:
             return
-        base = Problem(
-            self.x.subset(known),
-            like(codes[:, known], self.x.reference),
-            np.zeros(len(concepts)),
-            classes=max(len(classes) for classes in self.labels.classes),
-        )
-        held = self.x.subset(new)
-        bits_of: dict[int, list[float]] = {c: [] for c in active}
-        records: dict[int, list[Fitted]] = {c: [] for c in active}
-        going = active
-        for number, l2 in enumerate(self.penalties):
-            going = [c for c in going if number <= self.chosen[c] or not _rises(bits_of[c])]
-            if not going:
-                break
-            for c, fitted in zip(going, self._fit(base, going, number, l2, records), strict=True):
-                probe = make_probe(base, self.labels.classes[c], c, fitted)
-                z = to_numpy(unchecked_logits(probe, held))
-                loss = predictions(z, codes[c, new], None, rank=False).loss
-                bits_of[c].append(self._bits(c, seen[c], known, codes[c, new], loss))
-                records[c].append(fitted)
-        for c in active:
-            used = self.chosen[c]
-            record = Solved(**records[c][used].known())
-            self.blocks[c].append(CodedBlock(len(known), len(new), bits_of[c][used], record))
-            self.chosen[c] = int(np.argmin(bits_of[c]))
-            self.last[c] = {number: fitted.w for number, fitted in enumerate(records[c])}
+        k = max(len(classes) for classes in self.labels.classes)
+        columns = max(self.x.d, 3 * k * len(active))
+        x, held = in_numpy([self.x.subset(known), self.x.subset(new)], columns)
+        labels = like(codes[:, known], x.reference)
+        base = Problem(x, labels, np.zeros(len(concepts)), classes=k)
+        chosen = {c: self.chosen[c] for c in active}
+        for number in sorted(set(chosen.values())):
+            together = [c for c in active if chosen[c] == number]
+            first = max(number - 1, 0)
+            solutions = self._fit(base, together, self.penalties[first : number + 2])
+            for c, found in zip(together, solutions, strict=True):
+                bits = []
+                for fitted in found:
+                    probe = make_probe(base, self.labels.classes[c], c, fitted)
+                    z = to_numpy(unchecked_logits(probe, held))
+                    loss = predictions(z, codes[c, new], None, rank=False).loss
+                    bits.append(self._bits(c, seen[c], known, codes[c, new], loss))
+                used = number - first
+                record = Solved(**found[used].known())
+                self.blocks[c].append(CodedBlock(len(known), len(new), bits[used], record))
+                best = int(np.argmin(bits))
+                self.chosen[c], self.last[c] = first + best, to_numpy(found[best].w)
 
-    def _fit(
-        self,
-        base: Problem,
-        going: list[int],
-        number: int,
-        l2: float,
-        records: dict[int, list[Fitted]],
-    ) -> list[Fitted]:
-        """Concepts at one penalty: from the penalty before, or from the rows before if better."""
-        family = base.take_tasks(going, np.full(len(going), l2))
-        origin = family.constant_classifier()
-        if number:
-            origin = family.xp.stack([records[c][-1].w for c in going])
-        earlier = [self.last[c].get(number, origin[i, :]) for i, c in enumerate(going)]
-        start = best_start(family, Previous(family.xp.stack(earlier)), origin=origin)
-        solution = self.solve(family, w=start.w)
-        return [
-            Fitted(**solution.task(i, start=name).known(), w=solution.w[i, :])
-            for i, name in enumerate(start.names)
-        ]
+    def _fit(self, base: Problem, tasks: list[int], penalties: list[float]) -> list[list[Fitted]]:
+        """These concepts at these penalties, from their probes of the rows before."""
+        previous, solver, wide = None, self.solver, is_wide(base)
+        if wide and isinstance(solver, Auto):
+            solver = LBFGS()  # Newton's matrix, k (d + 1) wide, would cost far more than few rows
+        known = [w for task in tasks if (w := self.last[task]) is not None]
+        if len(known) == len(tasks) and not wide:  # few rows have a shorter way
+            previous = Previous(like(np.stack(known), base.moment))
+        return self.solve(base.take_tasks(tasks), np.asarray(penalties), solver, previous)
 
     def _bits(
         self, concept: int, seen: np.ndarray, known: np.ndarray, truth: np.ndarray, loss: np.ndarray
@@ -285,8 +279,3 @@ class _Coder:
         old, total = np.isin(truth, seen), len(known) + missing
         nats = np.where(old, loss + np.log(total / len(known)), np.log(total))
         return float(nats.sum() / np.log(2))
-
-
-def _rises(bits: list[float]) -> bool:
-    """Whether the last two rose."""
-    return len(bits) > 2 and bits[-1] > bits[-2] > bits[-3]

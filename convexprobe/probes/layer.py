@@ -76,7 +76,10 @@ def fit_layer(
         sources = [bring(rows)]
         if job.validation is not None:
             sources.append(bring(job.validation.layers[layer]))
-        x, *held = _in_numpy(sources, job)
+        if job.communicator.process_group is None:  # ranks may differ in their number of rows
+            logits = len(job.splits) * max(len(c) for c in job.labels.classes)
+            sources = in_numpy(sources, max(sources[0].d, logits))
+        x, *held = sources
         if job.validation is not None:
             validation = held[0], job.validation.codes
     where = f"activations[{layer!r}]"
@@ -127,15 +130,13 @@ def fit_layer(
     return {name: _handed_out(probe, given) for name, probe in zip(names, probes, strict=True)}
 
 
-def _in_numpy(sources: list[Source], job: Job) -> list[Source]:
+def in_numpy(sources: list[Source], columns: int) -> list[Source]:
     """Few rows of CPU tensors as NumPy views, the first being those that are fitted to.
 
-    NumPy's calls cost half as much as torch's, and with few rows a solve consists of calls. Ranks,
-    whose rows may differ in number, stay with torch.
+    NumPy's calls cost half as much as torch's, and with few rows a solve consists of calls.
+    `columns` are the features or the logits of a row, whichever are more.
     """
-    x = sources[0]
-    columns = max(x.d, len(job.splits) * max(len(c) for c in job.labels.classes))
-    if x.n * columns > _FEW or job.communicator.process_group is not None:
+    if sources[0].n * columns > _FEW:
         return sources
     found: list[Source] = []
     for source in sources:
