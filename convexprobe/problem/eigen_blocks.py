@@ -65,14 +65,14 @@ class EigenBlocks:
         diagonal = xp.clip(diagonal, 0.0, None) + ridge
         # Half the harmonic mean of what is seen stands for what is not.
         rest = 1.0 / xp.maximum(0.5 / xp.mean(1.0 / diagonal, axis=2), ridge[:, :, 0])
-        blocks = []
+        # One array for all: small ones between the rows' would keep the heap from reusing theirs.
+        gram = xp.empty((m, k, r, r), dtype=f32, device=b.device)
         for t in range(m):
             for c in range(k):
                 rows = b[:, :r] - cast(class_mean[t, c, :r], f32)
                 rows *= xp.sqrt(h[t, c, :])[:, None]
-                blocks.append(rows.T @ rows)
-        gram = problem.all_reduce(cast(xp.stack(blocks), f64))[0]
-        gram = xp.reshape(gram, (m, k, r, r))
+                gram[t, c, :, :] = rows.T @ rows
+        gram = problem.all_reduce(cast(gram, f64))[0]
         eye = xp.eye(r, dtype=f64, device=gram.device)
         block = cast(inverse_spd(gram + ridge[:, :, :, None] * eye), f32)
         mean = cast(mean, f32)
