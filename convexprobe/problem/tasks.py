@@ -25,8 +25,13 @@ class PerTask(ABC):
 
 
 def take_own(array: Any, index: list[int]) -> Any:
-    """The tasks `index` of an array `(m, ...)`; None, or `(1, ...)` that all share, stays."""
-    return array if array is None or array.shape[0] == 1 else take_tasks(array, index)
+    """The tasks `index` of an array `(m, ...)`; None, or `(1, ...)` that all share, stays.
+
+    No copy is made where that is all tasks in their order: nobody changes such an array.
+    """
+    if array is None or array.shape[0] == 1 or index == list(range(array.shape[0])):
+        return array
+    return take_tasks(array, index)
 
 
 def take_tasks(state: T, index: list[int]) -> T:

@@ -63,7 +63,8 @@ def line_search(
     t = xp.where(good, t, low)
     moves = t > 0  # the direction of a task that stays may be infinite: 0 times it is NaN
     direction = xp.where(moves[:, None], direction, 0.0)
-    dz = xp.where(moves[:, None, None], dz, 0.0)
+    if not bool(xp.all(moves)):  # else a copy of the logits for nothing
+        dz = xp.where(moves[:, None, None], dz, 0.0)
     w = at.w - t[:, None] * direction
     dz *= -cast(t, dz.dtype)[:, None, None]  # in place, as logits are most of the memory
     dz += at.logits
