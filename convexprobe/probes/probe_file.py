@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from numbers import Real
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from convexprobe._arguments import check_path, shown
-from convexprobe._files import open_regular, write_whole
+from convexprobe._files import open_regular, remove_leftovers, write_whole
 from convexprobe.arrays.backend import to_numpy
 from convexprobe.probes.probe import PathPoint, Probe
 from convexprobe.solvers.solution import Status
@@ -60,6 +61,7 @@ def write_probes(path: str | os.PathLike[str], probes: Mapping[str, Probe]) -> N
     metadata = {"format": FORMAT, "probes": json.dumps(entries), "sha256": "0" * 64}
     content = to_bytes(tensors, metadata)
     digest = hashlib.sha256(content).hexdigest()
+    remove_leftovers(Path(os.path.realpath(target)).parent)  # of a save that was killed
     write_whole(target, _SUM.sub(f'"sha256":"{digest}"'.encode(), content, count=1))
 
 

@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import re
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +25,7 @@ from safetensors.numpy import save as to_bytes
 
 import convexprobe._files
 from convexprobe import PathPoint, Probe, ProbeSet, Status, fit_probes, load_probes, remember
+from convexprobe._files import machine
 from convexprobe.arrays.backend import to_numpy
 from convexprobe.probes.probe_file import FORMAT
 from tests.probes.sets import DATA, small_set
@@ -309,3 +312,15 @@ def test_other_things_than_probes_and_paths_are_refused_by_name(tmp_path: Path) 
         with pytest.raises(TypeError, match=word):
             call()
     assert probes.get("absent") is None and probes.get("conv1") is probes["conv1"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere it is unknown whether a writer is dead")
+def test_a_save_deletes_what_a_killed_save_left(tmp_path: Path) -> None:
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
+                          capture_output=True, text=True).stdout.strip()  # fmt: skip
+    left = [tmp_path / f".convexprobe-{machine()}-{pid}-{'0' * 16}.tmp.safetensors"
+            for pid in (dead, os.getpid())]  # fmt: skip
+    for path in left:
+        path.write_bytes(b"half")
+    small_set().save(tmp_path / "probes.safetensors")
+    assert [path.exists() for path in left] == [False, True]  # the other's writer is alive

@@ -35,45 +35,32 @@ def test_a_kill_at_any_instant_loses_nothing(tmp_path: Path) -> None:
     script = tmp_path / "kills.py"
     script.write_text(textwrap.dedent(
         """
-        import os, random, signal, sys, time, warnings
+        import os, random, signal, sys, time
         from pathlib import Path
-        import torch
-        torch.set_num_threads(1)
-        import threading
-        from tqdm import tqdm
-        # its lock is one for all forked processes: a child killed with it would stop the others
-        tqdm.set_lock(threading.RLock())
-        tqdm.monitor_interval = 0  # nor may a thread of this process hold it at a fork
+        from tests.kills import end, fork, prepare
         from tests.tiny import bits, checkpoints, sweep
         import convexprobe._files as _files
-        warnings.simplefilter("error")  # an entry torn by a kill would be a warning
+        prepare()
         steps, settings = checkpoints(3), {"layers": ["0", "4"], "test": None}
         whole = bits(sweep(steps, **settings))
 
         def child(out, instant=None):
-            pid = os.fork()
-            if pid:
-                return pid
+            return fork(lambda: run(out, instant))
+
+        def run(out, instant):
             count = 0
             def dying(call):
-                def run(*args):
+                def called(*args):
                     nonlocal count
                     count += 1
                     if count == instant:
                         os.kill(os.getpid(), signal.SIGKILL)
                     return call(*args)
-                return run
+                return called
             if instant is not None:
                 _files._sync = dying(_files._sync)
                 _files.os.replace = dying(_files.os.replace)
-            code = 1
-            try:
-                code = 0 if bits(sweep(steps, out=out, **settings)) == whole else 2
-            finally:
-                os._exit(code)
-
-        def end(pid):
-            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            assert bits(sweep(steps, out=out, **settings)) == whole
 
         killed = 0
         for instant in range(1, 200):
