@@ -126,10 +126,13 @@ def read_labels(
         orders = agree_over_ranks(orders, places, communicator)
         for place, order in zip(places, orders, strict=True):
             _check_number(order, n, place)
+    codes = np.empty((len(named), rows), dtype=np.int64)
     with communicator.raise_together():
-        codes = [encode(v, order, at) for (at, v), order in zip(named, orders, strict=True)]
-    whole = communicator.all_gather(np.stack(codes, axis=1))  # ranks add rows, the first axis
-    return Labels(tuple(concepts), np.ascontiguousarray(whole.T), own, tuple(orders))
+        for code, (place, values), order in zip(codes, named, orders, strict=True):
+            code[:] = encode(values, order, place)
+    if communicator.size > 1:  # ranks add rows, the first axis
+        codes = np.ascontiguousarray(communicator.all_gather(np.ascontiguousarray(codes.T)).T)
+    return Labels(tuple(concepts), codes, own, tuple(orders))
 
 
 def _check_number(order: tuple[Any, ...], rows: int, place: str) -> None:

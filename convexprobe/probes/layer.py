@@ -221,8 +221,9 @@ def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
 def _family(x: Source, labels: Labels, splits: list[Split], communicator: Communicator) -> Problem:
     """A task for each split; labels and weights that all splits share are kept once."""
     codes, weights = labels.own_codes, [s.weights for s in splits]
-    if len(codes) > 1:
-        codes = codes[[s.concept for s in splits]]
+    concepts = [split.concept for split in splits]
+    if len(codes) > 1 and concepts != list(range(len(codes))):
+        codes = codes[concepts]
     shared: np.ndarray | None = weights[0]
     if any(w is not shared for w in weights):
         shared = np.stack([np.ones(x.n) if w is None else w for w in weights])
