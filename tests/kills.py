@@ -21,6 +21,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -142,7 +143,7 @@ class Forwards(Left):
         pass
 
     @property
-    def calls(self) -> int:  # type: ignore[override]
+    def calls(self) -> int:
         return 99
 
     @calls.setter
@@ -227,7 +228,7 @@ def kill(writer: Writer, folder: Path, kills: int, rng: random.Random) -> tuple[
     seconds = []
     for trial in ("first", "second"):
         started = time.perf_counter()
-        assert end(fork(lambda trial=trial: writer.write(folder / trial, lambda byte: None))) == 0
+        assert end(fork(partial(writer.write, folder / trial, len))) == 0
         seconds.append(time.perf_counter() - started)
     whole = min(seconds)
     runs = killed = leftovers = 0
@@ -236,7 +237,7 @@ def kill(writer: Writer, folder: Path, kills: int, rng: random.Random) -> tuple[
         temporary: set[str] = set()
         while code != 0:
             reader, pipe = os.pipe()
-            pid = fork(lambda out=out, pipe=pipe: writer.write(out, lambda b: os.write(pipe, b)))
+            pid = fork(partial(writer.write, out, partial(os.write, pipe)))
             os.close(pipe)
             if killed < kills:
                 time.sleep(rng.uniform(0.0, whole))
