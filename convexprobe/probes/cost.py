@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convexprobe.activations.checks import check_activations, check_memory
+from convexprobe.activations.checks import check_activations, check_layer, check_memory
 from convexprobe.activations.placement import choose_tier
 from convexprobe.activations.source import Rows
 from convexprobe.activations.stored import StoredRows
@@ -18,19 +18,19 @@ from convexprobe.activations.stream import AHEAD, capacity, chunk_rows
 from convexprobe.arrays.backend import Array, like, namespace, on_cpu, synchronise
 from convexprobe.arrays.products import block_rows
 from convexprobe.probes.labels import read_labels
+from convexprobe.probes.memory import Family, moments, peak
 from convexprobe.probes.options import GRID, check_folds, check_l2
 from convexprobe.probes.table import aligned
+from convexprobe.probes.validation import check_pair
 from convexprobe.problem.objective import Problem
-from convexprobe.problem.row_sample import sample_size
-from convexprobe.solvers import SVRG, NewtonCG, Solver, by_name
-from convexprobe.solvers.adaptive import Adaptive
+from convexprobe.solvers import Solver, by_name
 from convexprobe.solvers.path import tasks_at_once
 
 PASSES, FURTHER, GRID_PASSES = 12.0, 4.0, 200.0
 """Expected passes of one penalty, of each further one, and of `l2="auto"`, which ends at 1e-6 of
 the variance; see `docs/decisions/cost.md`."""
 
-OVERHEAD = 30e6
+OVERHEAD = 11e6
 """Bytes that the libraries allocate beside the arrays once work begins."""
 
 
@@ -83,6 +83,7 @@ def estimate(
     solver: str | Solver = "auto",
     *,
     l2: float | Sequence[float] | str = "auto",
+    validation: tuple[Any, Any] | None = None,
     cv: int | None = None,
     device: str | None = None,
     memory_limit: float | None = None,
@@ -96,7 +97,7 @@ def estimate(
     Args:
         activations: as for `fit_probes`; for rows still to be extracted, tensors on torch's "meta"
             device, which have a shape and a dtype but no memory.
-        labels, solver, l2, cv, device, memory_limit: as for `fit_probes`.
+        labels, solver, l2, validation, cv, device, memory_limit: as for `fit_probes`.
 
     Raises:
         TypeError, ValueError: input refused, as by `fit_probes`.
@@ -108,39 +109,44 @@ def estimate(
     penalties = len(GRID if grid is None else grid)
     groups = len(encoded.names) * (1 if folds is None else folds + 1)
     k = max(len(c) for c in encoded.classes)
+    held = None
+    if validation is not None:
+        check_pair(validation)
+        held = check_activations(validation[0], "validation", values=False)
+    hold = folds is not None or (penalties > 1 and held is None)
     costs, tiers = {}, {}
     for name, x in layers.items():
         example = _example(x, device)
         n, d = (int(size) for size in x.shape)
-        size = n * d * example.dtype.itemsize
-        stored, target = isinstance(x, StoredRows), torch.device(device or "cpu")
-        tier, allowed = choose_tier(size, target, memory_limit, disk=stored)
-        if not stored and (device is None or tier == "device"):
-            tier, allowed = "device", np.inf
+        tier, allowed = _tier(x, device, memory_limit)
         tiers[name] = tier
         together, width = tasks_at_once(n, d, k)
-        m = min(together, penalties) * min(width, groups)
-        most = n if tier == "device" else min(n, capacity(allowed, d))
-        work, host = _working_set(algorithm, example, n, k, m, most)
-        # labels, and the weights of rows that are held out
-        weighted = cv is not None or penalties > 1
-        work += n * groups * (8 + (4 if weighted else 0))
-        host += OVERHEAD + 8 * n * groups * (2 if weighted else 1)
-        if tier == "device" and (stored or device is not None):
-            work += size
-        elif tier == "host" and stored:
-            host += size
-        if tier != "device":
-            block = block_rows(max(d, m * k), example)
-            buffers = (AHEAD + 1) * min(n, chunk_rows(block, size // n)) * size // n
-            host += buffers if tier == "disk" else 0
-            work += buffers if not on_cpu(example) else 0
+        width = min(width, groups)
+        m = width * (1 if grid is None else min(together, penalties))
+        item = 8 if example.dtype == namespace(example).float64 else 4
+        family = Family(
+            n=n,
+            d=d,
+            k=k,
+            m=m,
+            item=item,
+            stored=example.dtype.itemsize,
+            capacity=n if tier == "device" else min(n, capacity(allowed, d)),
+            held=tier == "device",
+            passes=PASSES,
+        )
+        loaded = [_loaded(x, device, memory_limit)]
+        if held is not None:
+            check_layer(name, held, "validation")
+            loaded.append(_loaded(held[name], device, memory_limit))
+        host, work = (sum(sizes) for sizes in zip(*loaded, strict=True))
+        more = _memory(family, algorithm, example, tier, len(encoded.names), groups, hold=hold)
         passes = GRID_PASSES if grid is None else PASSES + FURTHER * (penalties - 1)
         passes *= -(-groups // width)
         costs[name] = Cost(
-            disk=size if stored else 0,
-            host=int(host + work if on_cpu(example) else host),
-            device=0 if on_cpu(example) else int(work),
+            disk=_size(x) if isinstance(x, StoredRows) else 0,
+            host=int(host + more[0] + (work if on_cpu(example) else 0.0)),
+            device=0 if on_cpu(example) else int(work + more[1]),
             passes=passes,
             seconds=passes * n * _seconds_a_row(example, k, m),
         )
@@ -155,36 +161,69 @@ def estimate(
     return Estimate(costs, tiers, total)
 
 
-def _working_set(
-    solver: Solver, x: Array, n: int, k: int, m: int, most: int
+def _memory(
+    family: Family,
+    solver: Solver,
+    example: Array,
+    tier: str,
+    concepts: int,
+    groups: int,
+    *,
+    hold: bool,
 ) -> tuple[float, float]:
-    """Bytes beside the rows where they are multiplied, and bytes of the host beside those.
+    """Bytes of a fit on the host and on the device, 0 on a CPU, beside the rows.
 
-    For `m` tasks that are solved together, at the worst of four moments: the end of a line search
-    (three arrays of logits), the draw of a sample (on the host, in float64), the build of a
-    preconditioner, and SVRG's first snapshot.
+    `groups` are the tasks at a penalty, `concepts` those that differ in labels; `hold` says whether
+    rows are held out of them.
     """
-    d, item = x.shape[1], 8 if x.dtype == namespace(x).float64 else 4
-    logits, rows, vectors = item * m * k * n, item * m * n, 20 * 8 * m * k * (d + 1)
-    converted = 0 if x.dtype.itemsize == item else d
-    block = block_rows(max(d, m * k), x) * item * (converted + 6 * m * k)
-    draw = 8 * n * (2 * m + 4)
-    if isinstance(solver, Adaptive):
-        return 3 * rows + min(n, 2048) * item * (d + m * k) + vectors + block, draw
-    growth = 2 if isinstance(solver, NewtonCG) else 1
-    size = min(n if n <= 10_000 else sample_size(n, d, 2500, growth), most)
-    sample, curvature = size * item * (d + m * k), 8.0 * min(d, size, 1024) ** 2
-    inverse = m * curvature
-    moments = [
-        # Half of what earlier draws took stays in the heap, in pieces.
-        (3 * logits + rows + sample + inverse, draw // 2),
-        (2 * logits + 2 * rows + 2 * sample + size * d * x.dtype.itemsize + inverse, draw),
-        (logits + rows + 3 * sample + 2 * inverse + 2 * curvature, 0),
-    ]
-    if isinstance(solver, SVRG) and n // 4 <= most:
-        moments.append((n // 4 * d * (item + x.dtype.itemsize), draw // 4))
-    work, host = max(moments, key=sum)
-    return work + vectors + block, host
+    n, d, columns = family.n, family.d, family.m * family.k
+    # A block's conversion, logits and their temporaries.
+    block = block_rows(max(d, columns), example)
+    work = min(n, block) * family.item * ((d if family.converted else 0) + 4.0 * columns)
+    # Labels, and copies of them: where they are used, for each penalty, and once some tasks end.
+    host = OVERHEAD + 8.0 * n * concepts
+    copies = groups if groups > concepts or not on_cpu(example) else 0
+    again = (2.0 if concepts > 1 else 1.0 if family.m > groups else 0.5) * family.m
+    work += 8.0 * n * (copies + (again if groups > 1 else 0.0))
+    if hold:  # weights, 0 for rows that are held out
+        host += 8.0 * n * groups
+        work += family.item * n * (1.0 if groups == 1 else groups + again)
+    if tier != "device":
+        row = family.stored * d
+        buffers = (AHEAD + 1.0) * min(n, chunk_rows(block, row)) * row
+        host += buffers if tier == "disk" else 0.0
+        work += 0.0 if on_cpu(example) else buffers
+    solve = moments(solver, family)
+    if on_cpu(example):
+        return host + work + peak([[*s.work, *s.host] for s in solve]), 0.0
+    return host + peak([s.host for s in solve]), work + max(sum(s.work) for s in solve)
+
+
+def _tier(
+    x: Array | StoredRows, device: str | None, memory_limit: float | None
+) -> tuple[str, float]:
+    """Where a layer's rows will be kept, and the bytes that they may take where they are
+    multiplied."""
+    stored, target = isinstance(x, StoredRows), torch.device(device or "cpu")
+    tier, allowed = choose_tier(_size(x), target, memory_limit, disk=stored)
+    if not stored and (device is None or tier == "device"):
+        return "device", np.inf
+    return tier, allowed
+
+
+def _loaded(
+    x: Array | StoredRows, device: str | None, memory_limit: float | None
+) -> tuple[float, float]:
+    """Bytes of a layer's rows that are loaded to the host, and where they are multiplied."""
+    tier, _ = _tier(x, device, memory_limit)
+    stored, size = isinstance(x, StoredRows), float(_size(x))
+    if tier == "device":
+        return 0.0, size if stored or device is not None else 0.0
+    return size if tier == "host" and stored else 0.0, 0.0
+
+
+def _size(x: Array | StoredRows) -> int:
+    return int(x.shape[0]) * int(x.shape[1]) * int(x.dtype.itemsize)
 
 
 def _example(x: Array | StoredRows, device: str | None) -> Array:

@@ -29,6 +29,18 @@ class Validation:
     codes: list[np.ndarray]
 
 
+def check_pair(validation: Any) -> None:
+    """Refuse what is not a pair.
+
+    Raises:
+        TypeError: not a tuple or list of two.
+    """
+    if not isinstance(validation, (tuple, list)) or len(validation) != 2:
+        raise TypeError(
+            f"validation: expected a pair (activations, labels), found {shown(validation)}"
+        )
+
+
 def read_validation(
     validation: tuple[Any, Any] | None,
     layers: dict[str, Array | StoredRows],
@@ -45,10 +57,7 @@ def read_validation(
     if validation is None:
         return None
     with communicator.raise_together():
-        if not isinstance(validation, (tuple, list)) or len(validation) != 2:
-            raise TypeError(
-                f"validation: expected a pair (activations, labels), found {shown(validation)}"
-            )
+        check_pair(validation)
         held = check_activations(validation[0], "validation", min_rows=communicator.min_rows)
         for name, x in layers.items():
             check_layer(name, held, "validation")

@@ -28,7 +28,7 @@ from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import LinearModel, Pullback
 from convexprobe.problem.softmax import ray_terms, row_loss, row_terms, softmax_
 
-_CHECKED = 64
+CHECKED = 64
 """Rows whose logits are checked against float64 in every evaluation."""
 
 
@@ -134,7 +134,7 @@ class Problem(LinearModel):
         """The rows that `_rounding` looks at, gathered once: they stand for all in every task."""
         if self._checked is None:
             xp = self.xp
-            index = local(np.arange(0, self.n, max(1, self.n // _CHECKED)), self.own)
+            index = local(np.arange(0, self.n, max(1, self.n // CHECKED)), self.own)
             if self.weights is not None and self.rows.n:  # the heaviest may be most of the sum
                 index = np.union1d(index, to_numpy(xp.argmax(self.weights, axis=1)))
             narrow = self.rows.take(index)

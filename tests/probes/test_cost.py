@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,16 @@ import torch
 
 import convexprobe as cxp
 from convexprobe.activations.stored import HostRows
+from convexprobe.probes.memory import HEAP, Family, peak
+from convexprobe.solvers import SOLVERS
 from tests.storage import write_activations
 
 CHILD = """
 import gc, torch
 import convexprobe as cxp
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 torch.set_num_threads(1)
 
 def rows(name):
@@ -93,3 +99,62 @@ def test_where_rows_are_kept_and_how_many_tasks_there_are_changes_the_cost() -> 
     assert adam.host < here.total.host  # it keeps no logits
     with pytest.raises(ValueError, match="solver: expected one of"):
         cxp.estimate(x, y, "newton")
+
+
+def told(n: int, d: int, k: int, concepts: int = 0, **options: Any) -> int:
+    """Bytes told of a fit of float32 rows that are still to be extracted."""
+    x = torch.empty(n, d, device="meta")
+    labels = np.arange(n)[:, None] // np.arange(1, concepts + 1) % 2 if concepts else None
+    return cxp.estimate(
+        x, np.arange(n) % k if labels is None else labels, l2=1.0, **options
+    ).total.host
+
+
+def test_the_logits_labels_and_pairs_of_many_concepts_are_counted() -> None:
+    n, d, m = 5_000, 64, 200
+    logits, labels, vector = 4 * 2 * n * m, 8 * n * m, 8 * 2 * (d + 1) * m
+    least = 2 * logits + labels + 16 * vector
+    one, two, four = (told(n, d, 2, m * times) for times in (1, 2, 4))
+    assert least < one < 4 * least
+    assert four - two == pytest.approx(2 * (two - one), rel=0.02)  # in proportion
+
+
+def test_rows_that_are_all_in_memory_are_not_counted_again() -> None:
+    n, d = 1_000, 25_088
+    rows = 4 * n * d
+    assert 0.5 * rows < told(n, d, 2) < 1.5 * rows  # checked rows, a preconditioner of 128 rows
+    assert told(n, 2 * d, 2) < 2.1 * told(n, d, 2)
+    family = Family(n=n, d=d, k=2, m=1, item=4, stored=4, capacity=n, held=True, passes=12)
+    assert family.gathered(2 * n) == [] and family.gathered(10) == [4 * 10 * d]
+    assert replace(family, stored=2).gathered(2 * n) == [rows]  # converted
+    assert replace(family, held=False).gathered(2 * n) == [rows]  # read
+    assert replace(family, held=False, capacity=10).gathered(2 * n) == [4 * 10 * d]
+
+
+def test_a_heap_stays_at_its_largest_and_mapped_arrays_go() -> None:
+    small, large = HEAP / 4, 4.0 * HEAP
+    assert peak([[small, small, large], [small, large, large]]) == 2 * small + 2 * large
+    assert peak([[large], [small] * 3]) == large + 3 * small
+    assert peak([[small], [small]]) == small
+
+
+def test_validation_rows_are_counted_where_they_are_loaded_and_no_rows_are_held_out() -> None:
+    x, y = torch.zeros(5_000, 40), np.arange(5_000) % 3
+    host = cxp.estimate(x, y, l2=[0.1, 1.0]).total.host
+    given = cxp.estimate(x, y, l2=[0.1, 1.0], validation=(x, y)).total.host
+    assert given < host
+    rows = HostRows(x)
+    stored = cxp.estimate(x, y, l2=[0.1, 1.0], validation=(rows, y)).total.host
+    assert stored == given + x.nbytes
+    with pytest.raises(TypeError, match="validation: expected a pair"):
+        cxp.estimate(x, y, validation=x)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="validation"):
+        cxp.estimate({"a": x}, y, validation=({"b": x}, y))
+
+
+def test_solvers_differ_in_what_they_keep() -> None:
+    n, d, k = 50_000, 256, 10
+    host = {solver: told(n, d, k, solver=solver) for solver in SOLVERS}
+    assert min(host, key=lambda name: host[name]) in ("adam", "rmsprop")  # no logits
+    assert host["auto"] == host["lbfgs"]  # what it is for so many rows
+    assert told(500, 4, 2) == told(500, 4, 2, solver="newton-cholesky")

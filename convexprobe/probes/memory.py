@@ -1,0 +1,245 @@
+"""The arrays that are alive at a fit's worst moments, in bytes.
+
+With `m` tasks of `k` classes on `n` rows of `d` features, four kinds of array can be large: logits
+`(m, k, n)`, parameters `(m, p)` in float64, gathered rows, and what a preconditioner needs to be
+built from them. A moment of a solve is the list of those alive in it. `python -m
+benchmarks.estimate` holds what is told against what is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from convexprobe.problem.eigen_blocks import EigenBlocks
+from convexprobe.problem.objective import CHECKED
+from convexprobe.problem.preconditioners import Curvature, Diagonal, Identity, Preconditioner
+from convexprobe.problem.row_sample import sample_size
+from convexprobe.problem.row_space import COLUMNS, MOST_ROWS, row_space_passes
+from convexprobe.solvers import LBFGS, NewtonCG, NewtonCholesky, Solver
+from convexprobe.solvers.adaptive import Adaptive
+from convexprobe.solvers.auto import FLOPS, Auto
+from convexprobe.solvers.ladder import Level, ladder
+from convexprobe.solvers.stochastic import VarianceReduced
+
+HEAP = 32 << 20
+"""Bytes below which glibc may serve an array from the heap, which keeps what is freed."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Bytes of each array that is alive: where rows are multiplied, and on the host beside."""
+
+    work: Sequence[float]
+    host: Sequence[float] = ()
+
+    def __add__(self, more: Sequence[float]) -> Moment:
+        return Moment([*self.work, *more], self.host)
+
+
+def peak(moments: Sequence[Sequence[float]]) -> float:
+    """Resident bytes at the peak of moments, each the sizes of its arrays.
+
+    Small arrays come from the heap, which stays as large as it was at its largest; large ones are
+    mapped, and given back as soon as they are freed.
+    """
+    small = max(sum(a for a in arrays if a < HEAP) for arrays in moments)
+    large = max(sum(a for a in arrays if a >= HEAP) for arrays in moments)
+    return small + large
+
+
+@dataclass(frozen=True)
+class Family:
+    """The sizes of a family of tasks that are solved together.
+
+    Attributes:
+        n, d, k, m: rows, features, classes and tasks.
+        item: bytes of a number in the compute dtype.
+        stored: bytes of a number of the rows as they are kept.
+        capacity: rows that a sample may have.
+        held: whether all rows are in memory where they are multiplied.
+        passes: expected passes of a solve.
+    """
+
+    n: int
+    d: int
+    k: int
+    m: int
+    item: int
+    stored: int
+    capacity: int
+    held: bool
+    passes: float
+
+    @property
+    def p(self) -> int:
+        """Parameters of a task."""
+        return self.k * (self.d + 1)
+
+    @property
+    def converted(self) -> bool:
+        """Whether rows are kept in another dtype than they are multiplied in."""
+        return self.stored != self.item
+
+    @property
+    def vector(self) -> float:
+        """Parameters of all tasks."""
+        return 8.0 * self.m * self.p
+
+    @property
+    def logits(self) -> float:
+        """One array of logits."""
+        return float(self.item * self.m * self.k * self.n)
+
+    @property
+    def by_row(self) -> float:
+        """One number a row and task."""
+        return float(self.item * self.m * self.n)
+
+    @property
+    def steps(self) -> int:
+        """Steps in the passes, of which moments, draws and certificates take about a third."""
+        return int(self.passes / 1.5)
+
+    @property
+    def point(self) -> list[float]:
+        """What is kept of an evaluation: logits and uncertainties."""
+        return [self.logits, self.by_row]
+
+    @property
+    def checked(self) -> list[float]:
+        """The rows whose logits an evaluation checks against float64, and their magnitudes; twice,
+        as what one evaluation frees seldom has room for the next one's between a step's vectors."""
+        entries = float(min(self.n, self.n // max(1, self.n // CHECKED) + 1)) * self.d
+        return [self.item * entries, 8.0 * entries, 8.0 * entries] * 2
+
+    def drawn(self, rows: int) -> int:
+        """Rows of a sample for which so many are asked."""
+        return min(rows, self.n, self.capacity)
+
+    def gathered(self, rows: int) -> list[float]:
+        """A copy of so many rows; nothing where it is all rows, in memory and not converted."""
+        if self.held and self.drawn(rows) == self.n and not self.converted:
+            return []
+        return [float(self.item) * self.drawn(rows) * self.d]
+
+    def conversion(self, rows: int) -> list[float]:
+        """What gathering so many rows takes beside: a copy in the dtype that is kept."""
+        return [float(self.stored) * self.drawn(rows) * self.d] if self.converted else []
+
+    def sample(self, rows: int, logits: int = 2) -> list[float]:
+        """A sample of so many rows, with so many arrays of its logits."""
+        return (
+            self.gathered(rows) + [float(self.drawn(rows)) * self.item * self.m * self.k] * logits
+        )
+
+
+def moments(solver: Solver, f: Family) -> list[Moment]:
+    """The moments of a solve that may be its worst."""
+    if isinstance(solver, Auto):
+        small = float(f.n) * f.p**2 <= FLOPS
+        return moments(solver.small if small else solver.large, f)
+    if f.n > MOST_ROWS or f.d < 2 * f.n:
+        return _moments(solver, f)
+    sizes: Any = f  # rows wide enough for a space of their own
+    outside = replace(f, passes=min(f.passes, row_space_passes(sizes)))
+    gram, thin = 8.0 * f.n**2, float(f.item * f.n * COLUMNS)
+    factor = [gram, gram / 8.0 * f.item]
+    inside = _moments(solver, replace(f, d=f.n, stored=f.item, held=True))
+    return [
+        *_moments(solver, outside),
+        Moment([*f.gathered(f.n), *[gram] * 4, thin, thin]),
+        *(moment + factor for moment in inside),
+    ]
+
+
+def _moments(solver: Solver, f: Family) -> list[Moment]:
+    """Moments of a solve on the rows as they are."""
+    vectors = [f.vector] * 12
+    draw = [8.0 * f.n * f.m] + [8.0 * f.n] * 4  # of a sample: in float64, row by row
+    if isinstance(solver, Adaptive):
+        sample = [*f.sample(2048), *f.conversion(2048)]
+        return [Moment([*[f.by_row] * 3, *sample, *vectors], draw)]
+    search = [*f.point, f.logits, f.by_row, *f.checked]
+    if isinstance(solver, NewtonCholesky):
+        return [Moment([*search, *vectors, *[8.0 * f.m * f.p**2] * 6])]
+    pairs: list[float] = []
+    levels: list[Level] = []
+    if isinstance(solver, LBFGS):
+        pairs = [f.vector] * (2 * min(solver.memory, f.steps))
+        if solver.preconditioner is None:
+            levels = _levels_reached(f)
+    sampled: list[float] = []  # what a solver keeps of its rows
+    if not levels:
+        growth = 2 if isinstance(solver, NewtonCG) else 1
+        rows = sample_size(f.n, f.d, getattr(solver, "rows", 2500), growth)
+        recipe = getattr(solver, "preconditioner", None) or Curvature()
+        levels = [Level(recipe, rows)]
+        if not isinstance(solver, LBFGS):
+            sampled = f.sample(rows) * (2 if isinstance(solver, VarianceReduced) else 1)
+    kept: list[float] = []
+    always = [*vectors, *pairs, *sampled]
+    if f.m > 1 or isinstance(solver, LBFGS):
+        # Logits at the best points of tasks that have ended, which share an array with others, and
+        # what the heap cannot reuse between pairs that live on.
+        always.append(0.5 * f.logits)
+    worst = []
+    bounded = max(2500, f.n // 20)  # rows of a bound that is repaired or corrected
+
+    def drawing(rows: int) -> Moment:
+        return Moment([*always, *f.point, *kept, *f.sample(rows), *f.conversion(rows)], draw)
+
+    for level in levels:
+        built, left = _preconditioner(level.recipe, f, f.drawn(level.rows))
+        worst += [drawing(level.rows)]
+        worst += [Moment([*always, *f.point, *kept, *f.sample(level.rows, 1), *built])]
+        kept = left
+    return [
+        *worst,
+        Moment([*always, *search, *kept]),
+        Moment([*always, *f.point, *pairs, *[f.vector] * 6, *kept]),  # pairs are stacked for a step
+        drawing(bounded),
+        Moment([*always, *f.point, *kept, *f.sample(bounded, 7)]),
+    ]
+
+
+def _levels_reached(f: Any) -> list[Level]:
+    """The preconditioners that L-BFGS buys in the steps that are expected of a `Family`."""
+    levels = ladder(f)
+    reached, since = 1, 0.0
+    for _ in range(f.steps):
+        since += 1.0
+        if reached < len(levels) and since >= levels[reached].price(f):
+            reached, since = reached + 1, 0.0
+    return levels[:reached]
+
+
+def _preconditioner(
+    recipe: Preconditioner, f: Family, rows: int
+) -> tuple[list[float], list[float]]:
+    """Arrays beside the sample while a preconditioner is built from it, and those that it keeps."""
+    d, mk, item = float(f.d), float(f.m * f.k), f.item
+    if isinstance(recipe, EigenBlocks):
+        low = f.d > min(recipe.rank, rows)
+        q = float(min(f.d, recipe.rank, rows))
+        lead = min(float(recipe.leading), q)
+        kept = [item * d * q, item * mk * lead**2, 8.0 * mk * q, 8.0 * mk * q]
+        of_rows = [item * rows * d, item * rows * mk]  # centred rows, and their curvatures
+        root = [item * (q if low else rows) * d, *[8.0 * q**2] * 3, item * d * q]
+        blocks = [item * rows * q, item * rows * lead, *[8.0 * mk * lead**2] * 4]
+        return max([of_rows + root, of_rows + blocks + kept], key=sum), kept
+    if isinstance(recipe, Curvature):
+        low = f.d > min(recipe.rank, rows)
+        r = float(min(rows, recipe.rank)) if low else d
+        roots = [item * d * (r if low else rows)] * 2
+        square = 8.0 * r**2
+        kept = roots[:1] if low else []
+        if f.m > recipe.tasks or f.k > recipe.classes:  # one eigendecomposition for all
+            kept = [8.0 * d * r if low else square, 8.0 * mk * r]
+            lifted = [8.0 * d * r, 8.0 * d * r] if low else []
+            return [*roots, *lifted, *[square] * 3, *[8.0 * mk * r] * 3], kept
+        kept = [*kept, f.m * square]
+        return [*roots, *[square] * 3, *[f.m * square] * 4], kept
+    kept = [f.vector] * {Identity: 0, Diagonal: 3}.get(type(recipe), 6)
+    return [*kept, item * rows * d], kept
