@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convexprobe.activations.checks import check_activations, check_layer, check_memory
+from convexprobe.activations.checks import check_activations, check_memory
 from convexprobe.activations.placement import choose_tier
 from convexprobe.activations.source import Rows
 from convexprobe.activations.stored import StoredRows
@@ -21,7 +21,7 @@ from convexprobe.probes.labels import read_labels
 from convexprobe.probes.memory import Family, moments, peak
 from convexprobe.probes.options import GRID, check_folds, check_l2
 from convexprobe.probes.table import aligned
-from convexprobe.probes.validation import check_pair
+from convexprobe.probes.validation import check_validation_rows
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import Solver, by_name
 from convexprobe.solvers.path import tasks_at_once
@@ -105,14 +105,17 @@ def estimate(
     layers = check_activations(activations, values=False)
     check_memory(device, memory_limit)
     encoded = read_labels(labels, int(next(iter(layers.values())).shape[0]), None)
-    grid, algorithm, folds = check_l2(l2), by_name(solver), check_folds(cv)
+    grid, algorithm, folds = (
+        check_l2(l2),
+        by_name(solver),
+        check_folds(cv, validation=validation is not None),
+    )
     penalties = len(GRID if grid is None else grid)
     groups = len(encoded.names) * (1 if folds is None else folds + 1)
     k = max(len(c) for c in encoded.classes)
     held = None
     if validation is not None:
-        check_pair(validation)
-        held = check_activations(validation[0], "validation", values=False)
+        held = check_validation_rows(validation, layers, values=False)
     hold = folds is not None or (penalties > 1 and held is None)
     costs, tiers = {}, {}
     for name, x in layers.items():
@@ -137,7 +140,6 @@ def estimate(
         )
         loaded = [_loaded(x, device, memory_limit)]
         if held is not None:
-            check_layer(name, held, "validation")
             loaded.append(_loaded(held[name], device, memory_limit))
         host, work = (sum(sizes) for sizes in zip(*loaded, strict=True))
         more = _memory(family, algorithm, example, tier, len(encoded.names), groups, hold=hold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,16 +30,32 @@ class Validation:
     codes: list[np.ndarray]
 
 
-def check_pair(validation: Any) -> None:
-    """Refuse what is not a pair.
+def check_validation_rows(
+    validation: Any, layers: Mapping[str, Array | StoredRows], **checks: Any
+) -> dict[str, Array | StoredRows]:
+    """The activations of a pair `(activations, labels)`, by layer.
+
+    Args:
+        validation: what the caller gives.
+        layers: the layers that are fitted.
+        **checks: as for `check_activations`.
 
     Raises:
-        TypeError: not a tuple or list of two.
+        TypeError: not a pair.
+        ValueError: a missing layer, another width, or activations refused.
     """
     if not isinstance(validation, (tuple, list)) or len(validation) != 2:
         raise TypeError(
             f"validation: expected a pair (activations, labels), found {shown(validation)}"
         )
+    held = check_activations(validation[0], "validation", **checks)
+    for name, x in layers.items():
+        check_layer(name, held, "validation")
+        if held[name].shape[1] != x.shape[1]:
+            raise ValueError(
+                f"validation[{name!r}]: expected {x.shape[1]} features, found {held[name].shape[1]}"
+            )
+    return held
 
 
 def read_validation(
@@ -57,15 +74,7 @@ def read_validation(
     if validation is None:
         return None
     with communicator.raise_together():
-        check_pair(validation)
-        held = check_activations(validation[0], "validation", min_rows=communicator.min_rows)
-        for name, x in layers.items():
-            check_layer(name, held, "validation")
-            if held[name].shape[1] != x.shape[1]:
-                raise ValueError(
-                    f"validation[{name!r}]: expected {x.shape[1]} features, "
-                    f"found {held[name].shape[1]}"
-                )
+        held = check_validation_rows(validation, layers, min_rows=communicator.min_rows)
         for name, x in held.items():
             check_finite(place(x, None, 0.0), f"validation[{name!r}]")  # read in blocks, not loaded
         rows = next(iter(held.values())).shape[0]

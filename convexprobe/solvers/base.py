@@ -7,10 +7,10 @@ prints nothing, and leaves the clock, the budget and stopping to the loop (`solv
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
-from convexprobe._arguments import check_integer, check_real
+from convexprobe._arguments import check_integer, check_real, shown
 from convexprobe.arrays.backend import Array, namespace
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
@@ -73,11 +73,21 @@ def inner(a: Array, b: Array) -> Array:
 def check_settings(solver: Any, **least: float) -> None:
     """Refuse settings that are not above these bounds, or not of the bounds' type; None is fine.
 
-    An integer is the smallest value allowed, and asks for integers.
+    An integer is the smallest value allowed, and asks for integers. A preconditioner has to be one,
+    or None where that is the default.
 
     Raises:
         TypeError, ValueError: with the solver's name and the setting's.
     """
+    for setting in fields(solver):
+        recipe = getattr(solver, setting.name)
+        if setting.name != "preconditioner" or (recipe is None and setting.default is None):
+            continue
+        if isinstance(recipe, type) or not callable(getattr(recipe, "build", None)):
+            raise TypeError(
+                f"{type(solver).__name__}(preconditioner=): expected a preconditioner, such as "
+                f"Curvature(), found {shown(recipe)}"
+            )
     for name, bound in {**least, "seed": 0}.items():
         value, where = getattr(solver, name), f"{type(solver).__name__}({name}=)"
         if value is None:

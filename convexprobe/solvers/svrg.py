@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convexprobe._arguments import check_bool
 from convexprobe.arrays.backend import Array
 from convexprobe.solvers.stochastic import Stage, VarianceReduced
 
@@ -24,6 +25,10 @@ class SVRG(VarianceReduced):
     """
 
     loopless: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bool("SVRG(loopless=)", self.loopless)
 
     def order(self, batches: int, rng: np.random.Generator) -> np.ndarray:
         """Shuffled epochs, or independent draws until the coin falls."""

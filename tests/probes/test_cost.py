@@ -148,8 +148,12 @@ def test_validation_rows_are_counted_where_they_are_loaded_and_no_rows_are_held_
     assert stored == given + x.nbytes
     with pytest.raises(TypeError, match="validation: expected a pair"):
         cxp.estimate(x, y, validation=x)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="validation"):
+    with pytest.raises(ValueError, match="validation: no layer 'a'"):
         cxp.estimate({"a": x}, y, validation=({"b": x}, y))
+    with pytest.raises(ValueError, match=r"validation\['activations'\]: expected 40 features"):
+        cxp.estimate(x, y, validation=(x[:, :3], y))
+    with pytest.raises(ValueError, match="cv: folds"):
+        cxp.estimate(x, y, validation=(x, y), cv=3)
 
 
 def test_solvers_differ_in_what_they_keep() -> None:
