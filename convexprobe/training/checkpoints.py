@@ -32,10 +32,14 @@ from torch import Tensor, nn
 from convexprobe.training import state_dicts
 from convexprobe.training.state_dicts import INDICES, MODEL_FILES, SHARD, SUFFIXES, as_step
 
-_AFTER_A_WORD = (
-    re.compile(r"(?:step|checkpoint|ckpt|iteration|iter)[-_= ]*([0-9]+)", re.IGNORECASE),
-    re.compile(r"epoch[-_= ]*([0-9]+)", re.IGNORECASE),
-)
+_PART = r"\.[0-9]|[km](?![a-z0-9])|e[0-9]"  # after digits that are a part of 1.5, 10k or 1e3
+_AFTER_A_WORD = [
+    (re.compile(word + "[-_= ]*([0-9]+)", re.IGNORECASE), re.compile(part, re.IGNORECASE))
+    for word, part in [
+        ("(?:step|checkpoint|ckpt|iteration|iter)", _PART + "|[_,][0-9]{3}(?![0-9])"),  # or 1_000
+        ("epoch", _PART),
+    ]
+]
 # not the second half of a decimal, which is a score; not a version (`-v1`), which says nothing
 _AT_THE_END = re.compile(r"(|.*[^0-9.]|.*[^0-9]\.)([0-9]+)")
 _VERSION = re.compile(r"[-_.]v[0-9]+$")
@@ -120,7 +124,7 @@ def _in_directory(root: Path) -> list[Checkpoint]:
             model = state_dicts.model_file(path)
             known = model is not None and model.name in (*MODEL_FILES, *INDICES)
             of_deepspeed = path.name.startswith("global_step") and (root / "latest").is_file()
-            if known or (any(p.search(path.name) for p in _AFTER_A_WORD) and not of_deepspeed):
+            if known or (any(p.search(path.name) for p, _ in _AFTER_A_WORD) and not of_deepspeed):
                 folders.append(path)
         elif state_dicts.suffix(path.name) and not state_dicts.is_companion(path):
             files.append(path)
@@ -131,7 +135,7 @@ def _in_directory(root: Path) -> list[Checkpoint]:
     paths = [*files, *folders]
     if not paths:
         raise ValueError(f"checkpoints: no file {' '.join(SUFFIXES)} in {str(root)!r}")
-    alone = len(paths) == 1 and any(p.search(_name(paths[0])) for p in _AFTER_A_WORD)
+    alone = len(paths) == 1 and any(p.search(_name(paths[0])) for p, _ in _AFTER_A_WORD)
     names = ["" if path == own and not alone else _name(path) for path in paths]
     every = [_checkpoint(p, None, step) for p, step in zip(paths, _steps(names), strict=True)]
     _check_steps(every)
@@ -194,10 +198,16 @@ def _name(path: Path) -> str:
 
 def _steps(names: list[str]) -> list[int | None]:
     """The step that each name tells."""
-    for pattern in _AFTER_A_WORD:
-        numbers = [pattern.findall(name) for name in names]
+    for pattern, part in _AFTER_A_WORD:
+        numbers = [[*pattern.finditer(name)] for name in names]
+        for name, found in zip(names, numbers, strict=True):
+            if found and part.match(name, found[-1].end()):
+                raise ValueError(
+                    f"checkpoints: the number of {name!r} is not plain digits; pass (step, path) "
+                    "pairs"
+                )
         if any(numbers):
-            return [as_step(int(found[-1])) if found else None for found in numbers]
+            return [as_step(int(found[-1][1])) if found else None for found in numbers]
     ends = [_AT_THE_END.fullmatch(_VERSION.sub("", name)) for name in names]
     before = {re.sub("[0-9]+", "#", end[1]): end[0] for end in ends if end}
     if len(before) > 1:
@@ -205,5 +215,13 @@ def _steps(names: list[str]) -> list[int | None]:
         raise ValueError(
             f"checkpoints: the numbers of {first!r} and {second!r} need not be steps; pass "
             "(step, path) pairs"
+        )
+    # Dates, or 1_500 and 2_000: the last number is not the one that grows.
+    every = [[int(number) for number in re.findall("[0-9]+", end[0])] for end in ends if end]
+    last = [numbers[-1] for numbers in sorted(every)]
+    if last != sorted(last):
+        raise ValueError(
+            f"checkpoints: the last numbers of names like {next(e[0] for e in ends if e)!r} do not "
+            "grow with those before them; pass (step, path) pairs"
         )
     return [as_step(int(end[2])) if end else None for end in ends]

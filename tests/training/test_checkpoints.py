@@ -85,6 +85,26 @@ def test_numbers_that_need_not_be_steps_are_refused(tmp_path: Path) -> None:
     assert list(sweep(paths, **SHORT)) == [1, 2]
 
 
+@pytest.mark.parametrize("names", [
+    ["epoch_0.5", "epoch_1.0"], ["step_1e3", "step_2e3"], ["step_2k", "step_10k"],
+    ["step_1_000", "step_2_000"], ["iter_1,000", "iter_2,000"],
+])  # fmt: skip
+def test_a_number_that_is_only_a_part_of_one_is_no_step(tmp_path: Path, names: list[str]) -> None:
+    save(tmp_path, {f"{name}.pt": i for i, name in enumerate(names)})
+    with pytest.raises(ValueError, match=r"'\w+[.,]?\w*' is not plain digits; pass \(step, path\)"):
+        steps(tmp_path)
+
+
+def test_dates_are_no_steps_where_their_last_number_falls(tmp_path: Path) -> None:
+    save(tmp_path, {"2024-01-30.pt": 0, "2024-02-01.pt": 1})
+    with pytest.raises(ValueError, match=r"'2024-0.-..' do not grow .* \(step, path\) pairs"):
+        steps(tmp_path)
+    save(tmp_path / "epochs", {"epoch_1_500.pt": 0, "epoch_2_500.pt": 1})
+    assert steps(tmp_path / "epochs") == [1, 2]
+    save(tmp_path / "pairs", {"model_1_100.pt": 0, "model_2_200.pt": 1})
+    assert steps(tmp_path / "pairs") == [100, 200]
+
+
 def test_a_file_that_all_trainers_call_the_same_has_the_name_of_its_directory(
     tmp_path: Path,
 ) -> None:
