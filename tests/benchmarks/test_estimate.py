@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.estimate import CASES, Case, Row, data, measure, print_table
+from benchmarks.estimate import CASES, OTHERS, Case, Row, data, measure, print_table
 
 
 def test_cases_whose_memory_is_a_quarter_off_are_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +37,7 @@ def test_a_case_is_measured_with_its_arguments(tmp_path: Path) -> None:
 
 
 def test_every_case_has_the_labels_it_says() -> None:
-    for case in CASES.values():
+    for case in (CASES | OTHERS).values():
         x, y = data(replace(case, rows=40), 40, seed=0)
         assert x.shape == (40, case.features) and x.dtype == case.dtype
         assert y.shape == ((40, case.concepts) if case.concepts else (40,))
