@@ -73,7 +73,7 @@ CASES = {
     "1 000 classes": Case(20_000, 128, 1000),
     "300 classes": Case(20_000, 1024, 300),
     "float64": Case(50_000, 256, 10, torch.float64),
-    "bfloat16": Case(200_000, 128, 10, torch.bfloat16),
+    "bfloat16": Case(200_000, 128, 20, torch.bfloat16),
     "loaded": Case(200_000, 128, 20, torch.bfloat16, stored=True),
     "streamed": Case(
         200_000, 256, 10, torch.bfloat16, stored=True, options={"l2": 1e-3, "memory_limit": 1e7}

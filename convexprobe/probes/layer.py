@@ -29,7 +29,7 @@ from convexprobe.problem.objective import Problem
 from convexprobe.solvers.path import Fitted, Walk, solve_from, solve_path
 from convexprobe.solvers.solution import Record
 
-_FEW = 1e7
+FEW = 1e7
 """Features or logits of all rows up to which a solve spends its time on calls."""
 
 
@@ -136,7 +136,7 @@ def in_numpy(sources: list[Source], columns: int) -> list[Source]:
     NumPy's calls cost half as much as torch's, and with few rows a solve consists of calls.
     `columns` are the features or the logits of a row, whichever are more.
     """
-    if sources[0].n * columns > _FEW:
+    if sources[0].n * columns > FEW:
         return sources
     found: list[Source] = []
     for source in sources:

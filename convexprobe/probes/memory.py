@@ -19,8 +19,8 @@ from convexprobe.problem.row_sample import sample_size
 from convexprobe.problem.row_space import COLUMNS, MOST_ROWS, row_space_passes
 from convexprobe.solvers import LBFGS, NewtonCG, NewtonCholesky, Solver
 from convexprobe.solvers.adaptive import Adaptive
-from convexprobe.solvers.auto import FLOPS, Auto
-from convexprobe.solvers.ladder import Level, ladder
+from convexprobe.solvers.auto import FEATURES, FLOPS, Auto
+from convexprobe.solvers.ladder import Bought, Level, ladder
 from convexprobe.solvers.stochastic import VarianceReduced
 
 HEAP = 32 << 20
@@ -104,15 +104,11 @@ class Family:
 
     @property
     def point(self) -> list[float]:
-        """What is kept of an evaluation: logits and uncertainties."""
-        return [self.logits, self.by_row]
-
-    @property
-    def checked(self) -> list[float]:
-        """The rows whose logits an evaluation checks against float64, and their magnitudes; twice,
-        as what one evaluation frees seldom has room for the next one's between a step's vectors."""
+        """What is kept of an evaluation: logits, uncertainties, and the rows whose logits are
+        checked against float64, with their magnitudes."""
         entries = float(min(self.n, self.n // max(1, self.n // CHECKED) + 1)) * self.d
-        return [self.item * entries, 8.0 * entries, 8.0 * entries] * 2
+        checked = [self.item * entries, 8.0 * entries, 8.0 * entries]
+        return [self.logits, self.by_row, *checked]
 
     def drawn(self, rows: int) -> int:
         """Rows of a sample for which so many are asked."""
@@ -138,8 +134,7 @@ class Family:
 def moments(solver: Solver, f: Family) -> list[Moment]:
     """The moments of a solve that may be its worst."""
     if isinstance(solver, Auto):
-        small = float(f.n) * f.p**2 <= FLOPS
-        return moments(solver.small if small else solver.large, f)
+        return moments(_first(f), f)
     if f.n > MOST_ROWS or f.d < 2 * f.n:
         return _moments(solver, f)
     sizes: Any = f  # rows wide enough for a space of their own
@@ -154,6 +149,13 @@ def moments(solver: Solver, f: Family) -> list[Moment]:
     ]
 
 
+def _first(f: Family) -> Solver:
+    """The solver that `Auto` begins with."""
+    if float(f.m) * f.n * f.p**2 <= FLOPS:
+        return NewtonCholesky()
+    return NewtonCG() if f.d <= FEATURES else LBFGS()
+
+
 def _moments(solver: Solver, f: Family) -> list[Moment]:
     """Moments of a solve on the rows as they are."""
     vectors = [f.vector] * 12
@@ -161,7 +163,7 @@ def _moments(solver: Solver, f: Family) -> list[Moment]:
     if isinstance(solver, Adaptive):
         sample = [*f.sample(2048), *f.conversion(2048)]
         return [Moment([*[f.by_row] * 3, *sample, *vectors], draw)]
-    search = [*f.point, f.logits, f.by_row, *f.checked]
+    search = [*f.point, f.logits, f.by_row]
     if isinstance(solver, NewtonCholesky):
         return [Moment([*search, *vectors, *[8.0 * f.m * f.p**2] * 6])]
     pairs: list[float] = []
@@ -172,28 +174,30 @@ def _moments(solver: Solver, f: Family) -> list[Moment]:
             levels = _levels_reached(f)
     sampled: list[float] = []  # what a solver keeps of its rows
     if not levels:
-        growth = 2 if isinstance(solver, NewtonCG) else 1
-        rows = sample_size(f.n, f.d, getattr(solver, "rows", 2500), growth)
+        rows = sample_size(f.n, f.d, getattr(solver, "rows", 2500))
         recipe = getattr(solver, "preconditioner", None) or Curvature()
         levels = [Level(recipe, rows)]
         if not isinstance(solver, LBFGS):
             sampled = f.sample(rows) * (2 if isinstance(solver, VarianceReduced) else 1)
     kept: list[float] = []
     always = [*vectors, *pairs, *sampled]
-    if f.m > 1 or isinstance(solver, LBFGS):
-        # Logits at the best points of tasks that have ended, which share an array with others, and
-        # what the heap cannot reuse between pairs that live on.
-        always.append(0.5 * f.logits)
+    # Logits at the best points of tasks that have ended, which share an array with others; and what
+    # the heap cannot reuse between arrays that live on.
+    always += [0.5 * f.logits if f.m > 1 else 0.0, 0.25 * f.logits if f.logits < HEAP else 0.0]
     worst = []
     bounded = max(2500, f.n // 20)  # rows of a bound that is repaired or corrected
 
     def drawing(rows: int) -> Moment:
         return Moment([*always, *f.point, *kept, *f.sample(rows), *f.conversion(rows)], draw)
 
+    if isinstance(solver, LBFGS):
+        levels = [*levels, levels[-1]]  # built again
     for level in levels:
         built, left = _preconditioner(level.recipe, f, f.drawn(level.rows))
         worst += [drawing(level.rows)]
-        worst += [Moment([*always, *f.point, *kept, *f.sample(level.rows, 1), *built])]
+        # The last sample's place in the heap is taken in part.
+        samples = f.sample(level.rows, 1) + (f.gathered(level.rows) if kept else [])
+        worst += [Moment([*always, *f.point, *kept, *samples, *built])]
         kept = left
     return [
         *worst,
@@ -207,12 +211,14 @@ def _moments(solver: Solver, f: Family) -> list[Moment]:
 def _levels_reached(f: Any) -> list[Level]:
     """The preconditioners that L-BFGS buys in the steps that are expected of a `Family`."""
     levels = ladder(f)
-    reached, since = 1, 0.0
+    bought, reached = Bought(), []
     for _ in range(f.steps):
-        since += 1.0
-        if reached < len(levels) and since >= levels[reached].price(f):
-            reached, since = reached + 1, 0.0
-    return levels[:reached]
+        if (level := bought.next(f, levels, stale=False)) is None:
+            bought = replace(bought, there=bought.there + 1.0)
+        else:
+            bought = Bought(level, there=1.0)
+            reached.append(levels[level])
+    return reached
 
 
 def _preconditioner(
