@@ -206,7 +206,7 @@ def test_a_device_without_room_is_given_smaller_blocks(
     device = Exhausted(source.blocks, 400)
     monkeypatch.setattr(source, "blocks", device)
     monkeypatch.setattr("convexprobe.probes.layer.place", lambda *args, **options: source)
-    monkeypatch.setattr("convexprobe.probes.layer._FEW", 0)  # no NumPy view of the rows
+    monkeypatch.setattr("convexprobe.probes.layer.FEW", 0)  # no NumPy view of the rows
     found = cxp.fit_probes(x, y, solver, l2=1e-2, tol=1e-2)["activations"]
     assert device.refused == 5 and source.block(6) == 256  # 8192 is halved until 400 fit
     np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-8, atol=1e-10)
