@@ -7,6 +7,7 @@ from typing import Any
 
 from convexprobe.arrays.backend import Array
 from convexprobe.problem.objective import Problem
+from convexprobe.problem.preconditioners import Curvature
 from convexprobe.solvers.base import Solver
 from convexprobe.solvers.ladder import Bought
 from convexprobe.solvers.lbfgs import LBFGS, LBFGSState
@@ -21,9 +22,16 @@ FEATURES = 512
 """Features up to which a dense curvature of all of them takes less time than the passes it saves
 L-BFGS, whose steps cost many times an inner iteration of Newton's method."""
 
+PASS = 1e7
+"""Flops of a pass up to which inexact Newton steps begin on more features, too, with a sketch of
+`SKETCH` rows: their inner iterations then cost a fraction of a step of L-BFGS."""
+
+SKETCH = 128
+
 PASSES, CHEAP, MOST = 30.0, 6e8, 150.0
 """Passes after which a problem is hard for inexact Newton steps, so that L-BFGS goes on: so many
-and those that take `CHEAP` flops, which cost less than its calls, but no more than `MOST`."""
+and those that take `CHEAP` flops, which cost less than its calls, but no more than `MOST`, or half
+of that with a sketch."""
 
 STEPS, ENTRIES = 200, 8e6
 """Steps of L-BFGS after which a problem is hard for it, too, and exact Newton steps go on, if the
@@ -32,7 +40,7 @@ Hessians of all tasks have at most so many entries."""
 
 @dataclass(frozen=True)
 class Auto:
-    """Exact Newton steps for few parameters, inexact ones for few features, L-BFGS for all others.
+    """Exact Newton steps for few parameters, inexact ones for few features or rows, else L-BFGS.
 
     Where inexact Newton steps do not end soon, L-BFGS goes on; where that does not end, exact ones.
 
@@ -47,18 +55,30 @@ class Auto:
             hard = state.steps > STEPS and problem.m * problem.p**2 <= ENTRIES
             return (NewtonCholesky() if hard else LBFGS()).step(problem, w, state)
         if isinstance(state, NewtonState):
-            passes = problem.passes - state.began
-            flops = 2.0 * problem.n * problem.d * problem.m * problem.k
-            if passes > min(PASSES + CHEAP / flops, MOST):
+            passes, most = problem.passes - state.began, MOST if _is_narrow(problem) else MOST / 2
+            if passes > min(PASSES + CHEAP / _flops(problem), most):
                 bought = Bought(0, there=passes, since=passes)  # they pay for a better metric
                 at, steps, inverse, built = state.at, state.steps, state.inverse, state.built
                 state = LBFGSState(at, None, steps, inverse, built, bought=bought)
                 return LBFGS().step(problem, w, state)
-            return NewtonCG().step(problem, w, state)
+            return self._newton(problem).step(problem, w, state)
         return NewtonCholesky().step(problem, w, state)
 
     def _first(self, problem: Problem) -> Solver:
         """The solver that begins."""
         if float(problem.m) * (problem.n + problem.p) * problem.p**2 <= FLOPS:
             return NewtonCholesky()
-        return NewtonCG() if problem.d <= FEATURES else LBFGS()
+        cheap = _is_narrow(problem) or _flops(problem) <= PASS
+        return self._newton(problem) if cheap else LBFGS()
+
+    def _newton(self, problem: Problem) -> NewtonCG:
+        return NewtonCG() if _is_narrow(problem) else NewtonCG(Curvature(rank=SKETCH))
+
+
+def _is_narrow(problem: Problem) -> bool:
+    return problem.d <= FEATURES
+
+
+def _flops(problem: Problem) -> float:
+    """Those of a product with all rows."""
+    return 2.0 * problem.n * problem.d * problem.m * problem.k
