@@ -33,7 +33,7 @@ from convexprobe.probes.selection import make_probe
 from convexprobe.probes.table import aligned
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.row_space import is_wide
-from convexprobe.solvers import LBFGS, Auto, Solver, by_name
+from convexprobe.solvers import Solver, by_name
 from convexprobe.solvers.path import Fitted, solve_path
 from convexprobe.solvers.solution import Solved
 from convexprobe.solvers.starts import Previous
@@ -263,13 +263,11 @@ class _Coder:
 
     def _fit(self, base: Problem, tasks: list[int], penalties: list[float]) -> list[list[Fitted]]:
         """These concepts at these penalties, from their probes of the rows before."""
-        previous, solver, wide = None, self.solver, is_wide(base)
-        if wide and isinstance(solver, Auto):
-            solver = LBFGS()  # Newton's matrix, k (d + 1) wide, would cost far more than few rows
+        previous = None
         known = [w for task in tasks if (w := self.last[task]) is not None]
-        if len(known) == len(tasks) and not wide:  # few rows have a shorter way
+        if len(known) == len(tasks) and not is_wide(base):  # few rows have a shorter way
             previous = Previous(like(np.stack(known), base.moment))
-        return self.solve(base.take_tasks(tasks), np.asarray(penalties), solver, previous)
+        return self.solve(base.take_tasks(tasks), np.asarray(penalties), self.solver, previous)
 
     def _bits(
         self, concept: int, seen: np.ndarray, known: np.ndarray, truth: np.ndarray, loss: np.ndarray

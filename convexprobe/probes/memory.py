@@ -17,9 +17,9 @@ from convexprobe.problem.objective import CHECKED
 from convexprobe.problem.preconditioners import Curvature, Diagonal, Identity, Preconditioner
 from convexprobe.problem.row_sample import sample_size
 from convexprobe.problem.row_space import COLUMNS, MOST_ROWS, row_space_passes
-from convexprobe.solvers import LBFGS, NewtonCG, NewtonCholesky, Solver
+from convexprobe.solvers import LBFGS, NewtonCholesky, Solver
 from convexprobe.solvers.adaptive import Adaptive
-from convexprobe.solvers.auto import FEATURES, FLOPS, Auto
+from convexprobe.solvers.auto import Auto, first
 from convexprobe.solvers.ladder import Bought, Level, ladder
 from convexprobe.solvers.stochastic import VarianceReduced
 
@@ -133,11 +133,12 @@ class Family:
 
 def moments(solver: Solver, f: Family) -> list[Moment]:
     """The moments of a solve that may be its worst."""
+    sizes: Any = f  # all that is asked of a family here
     if isinstance(solver, Auto):
-        return moments(_first(f), f)
+        return moments(first(sizes), f)
     if f.n > MOST_ROWS or f.d < 2 * f.n:
         return _moments(solver, f)
-    sizes: Any = f  # rows wide enough for a space of their own
+    # Rows wide enough for a space of their own.
     outside = replace(f, passes=min(f.passes, row_space_passes(sizes)))
     gram, thin = 8.0 * f.n**2, float(f.item * f.n * COLUMNS)
     factor = [gram, gram / 8.0 * f.item]
@@ -147,13 +148,6 @@ def moments(solver: Solver, f: Family) -> list[Moment]:
         Moment([*f.gathered(f.n), *[gram] * 4, thin, thin]),
         *(moment + factor for moment in inside),
     ]
-
-
-def _first(f: Family) -> Solver:
-    """The solver that `Auto` begins with."""
-    if float(f.m) * f.n * f.p**2 <= FLOPS:
-        return NewtonCholesky()
-    return NewtonCG() if f.d <= FEATURES else LBFGS()
 
 
 def _moments(solver: Solver, f: Family) -> list[Moment]:

@@ -48,7 +48,7 @@ class Auto:
     """
 
     def init(self, problem: Problem, w: Array) -> Any:
-        return self._first(problem).init(problem, w)
+        return first(problem).init(problem, w)
 
     def step(self, problem: Problem, w: Array, state: Any) -> tuple[Array, Any]:
         if isinstance(state, LBFGSState):
@@ -61,18 +61,19 @@ class Auto:
                 at, steps, inverse, built = state.at, state.steps, state.inverse, state.built
                 state = LBFGSState(at, None, steps, inverse, built, bought=bought)
                 return LBFGS().step(problem, w, state)
-            return self._newton(problem).step(problem, w, state)
+            return _newton(problem).step(problem, w, state)
         return NewtonCholesky().step(problem, w, state)
 
-    def _first(self, problem: Problem) -> Solver:
-        """The solver that begins."""
-        if float(problem.m) * (problem.n + problem.p) * problem.p**2 <= FLOPS:
-            return NewtonCholesky()
-        cheap = _is_narrow(problem) or _flops(problem) <= PASS
-        return self._newton(problem) if cheap else LBFGS()
 
-    def _newton(self, problem: Problem) -> NewtonCG:
-        return NewtonCG() if _is_narrow(problem) else NewtonCG(Curvature(rank=SKETCH))
+def first(problem: Problem) -> Solver:
+    """The solver that begins; it asks the family's sizes alone."""
+    if float(problem.m) * (problem.n + problem.p) * problem.p**2 <= FLOPS:
+        return NewtonCholesky()
+    return _newton(problem) if _is_narrow(problem) or _flops(problem) <= PASS else LBFGS()
+
+
+def _newton(problem: Problem) -> NewtonCG:
+    return NewtonCG() if _is_narrow(problem) else NewtonCG(Curvature(rank=SKETCH))
 
 
 def _is_narrow(problem: Problem) -> bool:

@@ -18,7 +18,7 @@ from convexprobe.activations.stored import HostRows
 from convexprobe.probes.memory import HEAP, Family, peak
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
-from convexprobe.solvers.auto import Auto
+from convexprobe.solvers.auto import first
 from tests.storage import write_activations
 
 CHILD = """
@@ -172,5 +172,4 @@ def test_solvers_differ_in_what_they_keep() -> None:
 def test_auto_is_told_as_the_solver_that_it_begins_with(n: int, d: int, k: int) -> None:
     x, y = torch.zeros(n, d), torch.arange(n) % k
     problem = Problem(Rows(x), y, np.ones(1), classes=k)
-    kind = {kind: name for name, kind in SOLVERS.items()}[type(Auto()._first(problem))]
-    assert told(n, d, k) == told(n, d, k, solver=kind)
+    assert told(n, d, k) == told(n, d, k, solver=first(problem))
