@@ -74,13 +74,19 @@ class Probe(Solved):
 
     @property
     def verdict(self) -> str:
-        """The status in a few words: of a path, also how many of its penalties are not certified.
+        """The status in a few words; of a path also how many of its penalties are not certified,
+        and whether the one chosen is the smallest or the largest.
 
-        A choice among penalties can only be as good as their solutions.
+        A choice among penalties can only be as good as their solutions, and beyond an edge may lie
+        a better one.
         """
         missed = sum(point.status is not Status.CERTIFIED for point in self.path)
         name = self.status.name.lower()
-        return f"{name}, {missed} of {len(self.path)} l2 not" if missed else name
+        said = f"{name}, {missed} of {len(self.path)} l2 not" if missed else name
+        tried = [point.l2 for point in self.path]
+        if len(tried) > 2 and self.l2 in (min(tried), max(tried)):
+            said += f", {'smallest' if self.l2 == min(tried) else 'largest'} l2"
+        return said
 
     @property
     def usable_information(self) -> float:

@@ -56,6 +56,14 @@ def test_the_table_counts_the_penalties_of_a_path_that_are_not_certified() -> No
     assert str(probes).splitlines()[2].endswith("  certified, 1 of 2 l2 not")
 
 
+def test_a_penalty_at_the_edge_of_its_path_is_told() -> None:
+    first = small_set()["conv1"]
+    path = tuple(replace(first.path[0], l2=l2) for l2 in (1e-3, 1e-2, 1e-1))
+    said = [replace(first, path=path, l2=point.l2).verdict for point in path]
+    assert said == ["certified, smallest l2", "certified", "certified, largest l2"]
+    assert replace(first, path=path[:2], l2=1e-3).verdict == "certified"  # two are both edges
+
+
 def test_a_gap_is_shown_beside_the_label_entropy_that_tol_is_relative_to() -> None:
     y = np.arange(200) % 2  # nothing to learn: H(Y) and the loss are both about log(2)
     probe = fit_probes(DATA.x, y, l2=1e-2)["activations"]
