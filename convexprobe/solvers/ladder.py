@@ -20,8 +20,9 @@ from convexprobe.problem.preconditioners import Curvature
 STALE = 0.85
 """The fraction of the loss at the last build below which a level is rebuilt."""
 
-DENSE = 5.0
-"""How many flops of a build take the time of one of a pass, whose few columns wait for memory."""
+DENSE, FULL, FEW = 5.0, 2.0, 16
+"""How many flops of a build take the time of one of a pass: with up to `FEW` columns, which wait
+for memory, and with very many."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Level:
             lead = min(self.recipe.leading, q)
             flops += 11.0 * q**3 + 2.0 * s * d * q + columns * s * (4.0 * q + 2.0 * lead * lead)
         step = CALLS + 2.0 * problem.n * d * max(columns, 2)
-        return flops / (DENSE * step)
+        rate = FULL + (DENSE - FULL) * min(1.0, FEW / columns)
+        return flops / (rate * step)
 
 
 def ladder(problem: Problem) -> list[Level]:
