@@ -4,7 +4,11 @@
 |---|---|
 | a directory | its files of tensors, and its subdirectories with a model inside, by step |
 | a list of paths | those, in that order |
-| an iterable of `(step, path)` or `(step, state dict)` | those, in that order |
+| an iterable of `(step, path)`, `(step, state dict)` or `(step, function)` | those, in that order |
+
+A function takes nothing and returns a model or a state dict. It is called when its turn comes, so
+that one model at a time is in memory: `(step, lambda: AutoModel.from_pretrained(name,
+revision=f"step{step}"))`, in a function that makes it for each step, reads a hub's revisions.
 
 In a directory, files that trainers write beside a model (optimiser, scheduler, random states,
 tokenizer) are passed over. A directory of one model, such as `checkpoint-500`, is one checkpoint.
@@ -30,6 +34,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from convexprobe.training import state_dicts
+from convexprobe.training.adapters import is_adapter, merged
+from convexprobe.training.matching import match
 from convexprobe.training.state_dicts import INDICES, MODEL_FILES, SHARD, SUFFIXES, as_step
 
 _PART = r"\.[0-9]|[km](?![a-z0-9])|e[0-9]"  # after digits that are a part of 1.5, 10k or 1e3
@@ -53,32 +59,51 @@ class Checkpoint:
         source: what messages call it: its path, or its step.
         step: its step, None if its name does not tell.
         place: its place among the others, from 0, if that may stand for a step; None elsewhere.
-        read: returns everything in it.
-        file: the file that is read, an index for shards; None for a state dict in memory.
+        read: returns everything in it, or a model that has its weights.
+        file: the file that is read, an index for shards; None for what is no file.
     """
 
     source: str
     step: int | None
     place: int | None
-    read: Callable[[], Mapping[str, Any]]
+    read: Callable[[], Any]
     file: Path | None = None
 
     def stamp(self) -> str | None:
         """What tells a changed file without reading it; None where there is no such thing."""
         return None if self.file is None else state_dicts.stamp(self.file)
 
-    def load(self, model: nn.Module) -> int | None:
-        """Load it into the model, strictly; its step, None if nothing tells it.
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it changes the weights of a base model, which `load` then has to find."""
+        return self.file is not None and is_adapter(self.file)
+
+    def load(self, model: nn.Module) -> tuple[int | None, list[str]]:
+        """Load it into the model: every weight, none of another shape.
+
+        Returns:
+            Its step, None if nothing tells it; and the names of what it has beside the model.
 
         Raises:
             ValueError: unreadable, or not of this model; the message starts with the source. The
                 model may have some of the weights.
         """
         try:
-            content = self.read()
-            step = state_dicts.step_in(content, self.file) if self.step is None else self.step
-            model.load_state_dict(state_dicts.match(state_dicts.state_in(content), model))
-            return step
+            step = self.step
+            if self.file is not None and is_adapter(self.file):
+                step = state_dicts.step_in({}, self.file) if step is None else step
+                found = merged(model, self.file.parent)
+            else:
+                content = self.read()
+                content = content.state_dict() if isinstance(content, nn.Module) else content
+                if not isinstance(content, Mapping):
+                    raise TypeError(
+                        f"expected a model or a state dict, found {type(content).__name__}"
+                    )
+                step = state_dicts.step_in(content, self.file) if step is None else step
+                found = match(state_dicts.state_in(content), model)
+            model.load_state_dict(found.state)
+            return step, found.left_out
         except Exception as error:  # whatever a damaged file, or a model of its own kind, raises
             reason = str(error).removeprefix(f"{self.source}: ")
             raise ValueError(f"{self.source}: {reason or type(error).__name__}") from error
@@ -167,9 +192,12 @@ def _checkpoint(item: Any, place: int | None, step: int | None) -> Checkpoint:
         step = state_dicts.step_in(item) if step is None else step
         step = place if step is None else step
         return Checkpoint(f"step {step}", step, None, lambda: item)
+    if step is not None and callable(item) and not isinstance(item, nn.Module):
+        return Checkpoint(f"step {step}", step, None, item)
     if not isinstance(item, str | os.PathLike):
         raise TypeError(
-            f"checkpoints: expected paths, state dicts or (step, either), found {type(item)}"
+            "checkpoints: expected paths, state dicts, (step, either) or (step, function), found "
+            f"{type(item)}"
         )
     path = Path(item)
     if place is not None and not path.exists():

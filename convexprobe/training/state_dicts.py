@@ -1,10 +1,9 @@
-"""Read the files of one checkpoint into a state dict, and match it to a model.
+"""Read the files of one checkpoint into a state dict.
 
 A checkpoint is a file, or a directory with the files that a trainer writes for one model. Shards
 (`model-00001-of-00002.safetensors`) are read by the index beside them, which names the shard of
-every tensor. A file may hold the state dict under a key of `NESTED`, and its names may share a
-prefix ("module.", "_orig_mod.", "model.") that the model's do not have. No pickled code is run:
-torch files are read with `weights_only=True`.
+every tensor. A file may hold the state dict under a key of `NESTED`, or as the only state dict
+among its values. No pickled code is run: torch files are read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -19,14 +18,16 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from convexprobe._files import open_regular, read_json
-from convexprobe._hashing import StateDict
+from convexprobe.training.adapters import ADAPTER_FILES
+from convexprobe.training.matching import listed
 
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pth.tar", ".pt.tar")
-MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
-INDICES = tuple(f"{name}.index.json" for name in MODEL_FILES)
+MODEL_FILES = ("model.safetensors", "pytorch_model.bin", *ADAPTER_FILES)
+INDEX = ".index.json"
+INDICES = tuple(name + INDEX for name in MODEL_FILES if name not in ADAPTER_FILES)
 NESTED = ("state_dict", "model_state_dict", "model", "module", "net", "weights", "params")
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)")
 STEP_KEYS = ("step", "global_step", "iteration")
@@ -36,7 +37,6 @@ _COMPANION = re.compile(
     r"trainer_state|sampler|dl_state_dict|tokenizer)(?![a-z])",
     re.IGNORECASE,
 )
-_MAX_NAMES = 4  # that a message lists
 _MAX_STEP = 2**63
 
 
@@ -56,7 +56,10 @@ def model_file(path: Path) -> Path | None:
         return path
     if known := [path / name for name in (*MODEL_FILES, *INDICES) if (path / name).is_file()]:
         return known[0]
-    others = [p for p in path.iterdir() if suffix(p.name) and not is_companion(p)]
+    inside = list(path.iterdir())
+    others = [p for p in inside if suffix(p.name) and not is_companion(p)]
+    if indices := [p for p in inside if p.name.endswith(INDEX) and suffix(p.name[: -len(INDEX)])]:
+        others = [p for p in others if not SHARD.search(p.name)] + indices
     return others[0] if len(others) == 1 and not SHARD.search(others[0].name) else None
 
 
@@ -67,7 +70,7 @@ def files(path: Path) -> list[Path]:
         ValueError: an index that is damaged, or names files outside its directory.
         OSError: an index that cannot be read.
     """
-    return [path, *sorted(set(_shards(path).values()))] if path.name in INDICES else [path]
+    return [path, *sorted(set(_shards(path).values()))] if path.name.endswith(INDEX) else [path]
 
 
 def stamp(path: Path) -> str | None:
@@ -86,7 +89,7 @@ def read(path: Path, *, shard: bool = False) -> Mapping[str, Any]:
         ValueError: they cannot be read, or hold something else; the message starts with the path.
     """
     try:
-        if path.name in INDICES:
+        if path.name.endswith(INDEX):
             return _read_shards(path)
         if path.is_dir():
             raise ValueError(f"expected one of {', '.join((*MODEL_FILES, *INDICES))} in it")
@@ -120,11 +123,13 @@ def _shards(index: Path) -> dict[str, Path]:
 def _read_shards(index: Path) -> dict[str, Any]:
     shards = _shards(index)
     state: dict[str, Any] = {}
+    if gone := sorted({file.name for file in shards.values() if not file.exists()}):
+        raise ValueError(f"the shard {listed(gone)} is missing; copy it beside {index.name}")
     for file in sorted(set(shards.values())):
         content = read(file, shard=True)
         wanted = [tensor for tensor, place in shards.items() if place == file]
         if missing := [tensor for tensor in wanted if tensor not in content]:
-            raise ValueError(f"expected {_listed(missing)} in {file.name}, found none")
+            raise ValueError(f"expected {listed(missing)} in {file.name}, found none")
         state |= {tensor: content[tensor] for tensor in wanted}
     return state
 
@@ -163,58 +168,20 @@ def state_in(content: Mapping[str, Any]) -> dict[str, Tensor]:
     inner = [content[key] for key in NESTED if isinstance(content.get(key), Mapping)]
     content = inner[0] if inner else content
     state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    if not state:
-        names = sorted(map(str, content))[:_MAX_NAMES]
-        raise ValueError(f"expected a state dict, found {names}")
+    if not state:  # under a name that a project of its own has chosen
+        dicts = {name: value for name, value in content.items() if _has_tensors(value)}
+        if len(dicts) == 1:
+            return state_in(*dicts.values())
+        if dicts:
+            raise ValueError(
+                f"expected one state dict, found several: {listed(sorted(map(str, dicts)))}; pass "
+                "(step, function), whose function returns one"
+            )
+        raise ValueError(f"expected a state dict, found {listed(sorted(map(str, content)))}")
     if odd := [name for name in state if not isinstance(name, str)]:
         raise ValueError(f"expected names of tensors that are strings, found {odd[0]!r}")
     return state
 
 
-def match(state: StateDict, model: nn.Module) -> dict[str, Tensor]:
-    """The state dict under the model's own names, with none missing or left over.
-
-    Raises:
-        ValueError: names that are missing or unexpected, or tensors of another shape or kind.
-    """
-    wanted = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-    stripped = dict(state)
-    while set(stripped) != set(wanted):
-        prefixes = {name.split(".", 1)[0] if "." in name else "" for name in stripped}
-        if len(prefixes) != 1 or "" in prefixes:
-            break
-        stripped = {name.split(".", 1)[1]: tensor for name, tensor in stripped.items()}
-    else:
-        state = stripped
-    kinds = {k: (_kind(state[k]), _kind(v)) for k, v in wanted.items() if k in state}
-    differences = {
-        "missing": [k for k in wanted if k not in state],
-        "unexpected": [k for k in state if k not in wanted],
-        "other kinds of tensors:": [f"{k} {a} for {b}" for k, (a, b) in kinds.items() if a != b],
-        "other shapes:": [
-            f"{k} {tuple(state[k].shape)} for {tuple(wanted[k].shape)}"
-            for k, (a, b) in kinds.items()
-            if a == b and state[k].shape != wanted[k].shape
-        ],
-    }
-    if listed := [f"{what} {_listed(names)}" for what, names in differences.items() if names]:
-        raise ValueError(f"does not fit the model: {'; '.join(listed)}")
-    return dict(state)
-
-
-def _kind(tensor: Tensor) -> str:
-    """Layout and numbers of a tensor: where these differ, a copy would fail or lose something."""
-    if tensor.is_nested:
-        return "nested"
-    if tensor.is_meta:
-        return "without values (on the meta device)"
-    if tensor.is_quantized:
-        return "quantised"
-    number = "complex" if tensor.is_complex() else "real" if tensor.is_floating_point() else "whole"
-    layout = str(tensor.layout).removeprefix("torch.").removeprefix("_")
-    return f"{number}{'' if layout == 'strided' else f', {layout}'}"
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - _MAX_NAMES
-    return ", ".join(names[:_MAX_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(inner, Tensor) for inner in value.values())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from convexprobe.extraction.pooling import PoolChoice
 from convexprobe.solvers import Solver
 from convexprobe.training.checkpoints import Checkpoint, find_checkpoints
 from convexprobe.training.history import ProbeHistory
+from convexprobe.training.matching import listed
 from convexprobe.training.monitor import ProbeMonitor
 from convexprobe.training.recorder import Recorder, identify, same_source
 from convexprobe.training.results import Entry
@@ -52,8 +54,10 @@ def probe_checkpoints(
 ) -> ProbeHistory:
     """Fit a certified probe of every layer at every checkpoint.
 
-    One `ProbeMonitor` loads each checkpoint, strictly, and probes it: on the same rows, with the
-    same penalties, starting from the probes of the step before. It probes the same weights only
+    One `ProbeMonitor` loads each checkpoint and probes it: on the same rows, with the same
+    penalties, starting from the probes of the step before. A checkpoint has to have every weight of
+    the model, in its shape; `training.matching` says which differences of names are none. What it
+    has beside the model, such as a head, is left out and told once. It probes the same weights only
     once. It reports a checkpoint that cannot be read, does not fit or cannot be probed, and goes on
     with the others, unless `on_error="raise"`.
 
@@ -70,8 +74,10 @@ def probe_checkpoints(
 
     Args:
         model: the network that the checkpoints fit. It is restored at the end.
-        checkpoints: a directory, a list of paths, or an iterable of `(step, path)` or
-            `(step, state dict)`; see `training.checkpoints`.
+        checkpoints: a directory, a list of paths, or an iterable of `(step, path)`,
+            `(step, state dict)` or `(step, function)`, whose function returns a model or a state
+            dict when its turn comes; see `training.checkpoints`. The folder of a PEFT adapter is
+            the model as it came, with the adapter merged into it.
         data, labels, layers, pool, mask, batch_axis, test, out, warm_start, l2, tol, solver,
             batch_size, max_passes, on_error, seed, process_group: as in `ProbeMonitor`.
         progress: show a bar with the time left; None shows it on a terminal.
@@ -101,9 +107,12 @@ def probe_checkpoints(
     with monitor:
         with ranks.raise_together():
             monitor.check_model(model)
-        with _kept(model), progress_bar(total=count, desc="checkpoints", show=progress) as bar:
+        with (
+            _kept(model) as restore,
+            progress_bar(total=count, desc="checkpoints", show=progress) as bar,
+        ):
             with ranks.raise_together():
-                sweep = _Sweep(model, monitor.recorder)
+                sweep = _Sweep(model, monitor.recorder, restore)
             for checkpoint in sweep.together(iter(waiting)):
                 bar.set_postfix_str(Path(checkpoint.source).name)
                 if sweep.visit(checkpoint) and not bar.disable:
@@ -134,8 +143,10 @@ class _Sweep:
         probed: the steps that are recorded by now.
     """
 
-    def __init__(self, model: nn.Module, recorder: Recorder) -> None:
+    def __init__(self, model: nn.Module, recorder: Recorder, restore: Callable[[], None]) -> None:
         self.model, self.recorder, self.network = model, recorder, identify(model)
+        self._restore = restore  # the weights that the model came with
+        self._left_out = False  # whether that has been told
         self.told: set[int] = set()
         self.probed: set[int] = set()
         self._without_step: list[Checkpoint] = []
@@ -216,15 +227,28 @@ class _Sweep:
         try:
             with self.recorder.ranks.raise_together():
                 stamp = checkpoint.stamp()  # first: the file may be replaced while it is read
-                step = checkpoint.load(self.model)
+                if checkpoint.is_adapter:
+                    self._restore()
+                step, left_out = checkpoint.load(self.model)
                 weights = "" if checkpoint.step is not None else identify(self.model).weights
             self.recorder.ranks.check_same(step=step, weights=weights)
+            self._tell(checkpoint, left_out)
             return _Loaded(step, weights, stamp)
         except LostRankError:
             raise
         except Exception as error:
             self.recorder.fail(checkpoint.source, error)
             return None
+
+    def _tell(self, checkpoint: Checkpoint, left_out: list[str]) -> None:
+        """Say once in a sweep that checkpoints hold more than the model."""
+        if left_out and not self._left_out:
+            self._left_out = True
+            warnings.warn(
+                f"{checkpoint.source}: left out what it has beside the model: {listed(left_out)}",
+                UserWarning,
+                stacklevel=6,
+            )
 
     def _measure(self, checkpoint: Checkpoint, step: int, stamp: str | None) -> None:
         source = checkpoint.source
@@ -248,6 +272,7 @@ class _Sweep:
         unchanged = (
             entry is not None
             and stamp is not None
+            and not checkpoint.is_adapter  # whose base model may be another one
             and entry.stamp == stamp
             and same_source(entry.source, checkpoint.source)
             and not self.network.unknown
@@ -262,8 +287,11 @@ class _Sweep:
 
 
 @contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
-    """Restore parameters, buffers and attributes at the end; until then, other threads wait."""
+def _kept(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Restore parameters, buffers and attributes at the end; until then, other threads wait.
+
+    Yields a function that does it at once.
+    """
     with locked(model):
         dicts = [
             (current, dict(current))
@@ -271,12 +299,16 @@ def _kept(model: nn.Module) -> Iterator[None]:
             for current in (vars(m), m._buffers, m._parameters, m._modules)
         ]
         values = [(t, t.detach().clone()) for t in (*model.parameters(), *model.buffers())]
-        try:
-            yield
-        finally:
+
+        def restore() -> None:
             for current, before in dicts:
                 current.clear()
                 current.update(before)
             with torch.no_grad():
                 for tensor, value in values:
                     tensor.copy_(value)
+
+        try:
+            yield restore
+        finally:
+            restore()

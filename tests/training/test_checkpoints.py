@@ -312,7 +312,9 @@ def test_arguments_are_refused_at_the_door(tmp_path: Path) -> None:
     for wrong in (3, None, b"folder", STATES[0]["4.bias"], network()):
         with pytest.raises(TypeError, match="checkpoints: expected a directory or a list"):
             cxp.probe_checkpoints(network(), wrong, *rows())
-    with pytest.raises(TypeError, match="checkpoints: expected paths, state dicts or"):
+    with pytest.raises(
+        TypeError, match=r"checkpoints: expected paths, state dicts, \(step, either\) or"
+    ):
         sweep([3])
     with pytest.raises(TypeError, match="unexpected keyword"):
         cxp.probe_checkpoints(network(), STEPS, *rows(), pooling="flatten")

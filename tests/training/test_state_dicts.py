@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from convexprobe._hashing import digest
 from convexprobe.training.checkpoints import find_checkpoints
-from convexprobe.training.state_dicts import match, read, stamp
+from convexprobe.training.matching import match
+from convexprobe.training.state_dicts import read, stamp
 from tests.tiny import checkpoints, network, sweep
 
 STATES = [state for _, state in checkpoints(3)]
@@ -45,7 +46,7 @@ def test_nestings_and_prefixes_make_no_difference(nest: str | None, prefix: str)
     content: Any = state if nest is None else {nest: state, "epoch": 1}
     (checkpoint,) = find_checkpoints([(3, content)])
     model = network()
-    assert checkpoint.load(model) == 3
+    assert checkpoint.load(model) == (3, [])
     assert digest(model.state_dict()) == digest(STATES[1])
 
 
@@ -60,6 +61,28 @@ def test_shards_are_read_by_their_index(tmp_path: Path, kind: str) -> None:
     assert [e.duplicate_of for e in history.entries] == [None, None, 6, None]
     assert list(sweep([index], **SHORT)) == [6]
     assert list(sweep(tmp_path / "checkpoint-5", **SHORT)) == [5]
+
+
+def test_any_index_with_its_shards_is_a_checkpoint(tmp_path: Path) -> None:
+    index = save_shards(tmp_path, STATES[0])
+    index = index.rename(tmp_path / "consolidated.safetensors.index.json")
+    (tmp_path / "other.index.json").write_text("{}")  # of something else
+    assert list(sweep([(5, tmp_path), (6, index)], **SHORT)) == [5, 6]
+
+
+def test_a_missing_shard_is_told_in_one_sentence(tmp_path: Path) -> None:
+    index = save_shards(tmp_path, STATES[0])
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    message = "the shard model-00002-of-00002.safetensors is missing; copy it beside model.safe"
+    with pytest.raises(ValueError, match=message):
+        read(index)
+
+
+def test_the_only_state_dict_of_a_file_is_taken_whatever_it_is_called() -> None:
+    content: Any = {"epoch": 3, "teacher": STATES[1], "optimizer": {"state": {}}}
+    assert list(sweep([(2, content)], **SHORT)) == [2]
+    with pytest.raises(ValueError, match=r"several: student, teacher; pass \(step, function\)"):
+        sweep([(2, {**content, "student": STATES[1]})], on_error="raise")
 
 
 def test_a_changed_shard_is_seen(tmp_path: Path) -> None:
@@ -141,7 +164,9 @@ def test_what_does_not_fit_is_named_and_the_others_go_on(tmp_path: Path) -> None
     assert text.startswith("does not fit the model: missing 4.bias")
     assert str(history).count(str(tmp_path / "step_2.pt")) == 1
     assert str(tmp_path / "step_2.pt") in str(caught[0].message)
-    assert "unexpected extra.weight" in text and "0.weight (12, 9) for (12, 8)" in text
+    assert (
+        "found beside the model's extra.weight" in text and "0.weight (12, 9) for (12, 8)" in text
+    )
     assert "step_3.pt: cannot be read as a checkpoint" in str(caught[1].message)
     assert "not probed" in str(history)
     with pytest.raises(ValueError, match=r"step_2.pt: does not fit the model: missing 4.bias"):
