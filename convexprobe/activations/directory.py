@@ -23,10 +23,12 @@ from torch import Tensor
 from convexprobe._arguments import check_bool, check_path
 from convexprobe._files import open_regular
 from convexprobe._hashing import raw_bytes
+from convexprobe.activations.files import is_readable, read_files
 from convexprobe.activations.layers import Activations
 from convexprobe.activations.manifest import (
     EXAMPLES,
     LABELS,
+    MANIFEST,
     POSITIONS,
     Block,
     Column,
@@ -200,27 +202,35 @@ class _Reader:
 
 def open_activations(
     directory: str | os.PathLike[str], *, partial: bool = False
-) -> tuple[Activations, Tensor | None]:
-    """Open the activations and labels that `extract(..., out=directory)` wrote.
+) -> tuple[Activations, Any]:
+    """Open activations on disk, and their labels: what `extract` wrote, or files of others.
 
     Only the labels are read here: `fit_probes` loads a layer that fits in memory and streams one
     that does not. No pickle is read.
 
     Args:
-        directory: the directory.
+        directory: where `extract(..., out=directory)` wrote; or a file `.npy`, `.npz`,
+            `.safetensors`, `.pt`, `.pth`, `.h5` or `.hdf5`, or a folder of such. Each array in them
+            is a layer; one called "labels" has the labels, "labels/tense" those of a concept. The
+            rows of all are mapped from the disk, but those of `.npz` and of chunked HDF5 are read.
         partial: accept an interrupted extraction too, with the rows that it had written.
 
     Returns:
         The rows `(n, d)` by layer, in the order in which the network computes them, each with
         `shape`, `dtype` and `load()`, with their examples and positions if rows are tokens; and
-        the labels `(n,)`, or None if there are none.
+        the labels `(n,)`, or by concept, or None if there are none.
 
     Raises:
-        FileNotFoundError: the directory has no manifest.
-        ValueError: a damaged directory, one of something else, or an interrupted extraction.
+        FileNotFoundError: nothing that can be read.
+        ValueError: a damaged directory, one of something else, or an interrupted extraction; a file
+            that cannot be read or holds pickled objects, an array without two axes, or of another
+            number of rows.
+        ImportError: an HDF5 file, and h5py is not installed.
     """
     directory = check_path("directory", directory)
     check_bool("partial", partial)
+    if not (directory / MANIFEST).exists() and is_readable(directory):
+        return read_files(directory)
     manifest = Manifest.read(directory)
     if not manifest.complete and not partial:
         raise ValueError(
