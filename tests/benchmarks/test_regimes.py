@@ -51,12 +51,6 @@ def test_residual_rows_are_like_residual_streams() -> None:
     assert 5 < float(values[0] / values[9]) < 20  # eigenvalues 1/j
 
 
-def test_every_word_has_a_known_tag() -> None:
-    assert set(data.WORDS) <= set(data.TAGS)
-    words, past = data.sentence(data.random.Random(0))
-    assert {tag for _, tag in words} <= set(data.TAGS) and isinstance(past, bool)
-
-
 @pytest.mark.parametrize("k", [2, 3])
 def test_peers_that_stop_by_themselves_solve_our_problem(k: int, tmp_path: Path) -> None:
     case = RegimeCase("a", "tiny", k, 1e-2, partial(rows, k=k))
