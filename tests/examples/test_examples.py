@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from examples.bert import no_bert
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -95,6 +97,25 @@ def test_figures_7_and_8_on_eight_layers(figure: str, options: list[str], tmp_pa
     assert (tmp_path / f"{figure}_quick.png").exists()
     if options:
         assert frames(tmp_path / f"{figure}_quick.gif") == 4
+
+
+def test_concepts_are_probed_while_a_transformer_trains(tmp_path: Path) -> None:
+    out = run("examples/training_a_transformer.py", "--quick", "--out", str(tmp_path))
+    assert "certified: 48 of 48 probes" in out and "tense so far" in out
+    assert (tmp_path / "training_a_transformer_quick.png").stat().st_size > 10_000
+    assert frames(tmp_path / "training_a_transformer_quick.gif") == 4
+
+
+@pytest.mark.skipif(no_bert() is not None, reason=str(no_bert()))
+def test_every_concept_is_probed_in_a_real_bert(tmp_path: Path) -> None:
+    out = run("examples/bert.py", "--quick", "--out", str(tmp_path))
+    assert "certified: 20 of 20 probes" in out
+    rows = re.findall(r"^(part of speech|number|tense|sentiment|negation) +(\w+).*", out, re.M)
+    assert len(rows) == 10
+    errors = re.findall(r"^part of speech +.* ([\d.]+)  [\d.]+ to", out, re.M)
+    assert all(float(error) < 10 for error in errors)
+    for name in ("errors", "codes"):
+        assert (tmp_path / f"bert_quick_{name}.png").stat().st_size > 10_000
 
 
 def frames(path: Path) -> int:
