@@ -42,6 +42,8 @@ def row_weights(
 ) -> list[np.ndarray | None]:
     """Each concept's weights of all ranks' rows, host `(n,)` or None: the rows' times the classes'.
 
+    Rows whose label a concept does not know have the weight 0 in it.
+
     Args:
         labels: of all concepts.
         weights: of the rows, host `(n,)`, or None.
@@ -53,8 +55,12 @@ def row_weights(
     Raises:
         ValueError: a mapping names a class that no concept has, or leaves no weight.
     """
+    own = [
+        weights if known is None else known * (1.0 if weights is None else weights)
+        for known in labels.known
+    ]
     if class_weight is None:
-        return [weights] * len(labels.names)
+        return own
     if isinstance(class_weight, dict):
         for name in class_weight:
             if not any(name in classes for classes in labels.classes):
@@ -63,13 +69,13 @@ def row_weights(
                     f"{labels.classes[0]!r}"
                 )
     out: list[np.ndarray | None] = []
-    for classes, codes in zip(labels.classes, labels.codes, strict=True):
+    for classes, codes, counted in zip(labels.classes, labels.codes, own, strict=True):
         if isinstance(class_weight, dict):
             factors = np.array([class_weight.get(c, 1.0) for c in classes])
         else:
-            counts = np.bincount(codes, weights, minlength=len(classes))
+            counts = np.bincount(codes, counted, minlength=len(classes))
             present = counts > 0
             mean = counts.sum() / present.sum()
             factors = np.where(present, mean / np.where(present, counts, 1.0), 0.0)
-        out.append(factors[codes] * (1.0 if weights is None else weights))
+        out.append(factors[codes] * (1.0 if counted is None else counted))
     return out

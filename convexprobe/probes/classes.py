@@ -39,16 +39,45 @@ def check_classes(classes: Any) -> tuple[Any, ...] | None:
     return order
 
 
-def distinct(labels: np.ndarray, what: str = "labels") -> tuple[Any, ...]:
+def unknown_labels(labels: np.ndarray, order: tuple[Any, ...] | None = None) -> np.ndarray:
+    """Which labels say that the class is not known, bool in their shape: missing ones and `IGNORE`.
+
+    Args:
+        labels: of any shape.
+        order: classes that are listed, all of which are known; None if none are.
+    """
+    listed = order or ()
+    if labels.dtype == object:
+        marks = (
+            (is_missing(v) or (isinstance(v, Real) and v == IGNORE)) and v not in listed
+            for v in labels.ravel().tolist()
+        )
+        return np.fromiter(marks, bool, labels.size).reshape(labels.shape)
+    unknown = np.zeros(labels.shape, dtype=bool)
+    if labels.dtype.kind in "if" and IGNORE not in listed:
+        unknown |= labels == IGNORE
+    if labels.dtype.kind == "f":
+        unknown |= np.isnan(labels)
+    return unknown
+
+
+def distinct(
+    labels: np.ndarray, what: str = "labels", unknown: np.ndarray | None = None
+) -> tuple[Any, ...]:
     """The classes among the labels, in the order of `in_order`.
+
+    Args:
+        labels: `(n,)`.
+        what: what messages call them.
+        unknown: which of them to pass over, bool `(n,)`; None for none.
 
     Raises:
         ValueError: a label that is hardly meant as a class: a missing one, a fraction, `IGNORE`.
     """
-    if labels.dtype == object:
-        order = in_order(labels.tolist())
-    else:  # not through a list of Python numbers, which take 40 bytes each
-        order = tuple(np.unique(labels).tolist())
+    known = labels if unknown is None else labels[~unknown]
+    # numbers not through a list of Python's, which take 40 bytes each
+    plain = labels.dtype != object
+    order = tuple(np.unique(known).tolist()) if plain else in_order(known.tolist())
     for c in order:
         if why := why_no_class(c):
             if labels.dtype == object:
@@ -94,8 +123,19 @@ def in_order(values: Iterable[Any]) -> tuple[Any, ...]:
     return tuple(distinct_values)
 
 
-def encode(labels: np.ndarray, order: tuple[Any, ...], what: str = "labels") -> np.ndarray:
-    """Indices `(n,)` int64 of the labels in a class list.
+def encode(
+    labels: np.ndarray,
+    order: tuple[Any, ...],
+    what: str = "labels",
+    unknown: np.ndarray | None = None,
+) -> np.ndarray:
+    """Indices `(n,)` int64 of the labels in a class list, -1 for those that are unknown.
+
+    Args:
+        labels: `(n,)`.
+        order: the class list.
+        what: what messages call the labels.
+        unknown: which labels are not known, bool `(n,)`; None for none.
 
     Raises:
         ValueError: a label that is not in the list.
@@ -106,8 +146,9 @@ def encode(labels: np.ndarray, order: tuple[Any, ...], what: str = "labels") -> 
         codes = np.array([index.get(v, -1) for v in values.tolist()], dtype=np.int64)[place]
     else:
         codes = np.fromiter((index.get(v, -1) for v in labels.tolist()), np.int64, len(labels))
-    if (codes < 0).any():
-        row = int((codes < 0).argmax())
+    bad = codes < 0 if unknown is None else (codes < 0) & ~unknown
+    if bad.any():
+        row = int(bad.argmax())
         label = labels[row : row + 1].tolist()[0]
         why = why_no_class(label)
         raise ValueError(

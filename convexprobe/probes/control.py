@@ -8,7 +8,7 @@ import numpy as np
 
 from convexprobe._arguments import check_integer
 from convexprobe.arrays.backend import generator
-from convexprobe.probes.classes import distinct, in_order, is_missing
+from convexprobe.probes.classes import distinct, in_order, is_missing, unknown_labels
 from convexprobe.probes.columns import host_vector
 from convexprobe.probes.labels import check_labels
 
@@ -33,21 +33,29 @@ def control_labels(types: Any, labels: Any, *, seed: int = 0) -> np.ndarray:
         seed: of the draw.
 
     Returns:
-        Labels `(n,)`, of the classes of the task.
+        Labels `(n,)`, of the classes of the task; unknown where those of the task are (None, NaN
+        or -100), so that both are scored on the same rows.
 
     Raises:
-        TypeError, ValueError: not one hashable value a row, one that is missing, or no rows.
+        TypeError, ValueError: not one hashable value a row, a word type that is missing, or no
+            rows with a label.
     """
     words = host_vector(types, "types")
     if words.ndim != 1 or not len(words):
         raise ValueError(f"types: expected a word type for each row, found shape {words.shape}")
     truth = check_labels(labels, len(words))
-    distinct(truth)  # refuses what is no label
+    unknown = unknown_labels(truth)
+    if unknown.all():
+        raise ValueError("labels: expected rows with a label, found none")
+    distinct(truth, unknown=unknown)  # refuses what is no label
     items = words.tolist()
     order = in_order(items)
     if any(map(is_missing, order)):
         row = next(i for i, word in enumerate(items) if is_missing(word))
         raise ValueError(f"types: row {row} has {items[row]!r}, expected a word type")
     number = {word: i for i, word in enumerate(order)}
-    drawn = generator(check_integer("seed", seed)).integers(0, len(truth), len(order))
-    return truth[drawn[[number[word] for word in items]]]
+    known = truth[~unknown]
+    drawn = generator(check_integer("seed", seed)).integers(0, len(known), len(order))
+    control = known[drawn[[number[word] for word in items]]]
+    control[unknown] = truth[unknown]
+    return control

@@ -159,6 +159,11 @@ def description_length(
     encoded = read_labels(labels, rows, check_classes(classes))
     check_probe_names(layers, encoded)
     for concept, codes in enumerate(encoded.codes):
+        if (known := encoded.known[concept]) is not None:
+            raise ValueError(
+                f"{encoded.where(concept)}: row {int(known.argmin())} has no label, and a code is "
+                "one of all rows; give the rows with labels, concept by concept"
+            )
         check_two_classes(codes, None, encoded.where(concept))
     if groups is None:
         groups = example_groups(activations)

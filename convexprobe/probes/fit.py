@@ -80,7 +80,9 @@ def fit_probes(
             device of what is given, and the weights come back there.
         labels: `(n,)` integers or any hashable classes. An `(n, m)` array or a mapping name ->
             `(n,)` holds concepts, which are fitted together: each has its own classes, chooses its
-            own `l2`, and its probe is named "layer/concept" (by column number or name).
+            own `l2`, and its probe is named "layer/concept" (by column number or name). A concept
+            may not know the label of every row: one that is None, NaN or -100, and not among
+            `classes`, leaves the row out of that concept's fit and scores.
         solver: a name in `SOLVERS` or a configured solver.
         l2: a penalty, a list of them, or "auto". Of several, the probe has the one that does best
             on held-out rows. "auto" walks down by factors of ten from the layer's typical feature

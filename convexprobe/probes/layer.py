@@ -23,7 +23,7 @@ from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.probes.selection import Judge, make_probe
 from convexprobe.probes.splits import Split
 from convexprobe.probes.standardize import standardized
-from convexprobe.probes.validation import Validation, validation_loss
+from convexprobe.probes.validation import Validation, ValidationRows, validation_loss
 from convexprobe.probes.warm_start import Remembered, start_from
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers.path import Fitted, Walk, solve_from, solve_path
@@ -81,13 +81,13 @@ def fit_layer(
             sources = in_numpy(sources, max(sources[0].d, logits))
         x, *held = sources
         if job.validation is not None:
-            validation = held[0], job.validation.codes
+            validation = ValidationRows(held[0], job.validation.codes, job.validation.weights)
     where = f"activations[{layer!r}]"
     plain, standard = x, None
     if options.standardize:
         x = standard = standardized(plain, job.sample_weight, job.communicator, where)
         if validation is not None:
-            validation = standard.like(validation[0]), validation[1]
+            validation = replace(validation, rows=standard.like(validation.rows))
     problem, variance = _problem(x, job, where)
     penalties = np.asarray(GRID) * variance if options.l2 is None else options.l2
     with job.communicator.raise_together():
@@ -125,9 +125,11 @@ def fit_layer(
         # products with rows far from 0 cancel: float64 tells what the probe is, not how it rounds
         family = _family(Widened(plain), job.labels, splits, job.communicator)
         probes = standard.hand_out(probes, family, options.tol)
-    names = (probe_name(layer, name) for name in job.labels.names)
     given = reference(rows, options.device)
-    return {name: _handed_out(probe, given) for name, probe in zip(names, probes, strict=True)}
+    return {
+        probe_name(layer, concept): _handed_out(replace(probe, concept=concept), given)
+        for concept, probe in zip(job.labels.names, probes, strict=True)
+    }
 
 
 def in_numpy(sources: list[Source], columns: int) -> list[Source]:

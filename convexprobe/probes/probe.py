@@ -18,10 +18,9 @@ from convexprobe.arrays.precision import full_precision
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.predictions import MOST_LOGITS, joined, predictions
 from convexprobe.metrics.score import Score, score, tally
-from convexprobe.probes.classes import encode
 from convexprobe.probes.columns import as_vector
 from convexprobe.probes.groups import read_groups
-from convexprobe.probes.labels import check_labels
+from convexprobe.probes.labels import check_labels, concept_place, known_codes
 from convexprobe.probes.options import check_weights
 from convexprobe.solvers.solution import Solved, Status
 
@@ -45,6 +44,7 @@ class Probe(Solved):
         weights: `(k, d)`, in the library and on the device of the activations.
         bias: `(k,)`; minus infinity for a class that had no rows.
         classes: the `k` classes, in the order of the rows of `weights`.
+        concept: the name of the concept that it is of; None for plain labels.
         validation_error: error on validation rows, or None without them; of several folds or seeds
             the mean.
         validation_errors: the error of each fold or seed; one number for validation rows that were
@@ -58,6 +58,7 @@ class Probe(Solved):
     weights: Array
     bias: Array
     classes: tuple[Any, ...]
+    concept: str | None = None
     validation_error: float | None
     rows: float
     validation_errors: tuple[float, ...] = ()
@@ -190,7 +191,9 @@ class Probe(Solved):
         with communicator.raise_together():
             rows = read_rows(self, x, "x").n
         draws = read_draws(groups, rows, bootstrap, seed, communicator)
-        return evaluate_probe(self, x, labels, sample_weight, draws, communicator, layer="x")
+        return evaluate_probe(
+            self, x, labels, sample_weight, draws, communicator, layer="x", concept=None
+        )
 
     def to_linear(self) -> torch.nn.Linear:
         """The probe as a torch layer that returns logits; it has its own memory."""
@@ -238,13 +241,20 @@ def evaluate_probe(
     communicator: Communicator,
     *,
     layer: str,
-    what: str = "labels",
+    concept: str | None,
 ) -> Score:
-    """`Probe.evaluate`, with what messages call the layer and the labels."""
+    """`Probe.evaluate` for the labels of a concept, of which some may be unknown.
+
+    `layer` is what messages call the rows.
+    """
+    what = concept_place("labels", concept)
     with communicator.raise_together():
         rows = read_rows(probe, x, layer)
-        codes = encode(check_labels(labels, rows.n, what), probe.classes, what)
+        values = check_labels(labels, rows.n, what)
+        codes, known = known_codes(concept, values, probe.classes, what)
         s = check_weights(weights, rows.n)
+        if known is not None:
+            s = known if s is None else known * s
     communicator.check_same(sample_weight="none" if weights is None else "some")
     rank = communicator.span(rows.n)[1] * len(probe.classes) <= MOST_LOGITS
     with communicator.raise_together():
@@ -255,6 +265,8 @@ def evaluate_probe(
             counted = None if s is None else s[span]
             blocks.append(predictions(to_numpy(z), codes[span], counted, rank=rank))
     said = joined(blocks).gather(communicator)
+    if not (said.weights > 0).any():
+        raise ValueError(f"{what}: expected at least one row to score, found none")
     return score(said, draws.groups, samples=draws.samples, seed=draws.seed)
 
 

@@ -30,7 +30,7 @@ FORMAT = "convexprobe-3"
 _SUM = re.compile(rb'"sha256":"([0-9a-f]{64})"')  # in a name the quotes would be escaped
 _ERRORS = (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
 
-_NO_NUMBERS = {"weights", "bias", "classes", "path", "validation_errors", "scale"}
+_NO_NUMBERS = {"weights", "bias", "classes", "concept", "path", "validation_errors", "scale"}
 """The fields of a probe that are not one value."""
 
 _HEADER = 100_000_000
@@ -149,6 +149,8 @@ def _check(name: str, probe: Probe) -> None:
         )
     if not (np.isfinite(weights).all() and (np.isfinite(bias) | np.isneginf(bias)).all()):
         raise ValueError(f"layer {name!r}: expected weights and biases that are finite")
+    if not isinstance(probe.concept, str | None):
+        raise ValueError(f"layer {name!r}: concept: found {shown(probe.concept)}")
     for value in probe.validation_errors:
         if not isinstance(value, Real) or isinstance(value, bool) or value != value:
             raise ValueError(f"layer {name!r}: validation_errors: found {shown(value)}")

@@ -12,7 +12,7 @@ from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.score import Score
 from convexprobe.plotting.figures import plot_errors
 from convexprobe.probes.groups import example_groups
-from convexprobe.probes.labels import concept_place, probe_name, split_concepts
+from convexprobe.probes.labels import probe_name, split_concepts
 from convexprobe.probes.probe import OBJECTIVE, Probe, evaluate_probe, read_draws
 from convexprobe.probes.probe_file import read_probes, write_probes
 from convexprobe.probes.scores import Scores
@@ -81,7 +81,8 @@ class ProbeSet(Mapping[str, Probe]):
 
         Args:
             activations: layer name -> `(n, d)`, or one such array.
-            labels: as for `fit_probes`; of concepts, some are enough.
+            labels: as for `fit_probes`; of concepts, some are enough. Rows whose label a concept
+                does not know are not counted in it.
             process_group: as for `fit_probes`: every rank gets the scores of all ranks' rows.
             sample_weight: `(n,)` non-negative weights.
             groups: as for `fit_probes`: a bootstrap sample takes all rows of a group or none.
@@ -110,7 +111,7 @@ class ProbeSet(Mapping[str, Probe]):
                 {
                     (layer, concept): evaluate_probe(
                         self[probe_name(layer, concept)], x, values, sample_weight, draws,
-                        communicator, layer=layer, what=concept_place("labels", concept),
+                        communicator, layer=layer, concept=concept,
                     )
                     for layer, x in layers.items()
                     for concept, values in concepts.items()

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from convexprobe.activations.source import Source
 from convexprobe.arrays.backend import cast
 from convexprobe.probes.labels import Labels
 from convexprobe.probes.probe import PathPoint, Probe, tallies
 from convexprobe.probes.splits import Split
+from convexprobe.probes.validation import ValidationRows
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers.path import Fitted
 
@@ -26,8 +26,7 @@ class Judge:
         weights: of this rank's rows, host `(rows,)` or None, for every concept; held-out rows are
             scored by theirs.
         splits: the rows that each task was fitted to.
-        validation: rows to choose on, and their class indices for every concept; None for the rows
-            that the splits hold out.
+        validation: rows to choose on; None for the rows that the splits hold out.
         where: what messages call the layer.
     """
 
@@ -35,7 +34,7 @@ class Judge:
     labels: Labels
     weights: list[np.ndarray | None]
     splits: list[Split]
-    validation: tuple[Source, list[np.ndarray]] | None
+    validation: ValidationRows | None
     where: str
 
     def scores(self, task: int, solutions: list[Fitted]) -> np.ndarray | None:
@@ -46,7 +45,8 @@ class Judge:
         """
         split, counted = self.splits[task], None
         if self.validation is not None:
-            rows, codes = self.validation[0], self.validation[1][split.concept]
+            rows, codes = self.validation.rows, self.validation.codes[split.concept]
+            counted = self.validation.weights[split.concept]
         elif split.held is not None:
             rows = self.problem.rows.subset(split.held)
             codes = self.labels.own_codes[split.concept][split.held]

@@ -15,8 +15,7 @@ from convexprobe.activations.source import Source
 from convexprobe.activations.stored import StoredRows
 from convexprobe.arrays.backend import Array, like
 from convexprobe.arrays.ranks import Communicator
-from convexprobe.probes.classes import encode
-from convexprobe.probes.labels import Labels, concept_place, split_concepts
+from convexprobe.probes.labels import Labels, concept_place, known_codes, split_concepts
 from convexprobe.probes.splits import Split
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers.early_stopping import ValidationLoss
@@ -24,10 +23,26 @@ from convexprobe.solvers.early_stopping import ValidationLoss
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation rows of every layer, and their class indices `(rows,)` by concept."""
+    """The validation rows of every layer.
+
+    Attributes:
+        layers: the rows by layer.
+        codes: their class indices `(rows,)` by concept.
+        weights: likewise, 0 where a concept does not know the label; None if it knows all.
+    """
 
     layers: dict[str, Array | StoredRows]
     codes: list[np.ndarray]
+    weights: list[np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class ValidationRows:
+    """The validation rows of one layer, where they are multiplied; see `Validation`."""
+
+    rows: Source
+    codes: list[np.ndarray]
+    weights: list[np.ndarray | None]
 
 
 def check_validation_rows(
@@ -84,29 +99,38 @@ def read_validation(
                 f"validation: expected labels of concepts {list(labels.names)}, "
                 f"found {list(concepts)}"
             )
-        codes = [
-            encode(concepts[concept], order, concept_place("validation", concept))
+        pairs = [
+            known_codes(concept, concepts[concept], order, concept_place("validation", concept))
             for concept, order in zip(labels.names, labels.classes, strict=True)
         ]
-    if communicator.span(rows)[1] == 0:
-        raise ValueError("validation: expected rows on one rank at least, found none")
-    return Validation(held, codes)
+    codes, weights = (list(part) for part in zip(*pairs, strict=True))
+    for concept, own in zip(labels.names, weights, strict=True):
+        counted = rows if own is None else int(own.sum())
+        if communicator.span(counted)[1] == 0:
+            where = "validation" if own is None else concept_place("validation", concept)
+            raise ValueError(f"{where}: expected rows on one rank at least, found none")
+    return Validation(held, codes, weights)
 
 
 def validation_loss(
     problem: Problem,
     splits: list[Split],
     weights: list[np.ndarray | None],
-    validation: tuple[Source, list[np.ndarray]] | None,
+    validation: ValidationRows | None,
 ) -> ValidationLoss:
-    """The loss on the validation rows and class indices given, or on what each split holds out.
+    """The loss on the validation rows given, or on what each split holds out.
 
     `weights` are those of this rank's rows, host `(rows,)` or None, for every concept.
     """
     if validation is not None:
-        rows, codes = validation
-        stacked = np.stack([codes[s.concept] for s in splits])
-        return ValidationLoss(problem, rows, like(stacked, problem.rows.reference), None)
+        rows, reference = validation.rows, problem.rows.reference
+        stacked = np.stack([validation.codes[s.concept] for s in splits])
+        counted: Array | None = None
+        if any(own is not None for own in validation.weights):
+            each = [validation.weights[s.concept] for s in splits]
+            whole = np.stack([np.ones(rows.n) if own is None else own for own in each])
+            counted = like(whole, reference, problem.dtype)
+        return ValidationLoss(problem, rows, like(stacked, reference), counted)
     held = np.zeros((len(splits), problem.rows.n))
     for i, split in enumerate(splits):
         own = weights[split.concept]

@@ -15,7 +15,7 @@ from convexprobe.activations.placement import place
 from convexprobe.activations.source import Rows
 from convexprobe.arrays.backend import like, to_numpy
 from convexprobe.arrays.precision import full_precision
-from convexprobe.probes.labels import Labels, probe_name
+from convexprobe.probes.labels import Labels, layer_of, probe_name
 from convexprobe.probes.probe import Probe, unchecked_logits
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.probes.splits import Split
@@ -79,7 +79,7 @@ def remember(probes: ProbeSet, activations: Any, *, max_bytes: int = 1 << 26) ->
     rows = np.arange(0, n, max(-(-4 * n * most // max_bytes), 1))
     logits = {}
     for name, probe in probes.items():
-        layer = name if name in layers else name.rpartition("/")[0]
+        layer = layer_of(name, probe.concept)
         if layer not in layers:
             raise ValueError(f"activations: expected layer {name!r}, found {list(layers)}")
         kept = Rows(place(layers[layer], None, None).take(rows))

@@ -76,10 +76,10 @@ CASES: dict[str, Case] = {
         ValueError,
         ["types: row 1 has None"],
     ),
-    "an ignored label": (
-        lambda: control_labels(["a", "b"], [1, -100]),
+    "a soft label": (
+        lambda: control_labels(["a", "b"], [1, 0.5]),
         ValueError,
-        ["labels: row 1 has -100", "ignore"],
+        ["labels: row 1 has 0.5", "soft labels"],
     ),
     "a text": (lambda: control_labels("ab", [1, 2]), TypeError, ["types: expected an array"]),
     "a seed": (lambda: control_labels([1], [1], seed=-1), ValueError, ["seed: expected an int"]),

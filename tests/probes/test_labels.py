@@ -47,11 +47,6 @@ REFUSED: dict[str, Case] = {
         ValueError,
         ["labels['b']", "40", "7"],
     ),
-    "NaN in a concept": (
-        lambda: fit(labels={"a": LABELS, "b": with_nan()}),
-        ValueError,
-        ["labels['b']", "NaN", "39"],
-    ),
     "one name twice": (
         lambda: fit({"a": rows(), "a/b": rows()}, {"b/c": LABELS, "c": LABELS}),
         ValueError,
@@ -166,10 +161,10 @@ REFUSED: dict[str, Case] = {
         ValueError,
         ["labels", "'a' twice"],
     ),
-    "a frame with NaN": (
-        lambda: fit(labels=pd.DataFrame({"a": LABELS, "b": with_nan()})),
+    "a frame without a label": (
+        lambda: fit(labels=pd.DataFrame({"a": LABELS, "b": [None] * len(LABELS)})),
         ValueError,
-        ["labels['b']", "row 39"],
+        ["labels['b']", "expected rows with a label, found none"],
     ),
     "a set of classes": (lambda: fit(classes={0, 1}), TypeError, ["classes", "order"]),
     "classes in a mapping": (lambda: fit(classes={0: "a"}), TypeError, ["classes", "order"]),
