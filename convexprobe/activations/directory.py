@@ -27,14 +27,15 @@ from convexprobe.activations.files import is_readable, read_files
 from convexprobe.activations.layers import Activations
 from convexprobe.activations.manifest import (
     EXAMPLES,
-    LABELS,
     MANIFEST,
     POSITIONS,
     Block,
     Column,
     Layer,
     Manifest,
+    StoredLabels,
     block_name,
+    labels_of,
 )
 from convexprobe.activations.stored import CHUNK, StoredRows
 
@@ -218,7 +219,7 @@ def open_activations(
     Returns:
         The rows `(n, d)` by layer, in the order in which the network computes them, each with
         `shape`, `dtype` and `load()`, with their examples and positions if rows are tokens; and
-        the labels `(n,)`, or by concept, or None if there are none.
+        the labels `(n,)`, a dictionary of them if they are of concepts, or None if there are none.
 
     Raises:
         FileNotFoundError: nothing that can be read.
@@ -258,4 +259,4 @@ def open_activations(
                 read.verify(number)
         columns[tensor.key] = stored.load()[:, 0]
     tokens = (columns[key].numpy() for key in (EXAMPLES, POSITIONS) if key in columns)
-    return Activations(rows, *tokens), columns.get(LABELS)
+    return Activations(rows, *tokens), labels_of(columns)

@@ -2,8 +2,9 @@
 
 A directory holds row blocks `00000.safetensors`, `00001.safetensors`, ... and `manifest.json`. A
 block has the rows of every layer for the same examples or tokens, tensors `"activations/NAME"`
-`(r, d)`, and columns `(r,)`: the `"labels"` if there are any, and of tokens the `"examples"` and
-`"positions"`. Any program that reads safetensors can read it. The manifest lists
+`(r, d)`, and columns `(r,)`: the `"labels"` if there are any, or `"labels/NAME"` of each concept,
+and of tokens the `"examples"` and `"positions"`. Any program that reads safetensors can read it.
+The manifest lists
 
     format, complete   the version; whether the extraction reached its end
     model              SHA-256 of the parameters and buffers
@@ -38,6 +39,9 @@ FORMAT = "convexprobe-activations-3"
 MANIFEST = "manifest.json"
 LABELS, EXAMPLES, POSITIONS = "labels", "examples", "positions"
 """The columns that blocks may have beside the rows of layers."""
+
+StoredLabels = Tensor | dict[str, Tensor] | None
+"""The labels of the rows `(n,)`, or those of each concept by name; None if there are none."""
 
 MOST = 256 << 20
 """Bytes of a manifest that is read: more would be a directory of hundreds of terabytes."""
@@ -124,6 +128,22 @@ class Column(Layer):
     @property
     def key(self) -> str:
         return self.names[0]
+
+
+def labels_column(concept: str | None) -> str:
+    """The name of the column that has the labels, or those of a concept."""
+    return LABELS if concept is None else f"{LABELS}/{concept}"
+
+
+def _concept(column: str) -> str | None:
+    """The concept whose labels a column has, if it is one of those."""
+    return column.removeprefix(f"{LABELS}/") if column.startswith(f"{LABELS}/") else None
+
+
+def labels_of(columns: Mapping[str, Tensor]) -> StoredLabels:
+    """The labels among columns."""
+    concepts = {c: column for key, column in columns.items() if (c := _concept(key)) is not None}
+    return concepts or columns.get(LABELS)
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -226,8 +246,11 @@ class Manifest:
         if not isinstance(content["model"], str) or not isinstance(content["request"], dict):
             raise TypeError("model or request is of another type")
         layers, columns = tuple(map(_layer, content["layers"])), dict(content["columns"])
-        if odd := set(columns) - {LABELS, EXAMPLES, POSITIONS}:
+        labels = [key for key in columns if _concept(key) is not None]
+        if odd := set(columns) - {LABELS, EXAMPLES, POSITIONS, *labels}:
             raise ValueError(f"there is no column {min(odd)!r}")
+        if labels and LABELS in columns:
+            raise ValueError("there are labels beside those of concepts")
         names = [name for layer in layers for name in layer.names]
         if len(set(names)) < len(names):
             raise ValueError("two layers have one name")

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from convexprobe._arguments import check_integer
 from convexprobe._hashing import raw_bytes
+from convexprobe.activations.manifest import LABELS, labels_column
 from convexprobe.extraction.identity import describe_value
 from convexprobe.extraction.layer_names import described, matches
 
@@ -26,7 +27,9 @@ WORD_IDS = "word_ids"
 class Batch:
     """The arguments of one forward pass over `rows` examples; `start` examples come before them.
 
-    `inputs` are what the loader gave, without the labels.
+    `inputs` are what the loader gave, without the labels. `labels` are `(rows,)`, or of tokens
+    `(rows, t)`, by the names of their columns (`activations.manifest`): one for each concept, one
+    for plain labels, none without labels.
     """
 
     index: int
@@ -34,7 +37,7 @@ class Batch:
     args: tuple[Tensor, ...]
     kwargs: dict[str, Any]
     rows: int
-    labels: Tensor | None  # (rows,), or of tokens (rows, t)
+    labels: dict[str, Tensor]
     inputs: Any = None
 
     @classmethod
@@ -51,8 +54,9 @@ class Batch:
             axis: of the batch in the first input that has it and is no mask, which are (n, t).
 
         Raises:
-            TypeError: the item is none of those, or its labels are not numbers.
-            ValueError: there is not one label a row, or not one a token.
+            TypeError: the item is none of those, or its labels are not numbers, or a mapping of
+                them whose keys are not strings.
+            ValueError: there is not one label a row, or not one a token, or no concept.
         """
         inputs, labels = item, None
         if isinstance(item, tuple | list) and len(item) in (1, 2):
@@ -68,20 +72,9 @@ class Batch:
                 f"batch {index}: expected a tensor with rows, a pair (inputs, labels) or a mapping "
                 f"with such tensors, found {described(item)}"
             )
-        labels = None if labels is None else _read_labels(labels, f"batch {index}")
         rows = first.shape[axis]
-        if labels is not None and not tokens and labels.shape != (rows,):
-            remedy = "; labels of tokens (n, t) need pool='tokens'" if labels.ndim == 2 else ""
-            raise ValueError(
-                f"batch {index}: expected labels of shape ({rows},), one per row, "
-                f"found {tuple(labels.shape)}{remedy}"
-            )
-        if labels is not None and tokens and (labels.ndim != 2 or len(labels) != rows):
-            raise ValueError(
-                f"batch {index}: expected labels of shape ({rows}, t), one per token, found "
-                f"{tuple(labels.shape)}; -100 leaves a token out"
-            )
-        return cls(index, start, args, kwargs, rows, labels, args[0] if args else kwargs)
+        columns = _read_concepts(labels, rows, f"batch {index}", tokens=tokens)
+        return cls(index, start, args, kwargs, rows, columns, args[0] if args else kwargs)
 
     def tensors(self) -> list[Tensor]:
         """The inputs that are tensors."""
@@ -96,11 +89,12 @@ class Batch:
             return value[index.to(value.device)] if is_row else value
 
         kwargs = {name: take(value) for name, value in self.kwargs.items()}
-        return Batch(self.index, self.start, tuple(map(take, self.args)), kwargs, rows, None)
+        return Batch(self.index, self.start, tuple(map(take, self.args)), kwargs, rows, {})
 
     def checksum(self, crc: int) -> int:
         """CRC-32 of the batch's inputs and labels after data whose CRC-32 is `crc`."""
-        for value in (*self.args, *self.kwargs.values(), self.labels):
+        names = [column for column in self.labels if column != LABELS]
+        for value in (*self.args, *self.kwargs.values(), *names, *self.labels.values()):
             if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested:
                 crc = zlib.crc32(raw_bytes(value.detach().cpu().contiguous()), crc)
             elif value is not None:
@@ -123,20 +117,50 @@ def items_withheld(model: nn.Module, *, asked: bool) -> Callable[[str], bool]:
     return lambda name: name not in parameters and (name == WORD_IDS or drops)
 
 
-def _read_labels(labels: Any, where: str) -> Tensor:
+def _read_concepts(labels: Any, rows: int, where: str, *, tokens: bool) -> dict[str, Tensor]:
+    """The labels by column, in the shape that they have to have."""
+    if labels is None:
+        return {}
+    concepts: Mapping[Any, Any] = labels if isinstance(labels, Mapping) else {None: labels}
+    if not concepts:
+        raise ValueError(f"{where}: expected labels of at least one concept, found none")
+    columns = {}
+    for name, given in concepts.items():
+        if not isinstance(name, str | None) or (name is None and concepts is labels):
+            raise TypeError(f"{where}: names of concepts must be strings, found {name!r}")
+        of = "" if name is None else f" of {name!r}"
+        values = _read_labels(given, where, of)
+        if not tokens and values.shape != (rows,):
+            remedy = "; labels of tokens (n, t) need pool='tokens'" if values.ndim == 2 else ""
+            raise ValueError(
+                f"{where}: expected labels{of} of shape ({rows},), one per row, found "
+                f"{tuple(values.shape)}{remedy}"
+            )
+        if tokens and (values.ndim != 2 or len(values) != rows):
+            raise ValueError(
+                f"{where}: expected labels{of} of shape ({rows}, t), one per token, found "
+                f"{tuple(values.shape)}; -100 leaves a token out"
+            )
+        columns[labels_column(name)] = values
+    return columns
+
+
+def _read_labels(labels: Any, where: str, of: str) -> Tensor:
     if isinstance(labels, np.ma.MaskedArray):
-        raise TypeError(f"{where}: labels must not be masked; leave the masked rows out")
+        raise TypeError(f"{where}: labels{of} must not be masked; leave the masked rows out")
     try:
         if not isinstance(labels, Tensor):
             listed = isinstance(labels, Sequence)  # others, such as pandas', by their values
             labels = torch.tensor(labels if listed else np.asarray(labels), device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{where}: labels must be numbers, found {described(labels)}") from error
+        found = described(labels)
+        raise TypeError(f"{where}: labels{of} must be numbers, found {found}") from error
     plain = labels.layout == torch.strided and not (labels.is_nested or labels.is_quantized)
     if not plain or labels.is_meta or labels.is_complex():
         kind = "a tensor on the meta device" if labels.is_meta else described(labels)
         raise TypeError(
-            f"{where}: labels must be a dense tensor of real numbers, found {kind} ({labels.dtype})"
+            f"{where}: labels{of} must be a dense tensor of real numbers, found {kind} "
+            f"({labels.dtype})"
         )
     return labels
 

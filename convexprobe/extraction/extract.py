@@ -39,7 +39,7 @@ def extract(
     device: torch.device | str = "cpu",
     out: str | PathLike[str] | None = None,
     progress: bool | None = None,
-) -> tuple[Activations, Tensor | None]:
+) -> tuple[Activations, manifest.StoredLabels]:
     """Run a frozen model over a data set and keep the activations, a row per example or per token.
 
     The model runs in evaluation mode, without gradients, on its own device. The first batch runs in
@@ -63,7 +63,9 @@ def extract(
             the model's keyword arguments. Masks among them also tell pools of tokens what to leave
             out, see `extraction.masks`. Items that the model's `forward` does not take are for
             `mask` and for pools that ask for the batch. Labels are (n_b,), or (n_b, t) if rows are
-            tokens or words, of which the label -100 leaves out.
+            tokens or words, of which the label -100 leaves out. A mapping of such labels has those
+            of several concepts by name: a token is left out if it is -100 in all of them, and one
+            that is -100 in some is unknown to those (see `fit_probes`).
         layers: a point, a list of points (`extraction.layer_names` has the grammar), or a predicate
             of name and module over all modules that define `forward`. None takes every leaf.
             Modules that were not named and never run are left out, if another one of the same
@@ -89,10 +91,10 @@ def extract(
 
     Returns:
         The rows (n, d) by point, in the order in which the network computes them, and the labels
-        (n,), or None if the batches have none. If rows are tokens or words, `examples` and
-        `positions` of the former tell which example and token each row is (see `Activations`). A
-        point that was named keeps that name; two names of one point share one tensor. With `out`,
-        what `open_activations(out)` returns.
+        (n,), a dictionary of them if they are of concepts, or None if the batches have none. If
+        rows are tokens or words, `examples` and `positions` of the former tell which example and
+        token each row is (see `Activations`). A point that was named keeps that name; two names of
+        one point share one tensor. With `out`, what `open_activations(out)` returns.
 
     Raises:
         TypeError: an argument, a batch or the value of a point has a type that cannot be used,
@@ -123,7 +125,7 @@ def extract_in_blocks(
     out: str | PathLike[str] | None = None,
     progress: bool | None = None,
     block: int = BLOCK,
-) -> tuple[Activations, Tensor | None]:
+) -> tuple[Activations, manifest.StoredLabels]:
     """`extract`, with the size in bytes of the blocks that are written to `out`."""
     check_model(model)
     _check_loader(loader)
@@ -181,14 +183,21 @@ def _run(
         ValueError: there is no row, or some batches have labels and others have none.
     """
     index = rows = labelled = stored = 0
+    concepts: list[str] = []
     with progress_bar(loader, desc="extract", show=show) as bar:
         for index, item in enumerate(bar):
             batch = Batch.read(item, index, rows, tokens=tokens, axis=axis)
-            rows, labelled = rows + batch.rows, labelled + (batch.labels is not None)
+            rows, labelled = rows + batch.rows, labelled + bool(batch.labels)
             if labelled not in (0, index + 1):
                 raise ValueError(
                     f"batch {index}: expected labels in every batch or in none, found them in "
                     f"{labelled} of {index + 1}"
+                )
+            concepts = concepts or list(batch.labels)
+            if set(batch.labels) != set(concepts):
+                raise ValueError(
+                    f"batch {index}: expected {', '.join(map(repr, concepts))} as in the batches "
+                    f"before, found {', '.join(map(repr, batch.labels))}"
                 )
             if recorder.writer.skips(batch):
                 stored += batch.rows

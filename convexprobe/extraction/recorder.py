@@ -113,7 +113,7 @@ class Recorder:
                 )
         if self.tokens is not None:
             return self.tokens[1].columns
-        return {} if batch.labels is None else {manifest.LABELS: batch.labels}
+        return batch.labels
 
     def _forward(self, model: nn.Module, batch: Batch, home: torch.device) -> None:
         def move(value: Any) -> Any:

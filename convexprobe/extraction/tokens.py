@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from convexprobe.activations.manifest import EXAMPLES, LABELS, POSITIONS
+from convexprobe.activations.manifest import EXAMPLES, POSITIONS
 from convexprobe.extraction.layer_names import described
 
 IGNORED = -100
@@ -37,12 +38,14 @@ class TokenRows:
     start: int
 
     @classmethod
-    def choose(cls, kept: Tensor, labels: Tensor | None, words: Any, start: int) -> TokenRows:
+    def choose(
+        cls, kept: Tensor, labels: Mapping[str, Tensor], words: Any, start: int
+    ) -> TokenRows:
         """The rows of a batch.
 
         Args:
             kept: which tokens the mask keeps, bool (n, t).
-            labels: of each token (n, t); those that are `IGNORED` are no rows.
+            labels: of each token (n, t), by column; tokens that are `IGNORED` in all are no rows.
             words: the word of each token (n, t), `NO_WORD` for none: each word is one row, with the
                 label and the position of its first piece. None makes each token a row; False says
                 that the batch does not tell its words.
@@ -51,15 +54,18 @@ class TokenRows:
         Raises:
             ValueError: labels or words of another shape, or words that are no integers.
         """
-        if labels is not None and labels.shape != kept.shape:
-            raise ValueError(
-                f"expected labels of shape {tuple(kept.shape)}, one per token, found "
-                f"{tuple(labels.shape)}"
-            )
+        for values in labels.values():
+            if values.shape != kept.shape:
+                raise ValueError(
+                    f"expected labels of shape {tuple(kept.shape)}, one per token, found "
+                    f"{tuple(values.shape)}"
+                )
         if words is not None:
             words = _checked(words, kept)
         t = kept.shape[1]
-        labelled = torch.ones_like(kept) if labels is None else _labelled(labels)
+        labelled = torch.zeros_like(kept) if labels else torch.ones_like(kept)
+        for values in labels.values():
+            labelled |= _labelled(values)
         row = None
         if words is None:
             tokens = first = (kept & labelled).flatten().nonzero()[:, 0]
@@ -74,8 +80,8 @@ class TokenRows:
             tokens, row, first = tokens[known[row]], row[known[row]], first[known]
             row = (known.cumsum(0) - 1)[row]  # counted anew
         columns = {EXAMPLES: start + first // t, POSITIONS: first % t}
-        if labels is not None:
-            columns[LABELS] = labels.flatten()[first.to(labels.device)]
+        for column, values in labels.items():
+            columns[column] = values.flatten()[first.to(values.device)]
         return cls(kept, tokens, row, columns, start)
 
     def rows(self, x: Tensor) -> Tensor:

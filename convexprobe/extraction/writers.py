@@ -22,14 +22,15 @@ from convexprobe.activations.directory import open_activations
 from convexprobe.activations.layers import Activations
 from convexprobe.activations.manifest import (
     EXAMPLES,
-    LABELS,
     MANIFEST,
     POSITIONS,
     Block,
     Layer,
     Manifest,
+    StoredLabels,
     block_name,
     dtype_name,
+    labels_of,
 )
 from convexprobe.extraction.batch import Batch
 from convexprobe.extraction.identity import describe_function, describe_model
@@ -81,7 +82,7 @@ class Writer(ABC):
         """Copy the columns of the current batch, whose points have all been added."""
 
     @abstractmethod
-    def finish(self, names: Names) -> tuple[Activations, Tensor | None]:
+    def finish(self, names: Names) -> tuple[Activations, StoredLabels]:
         """All rows by name, and the labels; the writer keeps nothing."""
 
     def close(self) -> None:  # noqa: B027 (most have nothing to do)
@@ -115,7 +116,7 @@ class MemoryWriter(Writer):
         for key, values in columns.items():
             self.columns[key].append(values.to(self.device, copy=True))
 
-    def finish(self, names: Names) -> tuple[Activations, Tensor | None]:
+    def finish(self, names: Names) -> tuple[Activations, StoredLabels]:
         """Each tensor has a storage of exactly its size."""
         layers: dict[str, Tensor] = {}
         for point in list(self.blocks):
@@ -125,7 +126,7 @@ class MemoryWriter(Writer):
             layers.update(dict.fromkeys(names[point], whole))
         columns = {key: torch.cat(parts) for key, parts in self.columns.items()}
         tokens = (columns[key].cpu().numpy() for key in (EXAMPLES, POSITIONS) if key in columns)
-        return Activations(layers, *tokens), columns.get(LABELS)
+        return Activations(layers, *tokens), labels_of(columns)
 
 
 class DirectoryWriter(Writer):
@@ -265,7 +266,7 @@ class DirectoryWriter(Writer):
         if self.bytes >= self.block:
             self._write(names)
 
-    def finish(self, names: Names) -> tuple[Activations, Tensor | None]:
+    def finish(self, names: Names) -> tuple[Activations, StoredLabels]:
         """Write what is left, mark the directory as complete and open it."""
         if self.done:
             raise ValueError(

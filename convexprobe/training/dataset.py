@@ -13,11 +13,12 @@ from torch import Tensor
 from convexprobe._arguments import shown
 from convexprobe._hashing import fingerprint
 from convexprobe._random_state import random_states_kept
+from convexprobe.activations.manifest import StoredLabels
 from convexprobe.arrays.backend import is_array, to_numpy
 from convexprobe.extraction.batch import Batch
 from convexprobe.extraction.tokens import IGNORED
-from convexprobe.probes.classes import distinct, encode
-from convexprobe.probes.labels import concept_place, split_concepts
+from convexprobe.probes.classes import distinct, encode, unknown_labels
+from convexprobe.probes.labels import concept_place, split_concepts, unknown_of
 
 Concepts = dict[str | None, np.ndarray]
 """Labels `(n,)` by concept, of examples or of tokens; the one key None for plain labels."""
@@ -37,7 +38,7 @@ class RepeatableData:
         axis: of the batch in the inputs of a loader.
 
     Attributes:
-        concepts: the labels, of tokens those that are not -100; None if each batch of a loader
+        concepts: the labels, of tokens those that a concept knows; None if each batch of a loader
             brings its own.
         rows: how many labels a concept has.
         description: identifies the data, for records: checksums of arrays, and of a loader its type
@@ -45,8 +46,8 @@ class RepeatableData:
 
     Raises:
         TypeError: data without labels, or a loader that can be iterated over only once.
-        ValueError: inputs and labels of different lengths; labels of tokens that are not `(n, t)`,
-            or of which concepts leave out different ones.
+        ValueError: inputs and labels of different lengths, or labels of tokens that are not
+            `(n, t)`.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class RepeatableData:
                 batch = Batch.read(values, 0, tokens=self._tokens, axis=self._axis)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"{self.what}: {error}") from None
-            if batch.labels is None:
+            if not batch.labels:
                 raise ValueError(f"{self.what}: expected batches with labels, found none")
             checksums.append(f"{batch.checksum(0):08x}")
         return {"loader": type(loader).__name__, "first batch": checksums}
@@ -141,25 +142,25 @@ class RepeatableData:
             batches.append((batch[""] if self._bare else batch, self._numbers[span]))
         return batches
 
-    def read_labels(self, labels: Tensor | None) -> Concepts:
+    def read_labels(self, labels: StoredLabels) -> Concepts:
         """The labels of the rows, for which `extract` returned `labels`."""
         if labels is None:
             raise ValueError(f"{self.what}: expected batches with labels, found none")
         if self.concepts is not None:
+            assert isinstance(labels, Tensor)  # numbers of them, see `loader`
             return {name: values[labels.numpy()] for name, values in self.concepts.items()}
-        return split_concepts(labels, len(labels), f"{self.what} labels")
+        rows = len(labels if isinstance(labels, Tensor) else next(iter(labels.values())))
+        return split_concepts(labels, rows, f"{self.what} labels")
 
 
 def _labelled_tokens(labels: Any, examples: int, what: str) -> tuple[Any, Tensor]:
-    """The labels of tokens that are not -100, by concept, and the number of each or -100 `(n, t)`.
+    """The labels of tokens that some concept knows, and the number of each or -100 `(n, t)`.
 
     Raises:
-        ValueError: a concept's labels are not `(n, t)`, all are -100, or concepts leave out
-            different tokens.
+        ValueError: a concept's labels are not `(n, t)` or have another t, or none is known.
     """
     columns = dict(labels) if isinstance(labels, Mapping) else {None: labels}
-    flat: dict[Any, np.ndarray] = {}
-    known: np.ndarray | None = None
+    matrices: dict[Any, np.ndarray] = {}
     for name, given in columns.items():
         where = concept_place(what, name)
         values = _matrix(given, where)
@@ -168,20 +169,17 @@ def _labelled_tokens(labels: Any, examples: int, what: str) -> tuple[Any, Tensor
                 f"{where}: expected labels of shape ({examples}, t), one per token, found "
                 f"{values.shape}; -100 leaves a token out"
             )
-        unsigned = values.dtype.kind in "ub"
-        here = np.ones(values.shape, bool) if unsigned else np.asarray(values != IGNORED, bool)
-        if known is None:
-            known = here
-        if not np.array_equal(here, known):
-            raise ValueError(
-                f"{where}: expected -100 for the same tokens as in {min(flat, key=str)!r}, found "
-                "it for others; probe such concepts one by one"
-            )
-        flat[name] = values[here]
-    if known is None or not known.any():
+        matrices[name] = values
+    if len({values.shape for values in matrices.values()}) > 1:
+        shapes = {name: values.shape for name, values in matrices.items()}
+        raise ValueError(f"{what}: expected concepts of as many tokens, found shapes {shapes}")
+    some = [~unknown_labels(values) for values in matrices.values()]
+    if not some or not np.any(some):
         raise ValueError(f"{what}: expected a token with a label other than -100, found none")
+    known = np.logical_or.reduce(some)
     numbers = np.full(known.shape, IGNORED, np.int64)
     numbers[known] = np.arange(known.sum())
+    flat = {name: values[known] for name, values in matrices.items()}
     return (flat if isinstance(labels, Mapping) else flat[None]), torch.from_numpy(numbers)
 
 
@@ -201,7 +199,8 @@ def labels_checksum(concepts: Concepts) -> str:
     """SHA-256 of the class of every row, and of the classes' names."""
     parts = []
     for name, values in concepts.items():
-        classes = distinct(values)
-        codes = encode(values, classes)
+        unknown = unknown_of(name, values, None)
+        classes = distinct(values, unknown=unknown)
+        codes = encode(values, classes, unknown=unknown)
         parts += [codes, np.frombuffer(repr((name, classes)).encode(), np.uint8)]
     return fingerprint(*parts)

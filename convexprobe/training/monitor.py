@@ -23,8 +23,7 @@ from convexprobe.extraction.identity import describe_function
 from convexprobe.extraction.layer_names import LayerChoice, choose_layers
 from convexprobe.extraction.masks import MaskChoice, check_mask
 from convexprobe.extraction.pooling import EXAMPLES, PoolChoice, pool_rules
-from convexprobe.probes.classes import encode
-from convexprobe.probes.labels import check_two_classes, read_labels
+from convexprobe.probes.labels import check_two_classes, concept_place, known_codes, read_labels
 from convexprobe.probes.options import check_l2
 from convexprobe.solvers import Solver, by_name
 from convexprobe.training.dataset import RepeatableData
@@ -59,8 +58,9 @@ class ProbeMonitor:
         data: inputs `(n, ...)` with `labels`, or a mapping of them (keyword arguments of the
             model); or a loader of batches as `extract` takes them, which gives the same rows in the
             same order every time.
-        labels: of any form that `fit_probes` takes: classes `(n,)`, or concepts by name. If rows
-            are tokens or words, classes `(n, t)`, or a mapping of them; -100 leaves a token out.
+        labels: of any form that `fit_probes` takes: classes `(n,)`, or concepts by name, each of
+            which may not know some. If rows are tokens or words, classes `(n, t)`, or a mapping of
+            them; -100 leaves a token out.
         layers: as in `extract`.
         pool: as in `extract`; `random_features(1000)` keeps feature maps small.
         mask, batch_axis: as in `extract`. Arrays beside labels have the batch in front.
@@ -191,8 +191,8 @@ class ProbeMonitor:
         classes = dict(zip(targets.names, targets.classes, strict=True))
         with ranks.raise_together():
             for index, name in enumerate(targets.names):
-                place = _place("labels", name)
-                check_two_classes(targets.codes[index], None, place)
+                place = concept_place("labels", name)
+                check_two_classes(targets.codes[index], targets.known[index], place)
                 if saved:
                     for c in classes[name]:
                         if not isinstance(c, str | int | float | None):
@@ -200,10 +200,10 @@ class ProbeMonitor:
                                 f"{place}: class {c!r} cannot be saved in out; use str or int"
                             )
             for name, values in {} if held is None else (held.concepts or {}).items():
-                place = _place("test labels", name)
+                place = concept_place("test labels", name)
                 if name not in classes:
                     raise ValueError(f"{place}: expected a concept of labels, found another")
-                encode(values, classes[name], place)
+                known_codes(name, values, classes[name], place)
 
     @property
     def history(self) -> ProbeHistory:
@@ -267,10 +267,6 @@ def _held_out(
             f"test: expected a pair (inputs, labels), as data are arrays, found {shown(test)}"
         )
     return read(test[0], test[1], what="test")
-
-
-def _place(what: str, concept: str | None) -> str:
-    return what if concept is None else f"{what}[{concept!r}]"
 
 
 def _listed(layers: Any) -> Any:

@@ -238,7 +238,7 @@ def test_words_are_grouped_as_a_loop_would(data: st.DataObject) -> None:
                 expected.append(
                     [10 + i, places[0], int(labels[i, places[0]]), x[i, places].mean(0)]
                 )
-    rows = TokenRows.choose(kept, labels, words, 10)
+    rows = TokenRows.choose(kept, {"labels": labels}, words, 10)
     got = rows.columns
     assert [list(c) for c in zip(*(got[k].tolist() for k in ("examples", "positions", "labels")),
                                  strict=True)] == [e[:3] for e in expected]  # fmt: skip
@@ -248,14 +248,14 @@ def test_words_are_grouped_as_a_loop_would(data: st.DataObject) -> None:
 
 def test_half_precision_words_are_summed_in_full() -> None:
     x = torch.full((1, 512, 2), 200.0, dtype=torch.float16)
-    rows = TokenRows.choose(torch.ones(1, 512) > 0, None, torch.zeros(1, 512, dtype=torch.int32), 0)
+    rows = TokenRows.choose(torch.ones(1, 512) > 0, {}, torch.zeros(1, 512, dtype=torch.int32), 0)
     assert torch.equal(rows.rows(x), torch.full((1, 2), 200.0))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int8, torch.float32])
 def test_labels_of_any_type_are_compared_with_the_ignored_one(dtype: torch.dtype) -> None:
     labels = torch.tensor([[156, 1, 0]]).to(dtype)
-    rows = TokenRows.choose(torch.ones(1, 3) > 0, labels, None, 0)
+    rows = TokenRows.choose(torch.ones(1, 3) > 0, {"labels": labels}, None, 0)
     # 156 is -100 in eight bits with a sign, and only there
     assert len(rows.columns["labels"]) == (2 if dtype == torch.int8 else 3)
 

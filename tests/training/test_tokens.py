@@ -71,6 +71,29 @@ def test_labels_of_tokens_may_be_strings_and_concepts_and_held_out() -> None:
     assert losses(entry)["fc/word class"] == pytest.approx(losses(plain)["fc"], abs=2e-3)
 
 
+def test_concepts_may_know_the_labels_of_other_tokens() -> None:
+    first = torch.where(torch.arange(T) % 2 == 0, (LABELS > 0).long(), -100)
+    concepts = {"class": LABELS, "first": first}
+    loader = [
+        ({name: x[i : i + 5] for name, x in DATA.items()},
+         {name: y[i : i + 5] for name, y in concepts.items()})
+        for i in range(0, N, 5)
+    ]  # fmt: skip
+    named = np.array(["DET", "NOUN", "VERB"], dtype=object)[LABELS.clamp(min=0)]
+    named[LABELS == -100] = None
+    for data, given in ((DATA, concepts), (loader, None), (DATA, {**concepts, "class": named})):
+        monitor = cxp.ProbeMonitor(data, given, pool="tokens", l2=1e-2, test=None)
+        entry = monitor.record(Tagger(), 0)
+        assert entry is not None and {r.layer for r in entry.layers} == {
+            "embed/class", "embed/first", "fc/class", "fc/first",
+        }  # fmt: skip
+        for name, values in concepts.items():
+            alone = cxp.ProbeMonitor(DATA, values, pool="tokens", l2=1e-2).record(Tagger(), 0)
+            assert losses(entry)[f"fc/{name}"] == pytest.approx(losses(alone)["fc"], abs=2e-3)
+        known = MASK.bool() & (first != -100)
+        assert monitor.history[0]["fc/first"].rows == int(known.sum())
+
+
 def test_a_mask_and_a_batch_axis_reach_the_extraction() -> None:
     half = lambda batch: batch["attention_mask"] * (batch["input_ids"] > 4)  # noqa: E731
     some = torch.cat([MASK.bool() & (IDS > 4)])
@@ -120,8 +143,8 @@ def test_a_sweep_over_tokens_resumes_and_knows_another_mask(tmp_path: Path) -> N
         (LABELS[:, 0], r"labels: expected labels of shape \(12, t\), one per token, found \(12,\)"),
         (LABELS[:5], r"labels: expected labels of shape \(12, t\), .* found \(5, 5\); -100 leaves"),
         (torch.full_like(LABELS, -100), "labels: expected a token with a label other than -100"),
-        ({"a": LABELS, "b": LABELS.clamp(min=0)},
-         r"labels\['b'\]: expected -100 for the same tokens as in 'a', found it for others"),
+        ({"a": LABELS, "b": LABELS[:, :3]},
+         r"labels: expected concepts of as many tokens, found shapes .*\(12, 5\).*\(12, 3\)"),
         ([[0, 1], [1]] * 6, "labels: expected .* found rows of different lengths, .* pad them"),
         ({}, "labels: expected a token"),
     ],
