@@ -41,7 +41,8 @@ class Score:
         recall_at_1pct_fpr: recall at a false positive rate of at most 1 %, likewise.
         top5_accuracy: fraction of rows whose class is among the five most probable.
         calibration_error: expected calibration error in fifteen bins.
-        confusion: weight of rows by true class and predicted class, host `(k, k)`.
+        confusion: weight of rows by true class and predicted class, host `(k, k)`; None where it
+            was not recorded, see `LayerResult`.
         samples: the measures of bootstrap samples by name, host `(samples,)` each; samples of one
             seed are paired, so that differences of two scores on the same rows have intervals, too.
     """
@@ -56,7 +57,7 @@ class Score:
     recall_at_1pct_fpr: float
     top5_accuracy: float
     calibration_error: float
-    confusion: np.ndarray = field(compare=False)
+    confusion: np.ndarray | None = field(compare=False)
     samples: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False)
 
     @property

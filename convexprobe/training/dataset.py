@@ -40,6 +40,7 @@ class RepeatableData:
     Attributes:
         concepts: the labels, of tokens those that a concept knows; None if each batch of a loader
             brings its own.
+        examples: how many there are; None of a loader, which does not tell.
         rows: how many labels a concept has.
         description: identifies the data, for records: checksums of arrays, and of a loader its type
             and a checksum of its first batch.
@@ -65,6 +66,7 @@ class RepeatableData:
         self._tokens, self._axis = tokens, axis
         self._inputs: dict[str, Tensor] = {}
         self.concepts: Concepts | None = None
+        self.examples: int | None = None
         if labels is None:
             self.description = self._describe_loader(data)
             return
@@ -88,15 +90,15 @@ class RepeatableData:
         if not self._inputs:
             raise ValueError(f"{what}: expected inputs, found none")
         rows = {name: len(x) if x.ndim else 0 for name, x in self._inputs.items()}
-        self._examples = next(iter(rows.values()))
-        if len(set(rows.values())) > 1 or not self._examples:
+        self.examples = next(iter(rows.values()))
+        if len(set(rows.values())) > 1 or not self.examples:
             shapes = {name or what: tuple(x.shape) for name, x in self._inputs.items()}
             raise ValueError(f"{what}: expected inputs of as many rows, found shapes {shapes}")
         name = "labels" if what == "data" else f"{what} labels"
         if tokens:
-            labels, self._numbers = _labelled_tokens(labels, self._examples, name)
+            labels, self._numbers = _labelled_tokens(labels, self.examples, name)
         else:
-            self._numbers = torch.arange(self._examples)
+            self._numbers = torch.arange(self.examples)
         self.rows = int(self._numbers.max()) + 1
         self.concepts = split_concepts(labels, self.rows, name)
         inputs = fingerprint(*(to_numpy(x) for x in self._inputs.values()))
@@ -136,7 +138,7 @@ class RepeatableData:
         if not self._inputs:
             return self._given
         batches = []
-        for start in range(0, self._examples, self._size):
+        for start in range(0, self.examples or 0, self._size):
             span = slice(start, start + self._size)
             batch = {name: value[span] for name, value in self._inputs.items()}
             batches.append((batch[""] if self._bare else batch, self._numbers[span]))

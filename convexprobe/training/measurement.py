@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from convexprobe._random_state import random_states_kept
@@ -19,7 +20,7 @@ from convexprobe.extraction.layer_names import LayerChoice
 from convexprobe.extraction.masks import MaskChoice
 from convexprobe.extraction.pooling import PoolChoice
 from convexprobe.probes.fit import fit_probes
-from convexprobe.probes.labels import probe_name
+from convexprobe.probes.labels import probe_name, read_labels
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.probes.warm_start import Remembered, remember
 from convexprobe.solvers import Solver
@@ -43,7 +44,7 @@ class Measured:
 class Measurement:
     """What is the same for every step: rows, layers and the settings of fits, as in `ProbeMonitor`.
 
-    `l2` is None for "auto".
+    `l2` is None for "auto". `groups` are this rank's, a host vector with a value an example.
     """
 
     data: RepeatableData
@@ -54,6 +55,10 @@ class Measurement:
     batch_axis: AxisChoice
     solver: Solver
     l2: float | None
+    class_weight: str | dict[Any, float] | None
+    groups: np.ndarray | None
+    scoring: str
+    standardize: bool
     tol: float
     max_passes: float
     seed: int
@@ -119,10 +124,15 @@ class Measurement:
         start: Remembered | ProbeSet | None,
         penalties: Mapping[str, float],
     ) -> ProbeSet:
+        ranks = Communicator.of(self.process_group)
+        with ranks.raise_together():
+            groups = self._groups_of(x)
         fit = partial(
             fit_probes, solver=self.solver, tol=self.tol, max_passes=self.max_passes,
-            progress=False, process_group=self.process_group,
+            groups=groups, standardize=self.standardize, progress=False,
+            process_group=self.process_group,
         )  # fmt: skip
+        class_weight = self._class_weights(y, ranks)
         probes = ProbeSet({})
         for layer, rows in x.items():
             one = Activations({layer: rows}, x.examples, x.positions)
@@ -132,14 +142,51 @@ class Measurement:
             given = {n: penalties.get(n) if self.l2 is None else self.l2 for n in concepts}
             chosen, first = {n: l2 for n, l2 in given.items() if l2 is not None}, start
             if len(chosen) < len(concepts):
-                path = fit(one, _as_given(y), seed=self.seed, refit=False)
+                path = fit(
+                    one, _as_given(y), seed=self.seed, scoring=self.scoring, refit=False,
+                    class_weight=self.class_weight,
+                )  # fmt: skip
                 chosen, first = {n: path[n].l2 for n in concepts}, path
             fitted: dict[str, Any] = {}
             for l2 in dict.fromkeys(chosen.values()):  # concepts of one penalty together
-                part = _as_given({c: y[c] for n, c in concepts.items() if chosen[n] == l2})
-                fitted |= fit(one, part, l2=l2, warm_start=first)
+                part = {c: y[c] for n, c in concepts.items() if chosen[n] == l2}
+                weight = (
+                    class_weight
+                    if isinstance(class_weight, str | None)
+                    else {name: value for c in part for name, value in class_weight[c].items()}
+                )
+                fitted |= fit(one, _as_given(part), l2=l2, warm_start=first, class_weight=weight)
             probes |= {name: fitted[name] for name in concepts}
         return probes
+
+    def _groups_of(self, x: Activations) -> np.ndarray | None:
+        """The groups of this rank's rows: those of the examples that tokens are of.
+
+        Raises:
+            ValueError: there are more examples than groups.
+        """
+        if self.groups is None or x.examples is None:
+            return self.groups
+        last = int(x.examples.max(initial=-1))
+        if last >= len(self.groups):
+            raise ValueError(
+                f"groups: expected one value an example, found {len(self.groups)}, and a token of "
+                f"example {last}, counted from 0"
+            )
+        return self.groups[x.examples]
+
+    def _class_weights(
+        self, y: Concepts, ranks: Communicator
+    ) -> str | dict[str | None, dict[Any, float]] | None:
+        """The weights of classes; of a mapping, those that each concept has: concepts are fitted in
+        several parts, and a class of another part is no mistake."""
+        if not isinstance(self.class_weight, dict):
+            return self.class_weight
+        labels = read_labels(_as_given(y), len(next(iter(y.values()))), None, ranks)
+        return {
+            concept: {c: w for c, w in self.class_weight.items() if c in classes}
+            for concept, classes in zip(labels.names, labels.classes, strict=True)
+        }
 
 
 def _as_given(labels: Concepts) -> Any:

@@ -8,23 +8,29 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from convexprobe._arguments import (
+    check_bool,
     check_choice,
     check_integer,
     check_path,
     check_real,
     shown,
 )
+from convexprobe._hashing import fingerprint
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.extraction.batch import AxisChoice, axis_of, batch_axes
 from convexprobe.extraction.identity import describe_function
 from convexprobe.extraction.layer_names import LayerChoice, choose_layers
 from convexprobe.extraction.masks import MaskChoice, check_mask
 from convexprobe.extraction.pooling import EXAMPLES, PoolChoice, pool_rules
+from convexprobe.probes.class_weights import check_class_weight, row_weights
+from convexprobe.probes.columns import host_vector
+from convexprobe.probes.groups import read_groups
 from convexprobe.probes.labels import check_two_classes, concept_place, known_codes, read_labels
-from convexprobe.probes.options import check_l2
+from convexprobe.probes.options import SCORING, check_l2
 from convexprobe.solvers import Solver, by_name
 from convexprobe.training.dataset import RepeatableData
 from convexprobe.training.history import ProbeHistory
@@ -64,7 +70,8 @@ class ProbeMonitor:
         layers: as in `extract`.
         pool: as in `extract`; `random_features(1000)` keeps feature maps small.
         mask, batch_axis: as in `extract`. Arrays beside labels have the batch in front.
-        test: held-out rows: `(inputs, labels)`, or a loader where `data` is one.
+        test: held-out rows: `(inputs, labels)`, or a loader where `data` is one. Every measure of
+            them is recorded: `Entry.scores` has them by layer and concept.
         out: directory to record in, by this monitor alone until `close()`. A step that is recorded
             there, of the same network, is not computed again: a run that was killed goes on where
             it was and ends with the same bits. The network is the same if its weights, the
@@ -77,6 +84,10 @@ class ProbeMonitor:
             1e-6 and 1 times the layer's typical feature variance; every later step uses it again.
             Penalties that followed the variance would show their own changes as the network's. The
             choice counts in the first step's seconds, not in its passes.
+        class_weight, scoring, standardize: as in `fit_probes`. Every step's probes are fitted to
+            all rows, those that the choice of a penalty held out as well.
+        groups: as in `fit_probes`, but one value an example: all tokens of an example are in its
+            group.
         tol: relative tolerance of the certificate.
         solver: as in `fit_probes`.
         batch_size: rows of a batch, where `data` are tensors.
@@ -109,6 +120,10 @@ class ProbeMonitor:
         out: str | os.PathLike[str] | None = None,
         warm_start: str = "auto",
         l2: float | str = "auto",
+        class_weight: str | Mapping[Any, float] | None = None,
+        groups: Any = None,
+        scoring: str = "error",
+        standardize: bool = False,
         tol: float = 1e-3,
         solver: str | Solver = "auto",
         batch_size: int = 250,
@@ -131,6 +146,9 @@ class ProbeMonitor:
             if out is not None:
                 check_path("out", out)
             check_mask(mask)
+            check_choice("scoring", scoring, SCORING)
+            check_bool("standardize", standardize)
+            weights = check_class_weight(class_weight)
             axis = axis_of(batch_axes(batch_axis), ["input"])
             tokens = any(rule.rows != EXAMPLES for rule in pool_rules(pool).values())
             layers = _listed(layers)
@@ -145,6 +163,10 @@ class ProbeMonitor:
                 batch_axis=batch_axis,
                 solver=by_name(solver),
                 l2=None if penalties is None else float(penalties[0]),
+                class_weight=weights,
+                groups=None if groups is None else _read_groups(groups, rows),
+                scoring=scoring,
+                standardize=standardize,
                 tol=check_real("tol", tol, above=0),
                 max_passes=check_real("max_passes", max_passes, above=0),
                 seed=seed,
@@ -158,16 +180,24 @@ class ProbeMonitor:
                 "batch_axis": _described(batch_axis, unknown),
                 "warm_start": warm_start,
                 "l2": l2 if penalties is None else float(penalties[0]),
+                "class_weight": [[repr(c), w] for c, w in weights.items()]
+                if isinstance(weights, dict)
+                else weights,
+                "scoring": scoring,
+                "standardize": standardize,
                 "tol": tol,
                 "solver": repr(self._measurement.solver),
                 "max_passes": max_passes,
                 "seed": seed,
             }
-        kinds = {"labels": labels is None, "test": test is None, "out": out is None}
+        given = {"labels": labels, "test": test, "out": out, "groups": groups}
+        kinds = {name: value is None for name, value in given.items()}
         ranks.check_same(**settings, on_error=on_error, **kinds)
         self._check_labels(ranks, saved=out is not None)
-        held = self._measurement.test
+        held, own = self._measurement.test, self._measurement.groups
+        numbers = None if own is None else read_groups(own, len(own), ranks)
         settings |= {
+            "groups": None if numbers is None else fingerprint(numbers),
             "batch_size": batch_size,
             "data": rows.description,
             "test": None if held is None else held.description,
@@ -189,6 +219,7 @@ class ProbeMonitor:
             return
         targets = read_labels(rows.concepts.get(None, rows.concepts), rows.rows, None, ranks)
         classes = dict(zip(targets.names, targets.classes, strict=True))
+        row_weights(targets, None, self._measurement.class_weight)  # refuses what is no class
         with ranks.raise_together():
             for index, name in enumerate(targets.names):
                 place = concept_place("labels", name)
@@ -252,6 +283,19 @@ class ProbeMonitor:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _read_groups(groups: Any, rows: RepeatableData) -> np.ndarray:
+    """A value an example, as a host vector.
+
+    Raises:
+        ValueError: not one value an example.
+    """
+    values, count = host_vector(groups, "groups"), rows.examples
+    if values.ndim != 1 or (count is not None and len(values) != count):
+        expected = "(n,)" if count is None else f"({count},)"
+        raise ValueError(f"groups: expected one value an example, {expected}, found {values.shape}")
+    return values
 
 
 def _held_out(

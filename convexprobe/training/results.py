@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from convexprobe.metrics.score import Score
+import numpy as np
+
+from convexprobe.metrics.score import FORMATS, Score
+from convexprobe.probes.labels import layer_of
 from convexprobe.probes.probe import Probe
+from convexprobe.probes.scores import Scores
 from convexprobe.solvers.solution import Solved, Status
+
+MOST_CLASSES = 100
+"""Classes up to which a confusion matrix is recorded: of a thousand it would fill the record."""
+
+MEASURES = tuple(name for name in FORMATS if name != "usable_information")
+"""The measures of a score that are recorded; the others follow from them."""
+
+_DEFINED = ("error", "loss", "label_entropy", "rows")
+"""What every score has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +29,15 @@ class LayerResult(Solved):
 
     The attributes are those of `Solved` and
 
-        layer: the probe's name.
-        test_error: fraction of the held-out rows that are misclassified, None without such rows.
-        test_loss: mean cross-entropy on them, nats, likewise.
+        layer: the probe's name, "layer" or "layer/concept".
+        concept: the name of its concept, None for plain labels.
+        test: its score on the held-out rows, without bootstrap samples, and without the confusion
+            matrix of more than a hundred classes; None without such rows.
     """
 
     layer: str
-    test_error: float | None
-    test_loss: float | None
+    concept: str | None
+    test: Score | None
 
     @classmethod
     def of(cls, layer: str, probe: Probe, held: Score | None) -> LayerResult:
@@ -32,24 +46,44 @@ class LayerResult(Solved):
         Raises:
             ValueError: a number of it is NaN.
         """
-        row = {
-            **probe.known(),
-            "layer": layer,
-            "test_error": None if held is None else held.error,
-            "test_loss": None if held is None else held.loss,
-        }
+        if held is not None and len(probe.classes) > MOST_CLASSES:
+            held = replace(held, confusion=None)
+        row = {**probe.known(), "layer": layer, "concept": probe.concept, "test": held}
         try:
             return cls(**checked(cls, row))
         except ValueError as error:
             raise ValueError(f"layer {layer!r}: {error}") from None
 
+    @property
+    def test_error(self) -> float | None:
+        """Fraction of the held-out rows that are misclassified, None without such rows."""
+        return None if self.test is None else self.test.error
+
+    @property
+    def test_loss(self) -> float | None:
+        """Mean cross-entropy on the held-out rows, nats, None without such rows."""
+        return None if self.test is None else self.test.loss
+
+    def value(self, column: str) -> float | None:
+        """A field by name, or "test_" and the name of a measure: None without held-out rows."""
+        if column.startswith("test_"):
+            return None if self.test is None else getattr(self.test, column.removeprefix("test_"))
+        return getattr(self, column)
+
     def to_row(self) -> dict[str, Any]:
-        """Return the fields by name, as a table or JSON holds them."""
-        return {**vars(self), "status": self.status.name.lower()}
+        """Return the fields by name, as a table holds them, every measure in a column."""
+        row = {**vars(self), "status": self.status.name.lower()}
+        del row["test"]
+        return {**row, **{f"test_{name}": self.value(f"test_{name}") for name in FORMATS}}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields by name, as JSON holds them."""
+        score = None if self.test is None else _score_to_json(self.test)
+        return {**vars(self), "status": self.status.name.lower(), "test": score}
 
     @classmethod
-    def from_row(cls, row: Any) -> LayerResult:
-        """Make the record of what `to_row` returned.
+    def from_json(cls, row: Any) -> LayerResult:
+        """Make the record of what `to_json` returned.
 
         Raises:
             ValueError: other fields, or values of other types.
@@ -57,7 +91,46 @@ class LayerResult(Solved):
         status = row.get("status") if isinstance(row, dict) else None
         if not isinstance(status, str) or status not in _STATUS:
             raise ValueError(f"expected the status of a layer, found {status!r}")
-        return cls(**checked(cls, {**row, "status": _STATUS[status]}))
+        score = row.get("test")
+        known = {"status": _STATUS[status], "test": None if score is None else _score_of(score)}
+        return cls(**checked(cls, {**row, **known}))
+
+
+def _score_to_json(score: Score) -> dict[str, Any]:
+    """The measures by name, None for those that are not defined, and the confusion matrix."""
+    values = {name: getattr(score, name) for name in (*MEASURES, "rows")}
+    row: dict[str, Any] = {name: None if v != v else v for name, v in values.items()}
+    return {**row, "confusion": None if score.confusion is None else score.confusion.tolist()}
+
+
+def _score_of(row: Any) -> Score:
+    """The score of what `_score_to_json` returned.
+
+    Raises:
+        ValueError: other fields, or values that no score has.
+    """
+    expected = {*MEASURES, "rows", "confusion"}
+    if not isinstance(row, dict) or row.keys() != expected:
+        raise ValueError(f"test: expected {', '.join(sorted(expected))}, found {row!r:.100}")
+    values: dict[str, Any] = {}
+    for name in (*MEASURES, "rows"):
+        value = row[name]
+        defined = isinstance(value, float) and value == value
+        if not defined and (value is not None or name in _DEFINED):
+            raise ValueError(f"test: {name}: expected a number, found {value!r:.100}")
+        values[name] = np.nan if value is None else value
+    return Score(**values, confusion=_confusion(row["confusion"]))
+
+
+def _confusion(given: Any) -> np.ndarray | None:
+    """A confusion matrix `(k, k)` of lists."""
+    if given is None:
+        return None
+    k = len(given) if isinstance(given, list) else 0
+    square = 2 <= k <= MOST_CLASSES and all(isinstance(r, list) and len(r) == k for r in given)
+    if not square or not all(isinstance(v, float) and 0 <= v < np.inf for r in given for v in r):
+        raise ValueError(f"test: expected a confusion matrix, found {given!r:.100}")
+    return np.asarray(given)
 
 
 _STATUS = {status.name.lower(): status for status in Status}
@@ -94,13 +167,24 @@ class Entry:
     modules: str | None = None
     stamp: str | None = None
 
-    def to_row(self) -> dict[str, Any]:
+    @property
+    def scores(self) -> Scores:
+        """The scores on the held-out rows by layer and concept; none without such rows."""
+        return Scores(
+            {
+                (layer_of(r.layer, r.concept), r.concept): r.test
+                for r in self.layers
+                if r.test is not None
+            }
+        )
+
+    def to_json(self) -> dict[str, Any]:
         """The fields by name, as JSON holds them."""
-        return {**vars(self), "layers": [result.to_row() for result in self.layers]}
+        return {**vars(self), "layers": [result.to_json() for result in self.layers]}
 
     @classmethod
-    def from_row(cls, row: Any) -> Entry:
-        """Make the entry of what `to_row` returned.
+    def from_json(cls, row: Any) -> Entry:
+        """Make the entry of what `to_json` returned.
 
         Raises:
             ValueError: other fields, or values of other types.
@@ -108,7 +192,7 @@ class Entry:
         rows = row.get("layers") if isinstance(row, dict) else None
         if not isinstance(rows, list) or not rows:
             raise ValueError("expected a list of layers, found none")
-        layers = tuple(map(LayerResult.from_row, rows))
+        layers = tuple(map(LayerResult.from_json, rows))
         if len({result.layer for result in layers}) < len(layers):
             raise ValueError("expected one result a layer, found several")
         return cls(**checked(cls, {**row, "layers": layers}))

@@ -33,7 +33,7 @@ from convexprobe.probes.probe_set import ProbeSet, load_probes
 from convexprobe.probes.warm_start import Remembered
 from convexprobe.training.results import Entry
 
-FORMAT = "convexprobe-history-2"
+FORMAT = "convexprobe-history-3"
 PROBES, LOGITS = ".safetensors", ".logits.safetensors"
 _LOGITS_KEPT = 2  # steps
 _MAX_BYTES = 1 << 28  # of a JSON file: a thousand layers of a thousand concepts
@@ -87,7 +87,7 @@ class RunDirectory:
             if not os.path.lexists(path):
                 if stray := sorted(self.directory.glob("step_*.json")):
                     raise ValueError(f"out: {stray[0]} is there, and no {path} to say what it is")
-                _write(path, settings)
+                _write(path, settings, indent=1)
         self.settings = self._settings(path)
         if settings is not None:
             _compare(path, self.settings, settings)
@@ -131,7 +131,7 @@ class RunDirectory:
 
     def _read(self, step: int, file: Path, *, check: bool) -> None:
         content = _read_checked(file)
-        entry, files = Entry.from_row(content.get("entry")), content.get("files")
+        entry, files = Entry.from_json(content.get("entry")), content.get("files")
         if entry.step != step:
             raise ValueError(f"it is the entry of step {entry.step}")
         expected = {PROBES} if entry.duplicate_of is None else set()
@@ -181,7 +181,7 @@ class RunDirectory:
                 content = to_bytes({**tensors, "rows": probes.rows})
                 write_whole(self._path(step, LOGITS), content)
                 files[LOGITS] = _seal(content)
-            _write(self._path(step, ".json"), {"entry": entry.to_row(), "files": files})
+            _write(self._path(step, ".json"), {"entry": entry.to_json(), "files": files})
         except OSError as error:
             message = (
                 f"{self.directory}: step {step} could not be written ({error.strerror or error}); "
@@ -236,11 +236,11 @@ def _seal(content: bytes) -> list[Any]:
     return [len(content), hashlib.sha256(content).hexdigest()]
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
+def _write(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
     """Write JSON with its format and the checksum of the rest."""
     sha = hashlib.sha256(json.dumps(content).encode()).hexdigest()
     body = {"format": FORMAT, "sha256": sha, **content}
-    write_whole(path, json.dumps(body, indent=1).encode())
+    write_whole(path, json.dumps(body, indent=indent).encode())
 
 
 def _read_checked(path: Path) -> dict[str, Any]:

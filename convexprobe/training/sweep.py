@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +43,10 @@ def probe_checkpoints(
     out: str | os.PathLike[str] | None = None,
     warm_start: str = "auto",
     l2: float | str = "auto",
+    class_weight: str | Mapping[Any, float] | None = None,
+    groups: Any = None,
+    scoring: str = "error",
+    standardize: bool = False,
     tol: float = 1e-3,
     solver: str | Solver = "auto",
     batch_size: int = 250,
@@ -78,8 +82,9 @@ def probe_checkpoints(
             `(step, state dict)` or `(step, function)`, whose function returns a model or a state
             dict when its turn comes; see `training.checkpoints`. The folder of a PEFT adapter is
             the model as it came, with the adapter merged into it.
-        data, labels, layers, pool, mask, batch_axis, test, out, warm_start, l2, tol, solver,
-            batch_size, max_passes, on_error, seed, process_group: as in `ProbeMonitor`.
+        data, labels, layers, pool, mask, batch_axis, test, out, warm_start, l2, class_weight,
+            groups, scoring, standardize, tol, solver, batch_size, max_passes, on_error, seed,
+            process_group: as in `ProbeMonitor`.
         progress: show a bar with the time left; None shows it on a terminal.
 
     Returns:
@@ -100,7 +105,8 @@ def probe_checkpoints(
     ranks.check_same(checkpoints=None if known is None else [one.step for one in known])
     monitor = ProbeMonitor(
         data, labels, layers=layers, pool=pool, mask=mask, batch_axis=batch_axis, test=test,
-        out=out, warm_start=warm_start, l2=l2, tol=tol, solver=solver, batch_size=batch_size,
+        out=out, warm_start=warm_start, l2=l2, class_weight=class_weight, groups=groups,
+        scoring=scoring, standardize=standardize, tol=tol, solver=solver, batch_size=batch_size,
         max_passes=max_passes, on_error=on_error, seed=seed, process_group=process_group,
     )  # fmt: skip
     count = None if known is None else len(known)

@@ -27,7 +27,7 @@ def made_up(layers: int, steps: int) -> ProbeHistory:
             LayerResult(layer=f"fc{i}", l2=1e-3, loss=2.3 * e, objective=2.4 * e, gap=1e-3,
                         label_entropy=2.3, train_error=e, status=Status.CERTIFIED, passes=4.0,
                         seconds=0.1,
-                        test_error=None, test_loss=None) for i, e in enumerate(error.tolist())
+                        concept=None, test=None) for i, e in enumerate(error.tolist())
         ]  # fmt: skip
         entries.append(Entry(10 * t, f"step {t}", str(t), None, "", 1.0, 0.3, 0.1, tuple(row)))
     return ProbeHistory(entries, {})
