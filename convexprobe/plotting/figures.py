@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 Curves = Mapping[Any, Mapping[str, float]]
 """Values by curve or step, and then by layer."""
 
+_INSIDE = 6
+"""Curves whose names fit into the axes; the legend of more stands beside them."""
+
 _TICKS = 32
 """Layers whose names fit below an axis; of more, every second, third... is named."""
 
@@ -24,38 +27,62 @@ def plot_errors(
     ylabel: str = "error",
     percent: bool = True,
     values: bool = True,
+    relative_depth: bool = False,
 ) -> Axes:
     """Draw error against layer, in the order of the network, one curve a name.
 
+    Networks of other layers are compared over relative depth, all in one call or one after another
+    on the same axes:
+
+        plot_errors({"small": small_errors, "large": large_errors}, relative_depth=True)
+
     Args:
-        curves: curve name -> layer name -> error in [0, 1]; an empty name draws no legend.
+        curves: curve name -> layer name -> error in [0, 1], such as a curve a concept or a network;
+            an empty name is not in the legend.
         ax: axes to draw on; new ones when None.
         ylabel: what the error is of ("test error", say).
         percent: whether to draw per cent; False draws the values as they are (losses, say).
-        values: whether to write the values beside the points, of up to twelve layers.
+        values: whether to write the values beside the points, of up to two curves of up to twelve
+            layers.
+        relative_depth: whether the horizontal axis is the place of a layer in its own curve, from 0
+            for the first to 1 for the last, and not its name.
 
     Returns:
         The axes.
     """
     layers = layer_order(curves)
     factor, label = scaled(ylabel, percent)
+    legend = len(curves) if any(curves) else 0
     if ax is None:
-        ax = _new_axes(min(max(4.0, 0.55 * len(layers) + 1.5), 14.0), 3.6)
+        width = 5.6 if relative_depth else min(max(4.0, 0.55 * len(layers) + 1.5), 14.0)
+        width += 1.8 if legend > _INSIDE else 0.0
+        ax = _new_axes(width, 3.6)
     style = "o-" if len(layers) <= 2 * _TICKS else "-"
-    for name, curve in curves.items():
-        at = [layers.index(layer) for layer in curve]
-        (line,) = ax.plot(at, [factor * e for e in curve.values()], style, markersize=4, label=name)
-        if values and len(layers) <= 12:
+    colours = curve_colours(len(curves))
+    for (name, curve), colour in zip(curves.items(), colours, strict=True):
+        at: list[float] = [layers.index(layer) for layer in curve]
+        if relative_depth:
+            at = np.linspace(0.0, 1.0, len(curve)).tolist() if len(curve) > 1 else [1.0]
+        (line,) = ax.plot(
+            at, [factor * e for e in curve.values()], style, markersize=4, label=name, color=colour
+        )
+        if values and len(layers) <= 12 and len(curves) <= 2 and not relative_depth:
             for x, e in zip(at, curve.values(), strict=True):
                 text = f"{factor * e:.1f}" if e >= 0.01 else f"{factor * e:.2f}"
                 ax.annotate(text, (x, factor * e), xytext=(0, 5), textcoords="offset points",
                             ha="center", fontsize=7, color=line.get_color())  # fmt: skip
-    ax.set_xticks(*_layer_ticks(layers), rotation=45, ha="right", rotation_mode="anchor")
+    if relative_depth:
+        ax.set_xlabel("relative depth")
+    else:
+        ax.set_xticks(*_layer_ticks(layers), rotation=45, ha="right", rotation_mode="anchor")
     ax.set_ylabel(label)
-    highest = max((e for curve in curves.values() for e in curve.values()), default=0.0)
-    ax.set_ylim(0, 1.14 * factor * highest if highest > 0 else 1.0)  # room for the top's label
+    drawn = _drawn(ax)  # also of what was there before
+    highest = float(drawn.max(initial=0.0))
+    ax.set_ylim(0, 1.14 * highest if highest > 0 else 1.0)  # room for the top's label
     ax.grid(axis="y", alpha=0.3)
-    if any(curves):
+    if legend > _INSIDE:
+        outside(ax)
+    elif legend:
         ax.legend(frameon=False)
     return ax
 
@@ -95,11 +122,21 @@ def plot_heatmap(curves: Curves, *, label: str, percent: bool, ax: Axes | None =
     return ax
 
 
-def plot_curves(curves: Curves, *, label: str, percent: bool, ax: Axes | None = None) -> Axes:
+def plot_curves(
+    concepts: Mapping[str, Curves], *, label: str, percent: bool, ax: Axes | None = None
+) -> Axes:
     """Draw one curve a layer against step, coloured from the first layer to the last.
 
-    Arguments are those of `plot_heatmap`.
+    Of several concepts each has a colour, and its deeper layers are darker.
+
+    Args:
+        concepts: concept -> step -> layer -> value; a name that is empty is not shown.
+        label, percent: what the values are; see `plot_errors`.
+        ax: axes to draw on; new ones when None.
     """
+    if len(concepts) > 1:
+        return _plot_concepts(concepts, label, percent, ax)
+    (curves,) = concepts.values()
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -109,26 +146,77 @@ def plot_curves(curves: Curves, *, label: str, percent: bool, ax: Axes | None = 
     ax = _new_axes(7.2, 4.0) if ax is None else ax
     colours = colormaps["viridis"]
     for i, layer in enumerate(layers):
-        steps = sorted(step for step, curve in curves.items() if layer in curve)
-        values = [factor * curves[step][layer] for step in steps]
-        style = ".-" if len(steps) < 2 * _TICKS else "-"
         colour = colours(0.95 * i / max(len(layers) - 1, 1))
-        ax.plot(steps, values, style, color=colour, linewidth=1.2, label=layer)
+        _draw_steps(ax, curves, layer, factor, color=colour, label=layer)
+    _finish_steps(ax, name)
+    if len(layers) <= 12:
+        outside(ax)
+    else:
+        norm = Normalize(0, len(layers) - 1)
+        ax.figure.colorbar(ScalarMappable(norm, "viridis"), ax=ax, label="layer")
+    return ax
+
+
+def _plot_concepts(
+    concepts: Mapping[str, Curves], label: str, percent: bool, ax: Axes | None
+) -> Axes:
+    """`plot_curves` of several concepts."""
+    factor, name = scaled(label, percent)
+    ax = _new_axes(7.2, 4.0) if ax is None else ax
+    for i, (concept, curves) in enumerate(concepts.items()):
+        layers = layer_order(curves)
+        colour = curve_colours(len(concepts))[i] or f"C{i}"
+        for depth, layer in enumerate(layers):
+            alpha = 0.25 + 0.75 * (depth + 1) / len(layers)
+            last = concept if depth == len(layers) - 1 else None
+            _draw_steps(ax, curves, layer, factor, color=colour, alpha=alpha, label=last)
+    _finish_steps(ax, name)
+    outside(ax).set_title("darker: deeper", prop={"size": 8})
+    return ax
+
+
+def _draw_steps(ax: Axes, curves: Curves, layer: str, factor: float, **look: Any) -> None:
+    """Draw one layer's values against the step."""
+    steps = sorted(step for step, curve in curves.items() if layer in curve)
+    values = [factor * curves[step][layer] for step in steps]
+    ax.plot(steps, values, ".-" if len(steps) < 2 * _TICKS else "-", linewidth=1.2, **look)
+
+
+def _finish_steps(ax: Axes, name: str) -> None:
+    """Label the axes of values against the step; values of several decades are logarithmic."""
     ax.set_xlabel("step")
     ax.set_ylabel(name)
-    drawn = [v for curve in curves.values() for v in curve.values()]
-    if min(drawn) > 0 and max(drawn) > 10 * min(drawn):
+    drawn = _drawn(ax)
+    if len(drawn) and drawn.min() > 0 and drawn.max() > 10 * drawn.min():
         ax.set_yscale("log")
         _plain_numbers(ax.yaxis)
     else:
         ax.set_ylim(bottom=0)
     ax.grid(alpha=0.3)
-    if len(layers) <= 12:
-        ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    else:
-        norm = Normalize(0, len(layers) - 1)
-        ax.figure.colorbar(ScalarMappable(norm, "viridis"), ax=ax, label="layer")
-    return ax
+
+
+def _drawn(ax: Axes) -> np.ndarray:
+    """The finite values of all lines on the axes."""
+    values = [np.ravel(np.asarray(line.get_ydata(), dtype=float)) for line in ax.lines]
+    whole = np.concatenate(values) if values else np.zeros(0)
+    return whole[np.isfinite(whole)]
+
+
+def curve_colours(count: int) -> list[Any]:
+    """A colour for each of so many curves; None takes the next of the axes' own ten."""
+    from matplotlib import colormaps
+
+    if count <= 10:
+        return [None] * count
+    return [colormaps["turbo"](0.03 + 0.94 * i / (count - 1)) for i in range(count)]
+
+
+def outside(ax: Axes) -> Any:
+    """A legend beside the axes, in two columns if it is long."""
+    columns = 1 if len(ax.get_legend_handles_labels()[0]) <= 14 else 2
+    return ax.legend(
+        frameon=False, fontsize=8, ncols=columns, loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
 
 
 def layer_order(curves: Curves) -> list[str]:

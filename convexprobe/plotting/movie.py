@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from convexprobe._files import replacing
 from convexprobe.plotting.figures import Curves, layer_order, plot_errors, scaled
 
 
 def animate(
-    curves: Curves,
+    curves: Mapping[Any, Curves],
     path: str | os.PathLike[str],
     *,
     label: str,
@@ -21,7 +24,8 @@ def animate(
     """Write a `.gif` or an `.mp4` with the same axes in every frame.
 
     Args:
-        curves: step -> layer -> value.
+        curves: step -> curve name -> layer -> value, such as a curve a concept; one whose name is
+            empty is not in the legend.
         path: the file.
         label, percent: what the values are; see `plot_errors`.
         fps: frames a second.
@@ -44,11 +48,14 @@ def animate(
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     FigureCanvasAgg(figure)  # not pyplot: a movie must not choose or need a display
     ax = figure.add_subplot()
-    layers = layer_order(curves)
-    top = max(value for curve in curves.values() for value in curve.values())
-    flat = {"": dict.fromkeys(layers, top)}
+    frames = list(curves.values())
+    names = list(dict.fromkeys(name for frame in frames for name in frame))
+    layers = layer_order(dict(enumerate(curve for frame in frames for curve in frame.values())))
+    finite = [v for f in frames for c in f.values() for v in c.values() if isfinite(v)]
+    top = max(finite, default=0.0)
+    flat = {name: dict.fromkeys(layers, top) for name in names}
     plot_errors(flat, ax=ax, ylabel=label, percent=percent, values=False)
-    (line,) = ax.lines
+    lines = dict(zip(names, ax.lines, strict=True))
     scale, _ = scaled(label, percent)
     ax.set_ylim(0, 1.05 * scale * top if top > 0 else 1.0)
     title = ax.set_title("step", loc="left", fontsize=10)
@@ -56,10 +63,12 @@ def animate(
     figure.set_layout_engine("none")  # laid out once: the axes stay where they are
     writer = writers[path.suffix](fps=fps)
     with replacing(path) as temporary, writer.saving(figure, str(temporary), dpi):
-        for step, curve in curves.items():
-            line.set_data(
-                [i for i, layer in enumerate(layers) if layer in curve],
-                [scale * curve[layer] for layer in layers if layer in curve],
-            )
+        for step, frame in curves.items():
+            for name, line in lines.items():
+                curve = frame.get(name, {})
+                line.set_data(
+                    [i for i, layer in enumerate(layers) if layer in curve],
+                    [scale * curve[layer] for layer in layers if layer in curve],
+                )
             title.set_text(f"step {step}")
             writer.grab_frame()

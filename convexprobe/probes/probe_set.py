@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from convexprobe._arguments import shown
+from convexprobe._arguments import check_bool, shown
 from convexprobe.activations.checks import check_activations, check_layer
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.score import Score
 from convexprobe.plotting.figures import plot_errors
 from convexprobe.probes.groups import example_groups
-from convexprobe.probes.labels import probe_name, split_concepts
+from convexprobe.probes.labels import layer_of, probe_name, split_concepts
 from convexprobe.probes.probe import OBJECTIVE, Probe, evaluate_probe, read_draws
 from convexprobe.probes.probe_file import read_probes, write_probes
 from convexprobe.probes.scores import Scores
@@ -118,23 +118,48 @@ class ProbeSet(Mapping[str, Probe]):
                 }
             )  # fmt: skip
 
-    def plot(self, scores: Mapping[str, Score] | None = None, ax: Axes | None = None) -> Axes:
-        """Draw the paper's figure: error by layer.
+    def plot(
+        self,
+        scores: Mapping[str, Score] | None = None,
+        ax: Axes | None = None,
+        *,
+        label: str = "",
+        relative_depth: bool = False,
+    ) -> Axes:
+        """Draw the paper's figure: error by layer, one curve a concept.
+
+        Networks are compared on the same axes, over relative depth if they have other layers:
+
+            ax = small.plot(label="small", relative_depth=True)
+            large.plot(ax=ax, label="large", relative_depth=True)
 
         Args:
             scores: what `evaluate` returned; without it, validation errors if all probes have one,
                 else training errors. The axis says which.
             ax: axes to draw on; new ones when None.
+            label: what the legend calls these probes.
+            relative_depth: as for `plot_errors`.
         """
+        if not isinstance(label, str):
+            raise TypeError(f"label: expected a string, found {shown(label)}")
+        check_bool("relative_depth", relative_depth)
+        places = {n: (layer_of(n, probe.concept), probe.concept) for n, probe in self.items()}
+        train = {n: p.train_error for n, p in self.items()}
+        held = {n: p.validation_error for n, p in self.items() if p.validation_error is not None}
+        errors, what = train, "training error"
         if scores is not None:
             if not all(isinstance(score, Score) for score in dict(scores).values()):
                 raise TypeError("scores: expected what `evaluate` returned, scores by layer")
-            return plot_errors({"": {n: s.error for n, s in scores.items()}}, ax=ax)
-        held = {n: p.validation_error for n, p in self.items() if p.validation_error is not None}
-        if len(held) == len(self):
-            return plot_errors({"": held}, ax=ax, ylabel="validation error")
-        train = {n: p.train_error for n, p in self.items()}
-        return plot_errors({"": train}, ax=ax, ylabel="training error")
+            if isinstance(scores, Scores):
+                places |= scores.places
+            errors, what = {n: s.error for n, s in scores.items()}, "error"
+        elif len(held) == len(self):
+            errors, what = held, "validation error"
+        curves: dict[str, dict[str, float]] = {}
+        for name, error in errors.items():
+            layer, concept = places.get(name, (name, None))
+            curves.setdefault(", ".join(filter(None, (label, concept))), {})[layer] = error
+        return plot_errors(curves, ax=ax, ylabel=what, relative_depth=relative_depth)
 
     def _table(self) -> list[dict[str, Any]]:
         return [

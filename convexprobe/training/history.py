@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from convexprobe._arguments import check_choice, check_path
 from convexprobe.plotting.figures import plot_curves, plot_errors, plot_heatmap
 from convexprobe.plotting.movie import animate
+from convexprobe.probes.labels import layer_of, probe_name
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.solvers.solution import Status
 from convexprobe.training.results import Entry
@@ -24,7 +25,18 @@ _COLUMNS = {
     "train_error": "training error",
     "test_loss": "test loss, nats",
     "loss": "training loss, nats",
+    "test_balanced_accuracy": "balanced test accuracy",
+    "test_f1": "test F1",
+    "test_auroc": "test AUROC",
+    "test_recall_at_1pct_fpr": "test recall at 1 % false positives",
+    "test_top5_accuracy": "top-5 test accuracy",
+    "test_usable_information": "usable information of the test rows, bits",
+    "test_calibration_error": "test calibration error",
 }
+"""What can be drawn, and what an axis calls it."""
+
+_PERCENT = ("error", "accuracy", "fpr")
+"""The ends of the columns that are drawn per cent."""
 
 
 class ProbeHistory(Mapping[int, ProbeSet]):
@@ -128,72 +140,109 @@ class ProbeHistory(Mapping[int, ProbeSet]):
     def _column(self, column: str | None) -> str:
         """Return the column to draw; None stands for test errors, or training errors without."""
         if column is None:
-            held = all(r.test_error is not None for e in self.entries for r in e.layers)
+            held = all(r.test is not None for e in self.entries for r in e.layers)
             return "test_error" if held else "train_error"
         check_choice("column", column, _COLUMNS)
-        if any(getattr(r, column) is None for e in self.entries for r in e.layers):
+        if any(r.value(column) is None for e in self.entries for r in e.layers):
             raise ValueError(f"column: no {column} without held-out rows; pass test=")
         return column
 
-    def _curves(self, column: str) -> dict[int, dict[str, float]]:
+    def _concepts(self, concept: str | None) -> list[str]:
+        """The concepts to draw, "" for plain labels: one, or all for None."""
         if not self.entries:
             raise ValueError("history: no checkpoints to draw")
-        return {
-            entry.step: {r.layer: getattr(r, column) for r in entry.layers}
-            for entry in self.entries
-        }
+        names = list(dict.fromkeys(r.concept or "" for e in self.entries for r in e.layers))
+        return names if concept is None else [check_choice("concept", concept, names)]
+
+    def _curves(self, entry: Entry, column: str) -> dict[str, dict[str, float]]:
+        """A step's values by concept and layer."""
+        curves: dict[str, dict[str, float]] = {}
+        for r in entry.layers:
+            value = r.value(column)
+            assert value is not None  # see `_column`
+            curves.setdefault(r.concept or "", {})[layer_of(r.layer, r.concept)] = value
+        return curves
 
     def plot_step(self, step: int, ax: Axes | None = None) -> Axes:
-        """Draw the paper's figure for one step: error by layer.
+        """Draw the paper's figure for one step: error by layer, one curve a concept.
 
         Raises:
             KeyError: no such step.
         """
         column = self._column(None)
-        curve = {r.layer: getattr(r, column) for r in self._entry(step).layers}
-        axis = _axis(column)
-        ax = plot_errors({"": curve}, ax=ax, ylabel=axis["label"], percent=axis["percent"])
+        axis, curves = _axis(column), self._curves(self._entry(step), column)
+        ax = plot_errors(curves, ax=ax, ylabel=axis["label"], percent=axis["percent"])
         ax.set_title(f"step {step}", fontsize=10)
         return ax
 
-    def plot_heatmap(self, column: str | None = None, ax: Axes | None = None) -> Axes:
-        """Draw layers by steps, with the value as colour.
+    def plot_heatmap(
+        self, column: str | None = None, ax: Axes | None = None, *, concept: str | None = None
+    ) -> Axes:
+        """Draw layers by steps, with the value as colour; one concept's layers above another's.
 
         Args:
-            column: "test_error" (where there are held-out rows), "train_error", "test_loss" or
-                "loss".
+            column: "test_error" (where there are held-out rows), "train_error", "test_loss",
+                "loss", or "test_" and the name of another measure.
             ax: axes to draw on.
-        """
-        column = self._column(column)
-        return plot_heatmap(self._curves(column), **_axis(column), ax=ax)
+            concept: the concept to draw; None draws all.
 
-    def plot_layers(self, column: str | None = None, ax: Axes | None = None) -> Axes:
-        """Draw one curve a layer against the step; arguments as in `plot_heatmap`."""
-        column = self._column(column)
-        return plot_curves(self._curves(column), **_axis(column), ax=ax)
+        Raises:
+            ValueError: another column or concept, or no checkpoints.
+        """
+        column, rows = self._column(column), self._concepts(concept)
+        steps = {entry.step: self._curves(entry, column) for entry in self.entries}
+        joined = {
+            step: {
+                layer if concept is not None else probe_name(layer, name or None): value
+                for name in rows
+                for layer, value in curves.get(name, {}).items()
+            }
+            for step, curves in steps.items()
+        }
+        return plot_heatmap(joined, **_axis(column), ax=ax)
+
+    def plot_layers(
+        self, column: str | None = None, ax: Axes | None = None, *, concept: str | None = None
+    ) -> Axes:
+        """Draw one curve a layer against the step, of several concepts each in its colour.
+
+        Arguments as in `plot_heatmap`.
+        """
+        column, names = self._column(column), self._concepts(concept)
+        steps = {entry.step: self._curves(entry, column) for entry in self.entries}
+        concepts = {
+            name: {step: curves.get(name, {}) for step, curves in steps.items()} for name in names
+        }
+        return plot_curves(concepts, **_axis(column), ax=ax)
 
     def animate(
         self,
         path: str | os.PathLike[str],
         *,
         column: str | None = None,
+        concept: str | None = None,
         fps: float = 8.0,
         dpi: int = 80,
     ) -> None:
-        """Draw the paper's movie: error by layer, one frame a step.
+        """Draw the paper's movie: error by layer, one frame a step, one curve a concept.
 
         Args:
             path: a `.gif`, or an `.mp4`, for which ffmpeg has to be installed.
-            column: as for `plot_heatmap`.
+            column, concept: as for `plot_heatmap`.
             fps: frames a second.
             dpi: dots per inch; a frame is 7.2 by 4 inches.
 
         Raises:
-            ValueError: another suffix, or no checkpoints.
+            ValueError: another suffix or concept, or no checkpoints.
             RuntimeError: no ffmpeg.
         """
         column = self._column(column)
-        animate(self._curves(column), path, **_axis(column), fps=fps, dpi=dpi)
+        names = self._concepts(concept)
+        frames = {
+            entry.step: {n: c for n, c in self._curves(entry, column).items() if n in names}
+            for entry in self.entries
+        }
+        animate(frames, path, **_axis(column), fps=fps, dpi=dpi)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write a directory that `load_history` reads, like the `out` of a sweep.
@@ -214,7 +263,7 @@ class ProbeHistory(Mapping[int, ProbeSet]):
 
 def _axis(column: str) -> dict[str, Any]:
     """What figures need to know of a column."""
-    return {"label": _COLUMNS[column], "percent": column.endswith("error")}
+    return {"label": _COLUMNS[column], "percent": column.endswith(_PERCENT)}
 
 
 def load_history(directory: str | os.PathLike[str]) -> ProbeHistory:

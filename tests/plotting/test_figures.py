@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
-from convexprobe import ProbeHistory, ProbeSet
+from convexprobe import ProbeHistory, ProbeSet, fit_probes, plot_errors, probe_checkpoints
 from tests.probes.sets import DATA, small_set
-from tests.tiny import checkpoints, sweep
+from tests.tiny import checkpoints, network, rows, sweep
 
 matplotlib.use("Agg")
 
@@ -66,4 +69,95 @@ def test_figures_draw_what_the_table_has() -> None:
         HISTORY.plot_layers("gap")
     with pytest.raises(ValueError, match="no checkpoints"):
         ProbeHistory([], {}).plot_layers()
+    matplotlib.pyplot.close("all")
+
+
+X = np.random.default_rng(0).standard_normal((90, 4))
+CONCEPTS = {"a/b": (X[:, 0] > 0).astype(int), "size": (X[:, 1] + X[:, 2] > 0).astype(int)}
+
+
+def probes_of(layers: int) -> ProbeSet:
+    return fit_probes({f"block {i}": X * (i + 1) for i in range(layers)}, CONCEPTS, l2=1e-1)
+
+
+def curves(ax: Axes) -> dict[str, tuple[list[float], list[float]]]:
+    """The points of every line by its name."""
+    return {
+        str(line.get_label()): (list(map(float, line.get_xdata())), list(line.get_ydata()))
+        for line in ax.lines
+    }
+
+
+def test_every_concept_has_a_curve_over_the_layers() -> None:
+    probes = probes_of(3)
+    scores = probes.evaluate({f"block {i}": X * (i + 1) for i in range(3)}, CONCEPTS)
+    for ax, errors in (
+        (probes.plot(), {n: p.train_error for n, p in probes.items()}),
+        (probes.plot(scores), {n: s.error for n, s in scores.items()}),
+        (probes.plot(dict(scores)), {n: s.error for n, s in scores.items()}),
+    ):
+        assert [t.get_text() for t in ax.get_xticklabels()] == ["block 0", "block 1", "block 2"]
+        assert ax.get_legend() is not None and list(curves(ax)) == ["a/b", "size"]
+        for concept, (at, drawn) in curves(ax).items():
+            assert at == [0, 1, 2]
+            np.testing.assert_allclose(
+                drawn, [100 * errors[f"block {i}/{concept}"] for i in range(3)]
+            )
+    matplotlib.pyplot.close("all")
+
+
+def test_networks_are_compared_over_relative_depth() -> None:
+    small, large = probes_of(3), probes_of(5)
+    ax = small.plot(label="small", relative_depth=True)
+    assert large.plot(ax=ax, label="large", relative_depth=True) is ax
+    drawn = curves(ax)
+    assert list(drawn) == ["small, a/b", "small, size", "large, a/b", "large, size"]
+    assert drawn["small, size"][0] == [0, 0.5, 1] and drawn["large, size"][0][1] == 0.25
+    assert len(ax.get_legend().get_texts()) == 4 and ax.get_xlabel() == "relative depth"
+    top = max(y for _, values in drawn.values() for y in values)
+    assert ax.get_ylim()[1] >= top
+    one = {"tiny": {"only": 0.5}, "huge": {f"{i}": 0.1 for i in range(100)}, "": {"x": np.inf}}
+    ax = plot_errors(one, relative_depth=True)
+    assert curves(ax)["tiny"][0] == [1] and len(ax.get_legend().get_texts()) == 2
+    ax.figure.canvas.draw()
+    with pytest.raises(TypeError, match="label: expected a string, found 3"):
+        small.plot(label=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="relative_depth: expected"):
+        small.plot(relative_depth="yes")  # type: ignore[arg-type]
+    matplotlib.pyplot.close("all")
+
+
+def test_a_history_of_concepts_draws_one_or_all(tmp_path: Path) -> None:
+    x, y = rows()
+    labels = {"class": y, "sign": (x[:, 0] > 0).long()}
+    history = probe_checkpoints(
+        network(), STEPS[:3], x, labels, test=(x, labels), l2=1e-2, layers=["0", "4"],
+        progress=False,
+    )  # fmt: skip
+    ax = history.plot_step(3)
+    assert list(curves(ax)) == ["class", "sign"]
+    expected = [100 * r.test_error for r in history.entries[1].layers if r.concept == "sign"]
+    np.testing.assert_allclose(curves(ax)["sign"][1], expected)
+    ax = history.plot_layers("test_auroc")
+    assert len(ax.lines) == 4 and ax.get_ylabel() == "test AUROC"
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["class", "sign"]
+    assert len({line.get_color() for line in ax.lines}) == 2
+    ax = history.plot_layers(concept="sign")
+    assert list(curves(ax)) == ["0", "4"]
+    np.testing.assert_allclose(
+        curves(ax)["4"][1], [100 * e.layers[3].test_error for e in history.entries]
+    )
+    ax = history.plot_heatmap("test_balanced_accuracy")
+    assert ax.figure.axes[1].get_ylabel() == "balanced test accuracy (%)"
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert names == ["0/class", "4/class", "0/sign", "4/sign"]
+    names = [t.get_text() for t in history.plot_heatmap(concept="sign").get_yticklabels()]
+    assert names == ["0", "4"]
+    for concept in (None, "sign"):
+        history.animate(tmp_path / f"{concept}.gif", concept=concept)
+    for draw in (history.plot_layers, history.plot_heatmap):
+        with pytest.raises(ValueError, match="concept: expected one of class, sign"):
+            draw(concept="size")
+    with pytest.raises(ValueError, match="concept: expected one of"):
+        history.animate(tmp_path / "movie.gif", concept="size")
     matplotlib.pyplot.close("all")
