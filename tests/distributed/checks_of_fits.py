@@ -88,6 +88,30 @@ def families_folds_and_validation(ranks: Ranks) -> None:
 
 
 @check
+def a_concept_may_know_no_row_of_a_rank(ranks: Ranks) -> None:
+    data = random_data(400, 5, 3, seed=4)
+    own = uneven(400, ranks.world)
+    known = np.arange(400) % 3 > 0
+    known[: own.stop if ranks.world.rank == 0 else 0] = False
+    known = ranks.world.all_gather(known[own])
+    x, concepts = torch.tensor(data.x), {"some": np.where(known, data.y, -100), "all": data.y == 0}
+    mine = {name: values[own] for name, values in concepts.items()}
+    path = [1e-3, 1e-2, 1e-1]
+    ours = fit_probes(x[own], mine, l2=path, process_group="world", class_weight="balanced")
+    same_bits(ours, ranks.world)
+    agree(ours, fit_probes(x, concepts, l2=path, class_weight="balanced"))
+    assert ours["activations/some"].rows == pytest.approx(float(known.sum()))
+    score = ours.evaluate(x[own], mine, "world")["activations/some"]
+    assert score.rows == known.sum()
+    held = (x[own], mine)
+    chosen = fit_probes(x[own], mine, l2=path, process_group="world", validation=held)
+    agree(chosen, fit_probes(x, concepts, l2=path, validation=(x, concepts)))
+    with pytest.raises(ValueError, match=r"labels\['some'\]: expected rows with a label"):
+        nothing = {**mine, "some": np.full(len(mine["all"]), -100)}
+        fit_probes(x[own], nothing, l2=0.1, process_group="world")
+
+
+@check
 def half_precision_rows(ranks: Ranks) -> None:
     data = random_data(700, 8, 3, seed=6)
     own = uneven(700, ranks.world)
