@@ -33,7 +33,6 @@ from convexprobe.activations.manifest import (
     Column,
     Layer,
     Manifest,
-    StoredLabels,
     block_name,
     labels_of,
 )
