@@ -21,11 +21,14 @@ class Data:
     k: int
     weights: np.ndarray | None = None
 
-    def problem(self, l2: Any, xp: ModuleType = np, dtype: Any = np.float64) -> Problem:
+    def problem(
+        self, l2: Any, xp: ModuleType = np, dtype: Any = np.float64, *, bias: bool = True
+    ) -> Problem:
         """The same data as a `Problem` of another library."""
         weights = None if self.weights is None else xp.asarray(self.weights)
         x = xp.asarray(self.x.astype(dtype))
-        return Problem(Rows(x), xp.asarray(self.y), l2, classes=self.k, weights=weights)
+        y = xp.asarray(self.y)
+        return Problem(Rows(x), y, l2, classes=self.k, weights=weights, bias=bias)
 
     @property
     def label_entropy(self) -> float:
@@ -56,12 +59,14 @@ def random_data(
 def reference(data: Data, w: np.ndarray, l2: float) -> tuple[float, np.ndarray, np.ndarray]:
     """Value, gradient `(p,)` and per-row Hessian factors of the objective, from its definition.
 
-    The factors are the probabilities `(n, k)`; `dense_hessian` makes the matrix of them.
+    The factors are the probabilities `(n, k)`; `dense_hessian` makes the matrix of them. Parameters
+    without biases have their own gradient, in which the biases are 0.
     """
     n, d = data.x.shape
     s = np.ones(n) if data.weights is None else data.weights
     present = np.bincount(data.y, s, minlength=data.k) > 0
-    weights, bias = w[: data.k * d].reshape(data.k, d), w[data.k * d :]
+    free = w.size > data.k * d
+    weights, bias = w[: data.k * d].reshape(data.k, d), w[data.k * d :] if free else 0.0
     z = np.where(present, data.x @ weights.T + bias, -np.inf)
     z = z - z.max(axis=1, keepdims=True)
     log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
@@ -70,6 +75,7 @@ def reference(data: Data, w: np.ndarray, l2: float) -> tuple[float, np.ndarray, 
     p = np.exp(log_p)
     r = (p - np.eye(data.k)[data.y]) * (s / s.sum())[:, None]
     gradient = np.concatenate([(r.T @ data.x + l2 * weights).ravel(), r.sum(axis=0)])
+    gradient = gradient[: w.size]
     return float(loss + 0.5 * l2 * np.sum(weights**2)), gradient, p
 
 
@@ -90,17 +96,17 @@ def dense_hessian(data: Data, p: np.ndarray, l2: float) -> np.ndarray:
     return out
 
 
-def minimum(data: Data, l2: float) -> tuple[np.ndarray, float]:
+def minimum(data: Data, l2: float, *, bias: bool = True) -> tuple[np.ndarray, float]:
     """The optimum `w` `(p,)` and `F*` by damped Newton on the dense Hessian: the oracle.
 
     Shares nothing with the package. Fails rather than return an unconverged point: the Newton
     decrement bounds what is left, to second order, and must reach 1e-11.
     """
-    w = np.zeros(data.k * (data.x.shape[1] + 1))
+    w = np.zeros(data.k * (data.x.shape[1] + bias))
     value, gradient, p = reference(data, w, l2)
     decrement = np.inf
     for _ in range(200):
-        hessian = dense_hessian(data, p, l2)
+        hessian = dense_hessian(data, p, l2)[: w.size, : w.size]
         # Singular along equal biases, and so is the gradient: any small ridge will do.
         ridge = np.diag(1e-13 * (1.0 + np.abs(np.diag(hessian))))
         step = np.linalg.solve(hessian + ridge, gradient)

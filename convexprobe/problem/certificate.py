@@ -15,6 +15,10 @@ condition by `delta = mean P - f`. Two ways to make a feasible `Q` of it:
 Whatever the repair leaves of `delta` (it is cut where `Q` would become negative) goes to the
 mixture, so that both are bounds for any sample. `docs/decisions/certificate.md` has what was tried
 beside them. For `l2 = 0` no `Q` with `G = 0` is at hand: the bound is 0, as no loss is negative.
+
+Without biases there is no condition: `P` is feasible as it is, and the gap of any point is
+
+    F(w) - D(P) = ||grad F(w)||^2 / (2 l2).
 """
 
 from __future__ import annotations
@@ -31,11 +35,15 @@ def lower_bound(problem: Problem, at: Evaluation, sample: Sample | None = None) 
     Args:
         problem: the family.
         at: its evaluation at any point.
-        sample: rows with their probabilities at that same point: for the repaired bound.
+        sample: rows with their probabilities at that same point: for the repaired bound, which
+            families without biases do not need.
     """
     xp = problem.xp
     residual, bias = problem.split(at.gradient - problem.penalty(at.w))
     entropy = at.entropy
+    if not problem.bias:
+        square = xp.sum(residual * residual, axis=(1, 2))
+        return _clipped(entropy - problem.over_penalty(square, xp.inf))
     if sample is not None:
         change, gradient = _repair(problem, sample, bias)
         dw, db = problem.split(gradient)
@@ -54,15 +62,19 @@ def lower_bound(problem: Problem, at: Evaluation, sample: Sample | None = None) 
     constant = c[:, :, None] * problem.mean[:, None, :] - problem.moment
     g = (1.0 - t)[:, None, None] * residual + t[:, None, None] * constant
     square = xp.sum(g * g, axis=(1, 2))
-    bound = (1.0 - t) * entropy + t * mixed - problem.over_penalty(square, xp.inf)
-    # No loss is negative, and NaN is no bound.
+    return _clipped((1.0 - t) * entropy + t * mixed - problem.over_penalty(square, xp.inf))
+
+
+def _clipped(bound: Array) -> Array:
+    """The bound, or 0 where that is better: no loss is negative, and NaN is no bound."""
+    xp = namespace(bound)
     return xp.where(bound > 0, bound, xp.zeros_like(bound))
 
 
 def estimated_gap(problem: Problem, gradient: Array, unpenalised: Array | float) -> Array:
     """`||grad||^2 / (2 l2)` for a gradient `(m, p)` after the bias was moved to have none, nats.
 
-    The repaired gap, `(m,)`, if the repair cost no entropy. No bound: it tells whether paying for
+    The repaired gap, `(m,)`, if the repair cost no entropy; without biases it is the gap itself. No bound: it tells whether paying for
     one can be worth it. (Moving the bias takes its share times the feature mean from the weights'.)
     """
     weights, bias = problem.split(gradient)

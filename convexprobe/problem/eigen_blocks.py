@@ -4,7 +4,7 @@ With `h_ic = P_ic (1 - P_ic)`, the Hessian's diagonal block of class `c` is
 
     C_c = sum_i h_ic (x_i - m_c)(x_i - m_c)^T + l2 I,    m_c = sum_i h_ic x_i / sum_i h_ic,
 
-where the class's own mean decouples its bias. Dense factors of all blocks would cost `k d^3`. In
+where the class's own mean decouples its bias (without biases, `m_c = 0`). Dense factors of all blocks would cost `k d^3`. In
 the eigenbasis `V` of the shared curvature `sum_ic h_ic (x_i - m)(x_i - m)^T` every `C_c` is nearly
 diagonal: each class gets a dense block on the leading directions, a diagonal on the others, and one
 number for the directions beyond `V`, if the sample's rows do not span all features. That costs
@@ -48,7 +48,7 @@ class EigenBlocks:
             mass, xp.sum(shared, dtype=f64), cast(shared @ sample.x, f64)
         )
         mass = xp.maximum(mass, 1e-12 * xp.max(mass) + 1e-300)
-        mean = mean / (total + 1e-300)
+        mean = problem.centre(mean / (total + 1e-300))
         centred = sample.x - cast(mean, f32)
         basis = _eigenbasis(problem, sample, centred, shared, self.rank)
         q = basis.shape[1]
@@ -56,7 +56,7 @@ class EigenBlocks:
         b = centred @ basis
         flat = xp.reshape(h, (m * k, s))
         first, second = problem.all_reduce(cast(flat @ b, f64), cast(flat @ (b * b), f64))
-        class_mean = xp.reshape(first, (m, k, q)) / mass[:, :, None]
+        class_mean = problem.centre(xp.reshape(first, (m, k, q)) / mass[:, :, None])
         diagonal = xp.reshape(second, (m, k, q)) - mass[:, :, None] * class_mean * class_mean
         ridge = problem.l2[:, None, None] + 1e-6 * xp.mean(
             xp.clip(diagonal, 0.0, None), axis=(1, 2), keepdims=True

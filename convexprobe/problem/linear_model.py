@@ -7,7 +7,7 @@ The best bias of a class without rows is minus infinity: such a class is kept ou
 so that no gradient moves its weights from zero.
 
 Shapes: a family has `m` tasks; `w` is `(m, p)` with `p = k (d + 1)`, the `(k, d)` weights in C
-order and then the `k` biases. Logits are `(m, k, rows)`: with the rows contiguous, softmax runs
+order and then the `k` biases, or `p = k d` in a family without biases. Logits are `(m, k, rows)`: with the rows contiguous, softmax runs
 along the classes at full vector width, and both products are plain matrix products.
 """
 
@@ -44,6 +44,8 @@ class LinearModel:
         l2: penalties, `(m,)` host floats, each at least 0.
         classes: number of classes `k`.
         weights: non-negative row weights, `(n,)` shared or `(m, n)`, or None for equal weights.
+        bias: whether there are biases; False holds all of them at 0 (those of absent classes stay
+            out).
         communicator: the ranks over which rows are dealt out. Arrays with an axis of rows are this
             rank's, and so are sums over rows until they are `all_reduce`d.
 
@@ -67,9 +69,10 @@ class LinearModel:
         *,
         classes: int,
         weights: Array | None = None,
+        bias: bool = True,
         communicator: Communicator = ALONE,
     ) -> None:
-        self.rows, self.k, self.d = rows, classes, rows.d
+        self.rows, self.k, self.d, self.bias = rows, classes, rows.d, bias
         self.communicator, self.all_reduce = communicator, communicator.all_reduce
         self.own, self.n = communicator.span(rows.n)
         room = rows.capacity if rows.capacity < rows.n else self.n
@@ -84,7 +87,7 @@ class LinearModel:
         self.m = max(len(self.host_l2), self._data_tasks())
         self.host_l2 = np.broadcast_to(self.host_l2, (self.m,)).copy()
         self.l2 = like(self.host_l2, rows.reference)
-        self.p = self.k * (self.d + 1)
+        self.p = self.k * (self.d + 1 if bias else self.d)
         self._products = 0.0
         self._look: Callable[[], None] | None = None
         self._parent: LinearModel | None = None
@@ -171,6 +174,7 @@ class LinearModel:
             self.host_l2,
             classes=self.k,
             weights=self.weights,
+            bias=self.bias,
             communicator=self.communicator,
         )
 
@@ -191,17 +195,30 @@ class LinearModel:
         return self.xp.take(array, like(index, array), axis=1)
 
     def split(self, w: Array) -> tuple[Array, Array]:
-        """Weights `(m, k, d)` and biases `(m, k)` of `w`."""
+        """Weights `(m, k, d)` and biases `(m, k)` of `w`; zeros in a family without biases."""
         m, cut = w.shape[0], self.k * self.d
+        if not self.bias:
+            bias = self.xp.zeros((m, self.k), dtype=w.dtype, device=w.device)
+            return self.xp.reshape(w, (m, self.k, self.d)), bias
         return self.xp.reshape(w[:, :cut], (m, self.k, self.d)), w[:, cut:]
 
     def join(self, weights: Array, bias: Array) -> Array:
-        """`w`, `(m, p)`, from weights `(m, k, d)` and biases `(m, k)`."""
+        """`w`, `(m, p)`, from weights `(m, k, d)` and biases `(m, k)`, dropped without biases."""
         flat = self.xp.reshape(weights, (weights.shape[0], self.k * self.d))
-        return self.xp.concat([flat, bias], axis=1)
+        return self.xp.concat([flat, bias], axis=1) if self.bias else flat
+
+    def centre(self, mean: Array) -> Array:
+        """The point from which features are measured so that biases decouple from weights.
+
+        It is their weighted mean (any array). Without biases there is nothing to decouple: zeros.
+        """
+        return mean if self.bias else self.xp.zeros_like(mean)
 
     def constant_classifier(self) -> Array:
-        """The best constant classifier: zero weights, log-frequencies as biases, `(m, p)`."""
+        """The best constant classifier: zero weights, log-frequencies as biases, `(m, p)`.
+
+        Without biases it is all zeros: every class that has rows is equally likely.
+        """
         xp = self.xp
         present = self.frequency > 0
         bias = xp.where(present, xp.log(xp.where(present, self.frequency, 1.0)), 0.0)

@@ -1,7 +1,7 @@
 """Wide rows: the same problem in the space that the rows span, with as many features as rows.
 
-A minimiser's weights are combinations of the rows (the representer theorem). With centred rows
-`X`, `(n, d)`, and the Cholesky factor `X X^T = L L^T`, `X = L Q^T` for a `Q` with orthonormal
+A minimiser's weights are combinations of the rows (the representer theorem). With rows `X`,
+`(n, d)`, centred unless there is no bias to take the mean's part, and the Cholesky factor `X X^T = L L^T`, `X = L Q^T` for a `Q` with orthonormal
 columns, and for `W = V Q^T`
 
     W x_i = V L_i,    ||W|| = ||V||,    W = V L^-1 X:
@@ -43,7 +43,7 @@ class RowSpace:
         source: the family.
         problem: the same tasks on the rows of `L`.
         factor: `L`, `(n, n)` float64.
-        mean: feature means, `(d,)` in the compute dtype.
+        mean: feature means, or zeros without biases, `(d,)` in the compute dtype.
     """
 
     source: Problem
@@ -79,7 +79,7 @@ class RowSpace:
 def row_space(problem: Problem) -> RowSpace:
     """The family in the space of its rows; counted by its products, as `n / 2k` passes."""
     xp, rows, n = problem.xp, problem.rows, problem.n
-    mean = cast(xp.mean(problem.mean, axis=0), problem.dtype)
+    mean = cast(problem.centre(xp.mean(problem.mean, axis=0)), problem.dtype)
     x = rows.take(np.arange(n))
     gram: Array = 0.0
     for start in range(0, problem.d, COLUMNS):

@@ -42,7 +42,7 @@ def lower_bounds(
         return np.zeros(family.m)  # no loss is negative
     bound = to_numpy(lower_bound(family, at))
     near = (value - bound > target) & (hope <= target) & (family.host_l2 > 0)
-    if not near.any():
+    if not (near.any() and family.bias):  # without biases there is nothing to repair
         return bound
     if sample is None or not sample.rows:  # a draw of few rows may be empty
         size = min(max(2500, family.n // 20), family.n)

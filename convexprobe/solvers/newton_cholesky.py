@@ -19,7 +19,7 @@ from convexprobe.solvers.line_search import line_search
 class NewtonCholesky:
     """Exact Newton steps by a Cholesky factor, with a line search on logits.
 
-    A step is one pass and the Hessian, `O(n p^2 + p^3)` flops with `p = k (d + 1)`; memory
+    A step is one pass and the Hessian, `O(n p^2 + p^3)` flops with `p` parameters; memory
     `O(m p^2)`. Convergence is quadratic: a handful of steps certify any tolerance. Use it while `p`
     is at most a few hundred.
 
@@ -66,17 +66,21 @@ def hessian(problem: Problem, at: Evaluation) -> Array:
     """`(1/S) sum_i s_i (diag P_i - P_i P_i^T) (x) [x_i; 1][x_i; 1]^T + l2`, `(m, p, p)` float64.
 
     Only the blocks of two different classes are summed: a row of blocks sums to 0. Equal changes of
-    all biases change nothing: they get some curvature, so that the matrix has an inverse.
+    all biases change nothing: they get some curvature, so that the matrix has an inverse. Without
+    biases the rows have no 1.
     """
-    xp, f64, (m, k, d) = problem.xp, problem.xp.float64, (problem.m, problem.k, problem.d)
+    xp, f64, (m, k) = problem.xp, problem.xp.float64, (problem.m, problem.k)
+    width = problem.p // k
     pairs = [(a, b) for a in range(k) for b in range(a + 1, k)]
     blocks: Array = 0.0
     for span, x in problem.rows.blocks(m * k):
         problem.count_rows(2.0 * x.shape[0])
         p = softmax_(cast(xp.asarray(at.logits[:, :, span], copy=True), f64))
         share = cast(problem.weights_at(span), f64) / problem.total[:, None] + 0.0 * p[:, 0, :]
-        ones = xp.ones((x.shape[0], 1), dtype=f64, device=x.device)
-        rows = xp.concat([cast(x, f64), ones], axis=1)
+        rows = cast(x, f64)
+        if problem.bias:
+            ones = xp.ones((x.shape[0], 1), dtype=f64, device=x.device)
+            rows = xp.concat([rows, ones], axis=1)
         turned = xp.matrix_transpose(rows)
         sums = [
             (turned * (share[t, :] * p[t, a, :] * p[t, b, :])) @ rows
@@ -85,7 +89,7 @@ def hessian(problem: Problem, at: Evaluation) -> Array:
         ]
         blocks = blocks + xp.stack(sums)
     (blocks,) = problem.all_reduce(blocks)
-    blocks, between = xp.reshape(blocks, (m, len(pairs), d + 1, d + 1)), {}
+    blocks, between = xp.reshape(blocks, (m, len(pairs), width, width)), {}
     for i, (a, b) in enumerate(pairs):
         between[a, b] = between[b, a] = blocks[:, i, :, :]
     own = [sum((between[a, b] for b in range(k) if b != a), 0.0) for a in range(k)]
@@ -98,10 +102,10 @@ def _ordered(problem: Problem, matrix: Array) -> Array:
     """The matrix with its parameters, `[W_c; b_c]` class by class, in the order of `w`, plus the
     penalty and a curvature for equal changes of all biases."""
     xp, k, d = problem.xp, problem.k, problem.d
-    place = np.arange(k * (d + 1)).reshape(k, d + 1)
-    order = like(np.concatenate([place[:, :d].ravel(), place[:, d]]), matrix)
+    place = np.arange(problem.p).reshape(k, -1)
+    order = like(np.concatenate([place[:, :d].ravel(), place[:, d:].ravel()]), matrix)
     matrix = xp.take(xp.take(matrix, order, axis=1), order, axis=2)
-    kind = np.concatenate([np.zeros(k * d), np.ones(k)])
+    kind = np.concatenate([np.zeros(k * d), np.ones(problem.p - k * d)])
     free, weights = like(np.outer(kind, kind) / k, matrix), like(np.diag(1.0 - kind), matrix)
     size = xp.max(xp.abs(matrix), axis=(1, 2))[:, None, None]
     # Without a penalty this alone keeps rounding out of directions that no row has.
