@@ -48,6 +48,7 @@ def fit_probes(
     solver: str | Solver = "auto",
     *,
     l2: float | Sequence[float] | str = "auto",
+    bias: bool = True,
     tol: float = 1e-3,
     classes: Sequence[Any] | None = None,
     sample_weight: Any = None,
@@ -88,6 +89,9 @@ def fit_probes(
             on held-out rows. "auto" walks down by factors of ten from the layer's typical feature
             variance, until the loss on held-out rows has risen twice in a row or 1e-6 is reached,
             and below that while the loss still falls.
+        bias: whether there are biases. False holds them at 0, and `F` is minimised over the weights
+            alone; with `standardize`, they are 0 in the coordinates of the standardized features. A
+            class without rows stays out of the softmax.
         tol: relative tolerance of the certificate.
         classes: the class list; it may have classes without rows.
         sample_weight: `(n,)` non-negative weights; a weight of two equals a repeated row.
@@ -152,11 +156,13 @@ def fit_probes(
         check_warm_start(warm_start)
         if progress is not None:
             check_bool("progress", progress)
+        check_bool("bias", bias)
         check_bool("refit", refit)
         check_bool("standardize", standardize)
         options = Options(
             solver=by_name(solver),
             l2=check_l2(l2),
+            bias=bias,
             class_weight=check_class_weight(class_weight),
             tol=check_real("tol", tol, above=0.0),
             cv=check_folds(cv, stopping=stopping, validation=validation is not None),

@@ -123,7 +123,8 @@ def fit_layer(
         splits = _of_all_rows(job)
     if standard is not None:
         # products with rows far from 0 cancel: float64 tells what the probe is, not how it rounds
-        family = _family(Widened(plain), job.labels, splits, job.communicator)
+        # and what standardizing shifted comes back as a bias
+        family = _family(Widened(plain), job.labels, splits, job.communicator, bias=True)
         probes = standard.hand_out(probes, family, options.tol)
     given = reference(rows, options.device)
     return {
@@ -166,7 +167,7 @@ def _refit(
 ) -> list[Probe]:
     """The chosen probes fitted to all rows, from where they are, in one family."""
     options = job.options
-    family = _family(x, job.labels, _of_all_rows(job), job.communicator)
+    family = _family(x, job.labels, _of_all_rows(job), job.communicator, bias=options.bias)
     family = family.take_tasks([*range(len(chosen))], np.array([p.l2 for p, _ in chosen]))
     solution = solve_from(
         family,
@@ -206,7 +207,8 @@ def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
         ValueError: values that are not finite, or whose sums are not.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        problem = _family(x, job.labels, job.splits, job.communicator)
+        bias = job.options.bias
+        problem = _family(x, job.labels, job.splits, job.communicator, bias=bias)
         variance = typical_variance(problem, job.sample_weight) if job.options.l2 is None else 1.0
     # squares of larger values, and penalties in their units, overflow in solvers
     largest = 0.01 * float(problem.xp.finfo(problem.dtype).max) ** 0.5
@@ -220,7 +222,9 @@ def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
     return problem, variance
 
 
-def _family(x: Source, labels: Labels, splits: list[Split], communicator: Communicator) -> Problem:
+def _family(
+    x: Source, labels: Labels, splits: list[Split], communicator: Communicator, *, bias: bool
+) -> Problem:
     """A task for each split; labels and weights that all splits share are kept once."""
     codes, weights = labels.own_codes, [s.weights for s in splits]
     concepts = [split.concept for split in splits]
@@ -235,6 +239,7 @@ def _family(x: Source, labels: Labels, splits: list[Split], communicator: Commun
         np.zeros(len(splits)),
         classes=max(len(c) for c in labels.classes),
         weights=None if shared is None else like(shared, x.reference, compute_dtype(x.reference)),
+        bias=bias,
         communicator=communicator,
     )
 

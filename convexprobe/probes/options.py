@@ -33,12 +33,13 @@ class Options:
         solver: the algorithm.
         l2: penalties, host `(v,)`; None for `GRID` times the layer's typical feature variance.
         class_weight: None, "balanced", or a weight for each class named.
-        tol, cv, stopping, scoring, refit, standardize, seeds, max_passes, max_seconds, device,
-            memory_limit: as given.
+        bias, tol, cv, stopping, scoring, refit, standardize, seeds, max_passes, max_seconds,
+            device, memory_limit: as given.
     """
 
     solver: Solver
     l2: np.ndarray | None
+    bias: bool
     class_weight: str | dict[Any, float] | None
     tol: float
     cv: int | None

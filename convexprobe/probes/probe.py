@@ -24,7 +24,7 @@ from convexprobe.probes.labels import check_labels, concept_place, known_codes
 from convexprobe.probes.options import check_weights
 from convexprobe.solvers.solution import Solved, Status
 
-OBJECTIVE = "F(W, b) = weighted mean cross-entropy + l2/2 ||W||^2, b free; nats"
+OBJECTIVE = "F(W, b) = weighted mean cross-entropy + l2/2 ||W||^2, b free (0 with bias=False); nats"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Probe(Solved):
     The attributes of `Solved` (`passes` and `seconds` are those of the whole path), and
 
         weights: `(k, d)`, in the library and on the device of the activations.
-        bias: `(k,)`; minus infinity for a class that had no rows.
+        bias: `(k,)`; zeros for a fit without biases; minus infinity for a class that had no rows.
         classes: the `k` classes, in the order of the rows of `weights`.
         concept: the name of the concept that it is of; None for plain labels.
         validation_error: error on validation rows, or None without them; of several folds or seeds

@@ -110,7 +110,7 @@ def start_from(
             f"warm_start: it remembers row {memory.rows[-1]}, "
             f"found {problem.rows.n} rows in {layer!r}"
         )
-    starts, logits = [], []
+    weights, biases, logits = [], [], []
     for concept, classes in zip(labels.names, labels.classes, strict=True):
         name = probe_name(layer, concept)
         probe = probes if isinstance(probes, Probe) else probes[name]
@@ -120,14 +120,13 @@ def start_from(
                 f"found {probe.weights.shape[1]} and {probe.classes!r}"
             )
         absent = problem.k - len(classes)
-        weights = np.pad(to_numpy(probe.weights), ((0, absent), (0, 0)))
-        bias = np.pad(to_numpy(probe.bias), (0, absent))
-        starts.append(np.concatenate([weights.ravel(), bias]))
+        weights.append(np.pad(to_numpy(probe.weights), ((0, absent), (0, 0))))
+        biases.append(np.pad(to_numpy(probe.bias), (0, absent)))
         if memory is not None:
             logits.append(np.pad(memory.logits[name], ((0, absent), (0, 0))))
     index, x = [split.concept for split in splits], problem.rows.reference
     return Previous(
-        like(np.stack(starts)[index], x),
+        problem.join(*(like(np.stack(part)[index], x) for part in (weights, biases))),
         like(np.stack(logits)[index], x) if memory is not None else None,
         None if memory is None else memory.rows,
     )
