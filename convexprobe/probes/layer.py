@@ -182,7 +182,7 @@ def _refit(
     for task, (probe, before) in enumerate(chosen):
         known = solution.task(task, start=before.start, waited=probe.seconds).known()
         known["passes"] += probe.passes
-        fitted = Fitted(**known, w=solution.w[task, :])
+        fitted = Fitted(**known, w=solution.w[task, :], steps=int(solution.steps[task]))
         classes = job.labels.classes[task]
         probes.append(
             replace(

@@ -74,8 +74,9 @@ def _clipped(bound: Array) -> Array:
 def estimated_gap(problem: Problem, gradient: Array, unpenalised: Array | float) -> Array:
     """`||grad||^2 / (2 l2)` for a gradient `(m, p)` after the bias was moved to have none, nats.
 
-    The repaired gap, `(m,)`, if the repair cost no entropy; without biases it is the gap itself. No bound: it tells whether paying for
+    The repaired gap, `(m,)`, if the repair cost no entropy. No bound: it tells whether paying for
     one can be worth it. (Moving the bias takes its share times the feature mean from the weights'.)
+    Without biases it is the gap itself.
     """
     weights, bias = problem.split(gradient)
     centred = weights - bias[:, :, None] * problem.mean[:, None, :]

@@ -4,11 +4,11 @@ With `h_ic = P_ic (1 - P_ic)`, the Hessian's diagonal block of class `c` is
 
     C_c = sum_i h_ic (x_i - m_c)(x_i - m_c)^T + l2 I,    m_c = sum_i h_ic x_i / sum_i h_ic,
 
-where the class's own mean decouples its bias (without biases, `m_c = 0`). Dense factors of all blocks would cost `k d^3`. In
-the eigenbasis `V` of the shared curvature `sum_ic h_ic (x_i - m)(x_i - m)^T` every `C_c` is nearly
-diagonal: each class gets a dense block on the leading directions, a diagonal on the others, and one
-number for the directions beyond `V`, if the sample's rows do not span all features. That costs
-about twice the shared curvature; `docs/decisions/preconditioner.md` has what it saves.
+where the class's own mean decouples its bias (without biases, `m_c = 0`). Dense factors of all
+blocks would cost `k d^3`. In the eigenbasis `V` of the shared curvature
+`sum_ic h_ic (x_i - m)(x_i - m)^T` every `C_c` is nearly diagonal: each class gets a dense block on
+the leading directions, a diagonal on the others, and one number for the directions beyond `V`, if
+the sample's rows do not span all features. That costs about twice the shared curvature; `docs/decisions/preconditioner.md` has what it saves.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ The best bias of a class without rows is minus infinity: such a class is kept ou
 so that no gradient moves its weights from zero.
 
 Shapes: a family has `m` tasks; `w` is `(m, p)` with `p = k (d + 1)`, the `(k, d)` weights in C
-order and then the `k` biases, or `p = k d` in a family without biases. Logits are `(m, k, rows)`: with the rows contiguous, softmax runs
-along the classes at full vector width, and both products are plain matrix products.
+order and then the `k` biases, or `p = k d` in a family without biases. Logits are `(m, k, rows)`:
+with the rows contiguous, softmax runs along the classes at full vector width, and both products are
+plain matrix products.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ For each task (labels `y`, row weights `s` with `S = sum s_i`, penalty `l2`), wi
 
     F(W, b) = (1/S) sum_i s_i [ logsumexp(z_i) - z_i[y_i] ] + (l2/2) ||W||^2,
 
-the bias not penalised, or held at 0 in a family without biases. With `P_i = softmax(z_i)` and residuals `R = P - Y`,
+the bias not penalised, or held at 0 in a family without biases. With `P_i = softmax(z_i)` and
+residuals `R = P - Y`,
 
     grad_W F = (1/S) sum_i s_i R_i x_i^T + l2 W,        grad_b F = (1/S) sum_i s_i R_i,
     (H v)_i  = (1/S) sum_i s_i (diag P_i - P_i P_i^T)(V x_i + c) [x_i; 1]^T + l2 [V; 0].

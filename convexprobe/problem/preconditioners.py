@@ -6,9 +6,10 @@
     C = sum_i h_i (x_i - xbar)(x_i - xbar)^T,    xbar = sum_i h_i x_i / sum_i h_i.
 
 Every class of task `t` gets `(a_t C + l2_t I)^-1`, where `a_t` is the task's own sum of `h` over
-the average's; the bias decouples in the centred coordinates (without biases, `xbar = 0`). (Bohning 1992 has `h = 1/2`; the rows'
-own `h` makes it good near a solution.) If one eigendecomposition serves all tasks, a scale for each
-class costs nothing more: `a_tc`, with `P_ic (1 - P_ic) k / (k-1)` for `h_i`.
+the average's; the bias decouples in the centred coordinates (without biases, `xbar = 0`). (Bohning
+1992 has `h = 1/2`; the rows' own `h` makes it good near a solution.) If one eigendecomposition
+serves all tasks, a scale for each class costs nothing more: `a_tc`, with
+`P_ic (1 - P_ic) k / (k-1)` for `h_i`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Wide rows: the same problem in the space that the rows span, with as many features as rows.
 
 A minimiser's weights are combinations of the rows (the representer theorem). With rows `X`,
-`(n, d)`, centred unless there is no bias to take the mean's part, and the Cholesky factor `X X^T = L L^T`, `X = L Q^T` for a `Q` with orthonormal
-columns, and for `W = V Q^T`
+`(n, d)`, centred unless no bias takes the mean's part, and the Cholesky factor `X X^T = L L^T`,
+`X = L Q^T` for a `Q` with orthonormal columns, and for `W = V Q^T`
 
     W x_i = V L_i,    ||W|| = ||V||,    W = V L^-1 X:
 

@@ -24,6 +24,7 @@ def finish_in_float64(
     tol: float,
     max_passes: float,
     max_seconds: float,
+    max_steps: float = np.inf,
     callbacks: Sequence[Callable[[Record], None]] = (),
 ) -> Solution:
     """The solution, after the tasks that rounding stopped were solved further in float64.
@@ -45,6 +46,7 @@ def finish_in_float64(
         tol=0.5 * tol,
         max_passes=max_passes,
         max_seconds=max_seconds,
+        max_steps=max_steps - solution.steps[stalled].max(),
         callbacks=callbacks,
     )
     at = wide.evaluate(cast(cast(further.w, family.dtype), xp.float64))
@@ -53,8 +55,10 @@ def finish_in_float64(
     objective, loss = to_numpy(at.value), to_numpy(at.loss)
     gap = objective - (further.objective - further.gap) + to_numpy(at.rounding)
     w, statuses = [solution.w[i, :] for i in range(family.m)], list(solution.status)
+    steps = solution.steps.copy()
     numbers: dict[str, Any] = {name: np.array(getattr(solution, name)) for name in NUMBERS}
     for j, i in enumerate(stalled):
+        steps[i] += further.steps[j]
         numbers["passes"][i] = family.passes
         numbers["seconds"][i] += further.seconds.max()
         if gap[j] >= numbers["gap"][i]:
@@ -68,4 +72,4 @@ def finish_in_float64(
             statuses[i] = Status.CERTIFIED
         elif statuses[i] is Status.CERTIFIED:  # of the point before it was rounded
             statuses[i] = Status.ROUNDING
-    return replace(solution, w=xp.stack(w), status=tuple(statuses), **numbers)
+    return replace(solution, w=xp.stack(w), status=tuple(statuses), steps=steps, **numbers)

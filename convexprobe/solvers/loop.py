@@ -115,6 +115,7 @@ def solve(
     tol: float = 1e-3,
     max_passes: float = 1000.0,
     max_seconds: float = np.inf,
+    max_steps: float = np.inf,
     callbacks: Sequence[Callable[[Record], None]] = (),
     state: Any = None,
     inverse: Inverse | None = None,
@@ -132,6 +133,7 @@ def solve(
         tol: relative tolerance.
         max_passes: budget of passes of this call.
         max_seconds: budget of seconds of this call.
+        max_steps: budget of the solver's steps of this call.
         callbacks: called with each `Record`.
         state: a previous solution's state, to resume the same problem instead of starting.
         inverse: a preconditioner for points near `w`, or None.
@@ -149,6 +151,7 @@ def solve(
     best = _Best(problem, w)
     status: list[Status | None] = [None] * problem.m
     passes, seconds = np.zeros(problem.m), np.zeros(problem.m)
+    steps = np.zeros(problem.m, dtype=int)
     history: list[Record] = []
     active, family = list(range(problem.m)), problem
     state = solver.init(family, w) if state is None else state
@@ -163,6 +166,7 @@ def solve(
         elapsed = problem.communicator.clock(time.perf_counter() - started)
         spent = problem.passes
         last = step == 0 or elapsed >= max_seconds or spent - before >= max_passes
+        last = last or step >= max_steps
         last = last or bool((best.quiet[active] >= STALLED_STEPS - 1).any())
         bound = lower_bounds(family, at, state.sample, target[active], step, last)
         score = to_numpy(at.value) if stopping is None else stopping(at.w)
@@ -182,11 +186,13 @@ def solve(
                 status[task] = Status.UNCERTIFIED if unpenalised[i] else Status.ROUNDING
             elif spent - before >= max_passes:
                 status[task] = Status.MAX_PASSES
+            elif step >= max_steps:
+                status[task] = Status.MAX_STEPS
             elif elapsed >= max_seconds:
                 status[task] = Status.MAX_SECONDS
-            if status[task] in (None, Status.MAX_PASSES, Status.MAX_SECONDS):
+            if status[task] in (None, Status.MAX_PASSES, Status.MAX_STEPS, Status.MAX_SECONDS):
                 keep.append(i)
-            passes[task], seconds[task] = spent, elapsed
+            passes[task], seconds[task], steps[task] = spent, elapsed, step
         if len(keep) < len(active):
             active = [active[i] for i in keep]
         if active and len(active) < family.m:
@@ -226,6 +232,7 @@ def solve(
         status=tuple(s for s in status if s is not None),
         passes=passes,
         seconds=seconds,
+        steps=steps,
         history=tuple(history),
         state=state if active else None,
         running=tuple(active),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -33,9 +33,10 @@ MEMORY = 2e9
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted(Solved):
-    """One task's record with its parameters `w`, `(p,)` float64."""
+    """One task's record with its parameters `w`, `(p,)` float64, and the solver's steps."""
 
     w: Array
+    steps: int
 
 
 def tasks_at_once(
@@ -103,6 +104,7 @@ def solve_path(
     tol: float,
     max_passes: float,
     max_seconds: float,
+    max_steps: float = np.inf,
     callbacks: Sequence[Callable[[Record], None]] = (),
     stopping: ValidationLoss | None = None,
     walk: Walk | None = None,
@@ -121,6 +123,7 @@ def solve_path(
         tol: relative tolerance.
         max_passes: budget of passes of each penalty.
         max_seconds: budget of seconds of all of it.
+        max_steps: budget of the solver's steps for each penalty.
         callbacks: called with each `Record`.
         stopping: the tasks' early stopping, instead of the certificate.
         walk: stop early on the way down, or go on below the smallest; None solves all of them.
@@ -129,7 +132,8 @@ def solve_path(
     Returns:
         For each task, its solutions: in the order of `penalties`, or of a walk from large to small.
     """
-    job = _Job(base, solver, previous, tol, max_passes, max_seconds, callbacks, stopping)
+    budget = max_passes, max_seconds, max_steps
+    job = _Job(base, solver, previous, tol, budget, callbacks, stopping)
     together, width = tasks_at_once(
         base.n // base.communicator.size, base.d, base.k, neighbours=neighbours, memory=memory
     )
@@ -183,6 +187,7 @@ def solve_from(
     tol: float,
     max_passes: float,
     max_seconds: float,
+    max_steps: float = np.inf,
     callbacks: Sequence[Callable[[Record], None]] = (),
     inverse: Inverse | None = None,
     stopping: ValidationLoss | None = None,
@@ -199,6 +204,7 @@ def solve_from(
         tol=tol,
         max_passes=max_passes,
         max_seconds=max_seconds,
+        max_steps=max_steps,
         callbacks=callbacks,
         inverse=inverse,
         stopping=stopping,
@@ -207,7 +213,13 @@ def solve_from(
         return solution
     left = max_seconds - family.communicator.clock(time.perf_counter() - started)
     return finish_in_float64(
-        family, solver, solution, tol=tol, max_passes=max_passes, max_seconds=left
+        family,
+        solver,
+        solution,
+        tol=tol,
+        max_passes=max_passes,
+        max_seconds=left,
+        max_steps=max_steps,
     )
 
 
@@ -220,13 +232,12 @@ class _Job:
         solver: Solver,
         previous: Previous | None,
         tol: float,
-        max_passes: float,
-        max_seconds: float,
+        budget: tuple[float, float, float],
         callbacks: Sequence[Callable[[Record], None]],
         stopping: ValidationLoss | None,
     ) -> None:
         self.base, self.solver, self.previous, self.stopping = base, solver, previous, stopping
-        self.tol, self.max_passes = tol, max_passes
+        self.tol, (self.max_passes, max_seconds, self.max_steps) = tol, budget
         self.deadline = time.perf_counter() + max_seconds
         self.callbacks, self.run = callbacks, partial(solve, tol=tol, callbacks=callbacks)
         self.wide = previous is None and stopping is None and is_wide(base)
@@ -260,6 +271,7 @@ class _Job:
                 tol=self.tol,
                 max_passes=self.max_passes,
                 max_seconds=self.left,
+                max_steps=self.max_steps,
             )
         else:
             solution = solve_from(
@@ -269,24 +281,37 @@ class _Job:
                 tol=self.tol,
                 max_passes=self.max_passes,
                 max_seconds=self.left,
+                max_steps=self.max_steps,
                 callbacks=self.callbacks,
                 inverse=start.inverse,
                 stopping=None if self.stopping is None else self.stopping.take_tasks(index),
             )
         flat = [
-            Fitted(**solution.task(i, start=name, waited=waited).known(), w=solution.w[i, :])
+            Fitted(
+                **solution.task(i, start=name, waited=waited).known(),
+                w=solution.w[i, :],
+                steps=int(solution.steps[i]),
+            )
             for i, name in enumerate(start.names)
         ]
         return [flat[i * count : (i + 1) * count] for i in range(len(members))]
 
     def _wide(self, family: Problem, index: list[int], w: Array) -> Solution:
         """Wide rows as they are, for as many passes as their row space costs; then inside it."""
+        steps = np.zeros(family.m, dtype=int)
         if self.space is None:
             price = min(row_space_passes(family), self.max_passes)
-            solution = self.run(family, self.solver, w, max_passes=price, max_seconds=self.left)
+            solution = self.run(
+                family,
+                self.solver,
+                w,
+                max_passes=price,
+                max_seconds=self.left,
+                max_steps=self.max_steps,
+            )
             if Status.MAX_PASSES not in solution.status or price == self.max_passes:
                 return solution
-            w, self.space = solution.w, row_space(self.base)
+            w, steps, self.space = solution.w, solution.steps, row_space(self.base)
         space = self.space
         inside = space.problem.take_tasks(index, family.host_l2)
         before = inside.passes
@@ -297,13 +322,17 @@ class _Job:
             tol=0.5 * self.tol,
             max_passes=self.max_passes,
             max_seconds=self.left,
+            max_steps=self.max_steps - steps.max(),
         )
+        steps = steps + solution.steps
         # A pass there reads rows that are n features wide: n / d of a pass here.
         family.count_rows(2.0 * family.n * (inside.passes - before) * family.n / family.d)
-        return self.run(
+        solution = self.run(
             family,
             self.solver,
             space.lift(solution.w),
             max_passes=self.max_passes,
             max_seconds=self.left,
+            max_steps=self.max_steps - steps.max(),
         )
+        return replace(solution, steps=steps + solution.steps)

@@ -16,6 +16,7 @@ class Status(Enum):
 
     CERTIFIED = "certified: the gap is within tol"
     MAX_PASSES = "stopped: the budget of passes ran out before the gap reached tol"
+    MAX_STEPS = "stopped: the budget of steps ran out before the gap reached tol"
     MAX_SECONDS = "stopped: the time ran out before the gap reached tol"
     ROUNDING = "stopped: rounding ended progress before the gap reached tol (float64 goes furthest)"
     VALIDATION = "stopped early: the loss on validation rows no longer falls; the gap says how far"
@@ -87,6 +88,7 @@ class Solution:
     Attributes are those of `Solved`, as host arrays `(m,)`, and
 
         w: best point of each task, `(m, p)` float64 on the problem's device.
+        steps: steps that the solver took for each task, host integers `(m,)`.
         history: a record per step.
         state: the solver's last state of the tasks still running, to resume the same problem; None
             if there are none.
@@ -103,6 +105,7 @@ class Solution:
     status: tuple[Status, ...]
     passes: np.ndarray
     seconds: np.ndarray
+    steps: np.ndarray
     history: tuple[Record, ...] = field(repr=False)
     state: Any = field(repr=False)
     running: tuple[int, ...] = ()

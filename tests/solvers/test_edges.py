@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import torch
 import convexprobe as cxp
 from convexprobe.activations.source import Rows
 from convexprobe.problem.objective import Problem
-from convexprobe.solvers import SOLVERS, SolverState, Status, solve
+from convexprobe.solvers import LBFGS, SOLVERS, SolverState, Status, solve
+from convexprobe.solvers.path import solve_path
 from tests.claims import parameters
 from tests.oracle import Data, minimum, random_data, reference
 
@@ -126,3 +127,30 @@ def test_a_solver_that_forgets_to_count_cannot_tell_too_few_passes() -> None:
     solution = solve(problem, Forgetful(), tol=1e-9, max_passes=5.0)
     assert solution.status == (Status.MAX_PASSES,)
     assert solution.passes[0] - before >= 3 * 1.5 + 1.0
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_budget_of_steps_is_kept_and_every_task_counts_its_own(solver: str) -> None:
+    data = random_data(120, 5, 3)
+    problem = data.problem([10.0, 1e-6])
+    cut = solve(problem, SOLVERS[solver](), tol=1e-10, max_steps=2)
+    assert cut.steps.tolist()[1] == 2 and cut.status[1] is Status.MAX_STEPS
+    assert 1 in cut.running and len(cut.history) == 3
+    assert cut.steps[0] <= 2
+    start = solve(problem, SOLVERS[solver](), max_steps=0)
+    assert start.steps.tolist() == [0, 0]
+    np.testing.assert_array_equal(start.w, problem.constant_classifier())
+
+
+def test_a_budget_of_steps_holds_on_wide_rows_and_in_float64() -> None:
+    wide, far = random_data(30, 90, 3), random_data(200, 4, 3)
+    far = replace(far, x=far.x + 1e3)
+    for data, dtype in ((wide, np.float64), (far, np.float32)):
+        problem = data.problem(0.0, np, dtype)
+        limits = {"max_passes": 1000.0, "max_seconds": np.inf}
+        ((free,),) = solve_path(problem, np.array([1e-3]), LBFGS(), None, tol=1e-6, **limits)
+        assert free.status is Status.CERTIFIED and free.steps >= 6
+        ((cut,),) = solve_path(
+            problem, np.array([1e-3]), LBFGS(), None, tol=1e-6, max_steps=free.steps // 2, **limits
+        )
+        assert cut.steps <= free.steps // 2 and cut.gap > free.gap
