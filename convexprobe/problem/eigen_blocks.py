@@ -8,7 +8,8 @@ where the class's own mean decouples its bias (without biases, `m_c = 0`). Dense
 blocks would cost `k d^3`. In the eigenbasis `V` of the shared curvature
 `sum_ic h_ic (x_i - m)(x_i - m)^T` every `C_c` is nearly diagonal: each class gets a dense block on
 the leading directions, a diagonal on the others, and one number for the directions beyond `V`, if
-the sample's rows do not span all features. That costs about twice the shared curvature; `docs/decisions/preconditioner.md` has what it saves.
+the sample's rows do not span all features. That costs about twice the shared curvature;
+`docs/decisions/preconditioner.md` has what it saves.
 """
 
 from __future__ import annotations
