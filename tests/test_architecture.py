@@ -20,7 +20,7 @@ DOCS = PACKAGE.parent / "docs"
 
 FOLDERS = [
     "arrays", "activations", "extraction", "problem", "solvers", "metrics", "plotting", "probes",
-    "training", "datasets",
+    "sklearn", "training", "datasets",
 ]  # fmt: skip
 """A folder imports only from those above it."""
 

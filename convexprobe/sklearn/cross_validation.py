@@ -41,7 +41,7 @@ class Fold(NamedTuple):
         gaps: nats, `(v,)`.
         limits: gaps that `tol` asks for, nats, `(v,)`.
         steps: `(v,)`.
-        ended: whether the steps ran out, `(v,)`.
+        statuses: how the fits ended, `(v,)` of `Status`.
     """
 
     coef: np.ndarray
@@ -50,7 +50,7 @@ class Fold(NamedTuple):
     gaps: np.ndarray
     limits: np.ndarray
     steps: np.ndarray
-    ended: np.ndarray
+    statuses: np.ndarray
 
 
 class LogisticRegressionCV(Logistic):
@@ -70,6 +70,7 @@ class LogisticRegressionCV(Logistic):
         C_, Cs_, l1_ratio_, l1_ratios_, coefs_paths_, scores_, n_iter_: as in scikit-learn.
         coef_, intercept_, classes_, n_features_in_, feature_names_in_: likewise.
         gaps_: bounds of every fold's fits, nats, `(folds, Cs)`.
+        statuses_: how those fits ended, `(folds, Cs)` of `convexprobe.Status`.
         gap_, status_, probe_: of the fit to all rows; only with `refit`.
     """
 
@@ -151,9 +152,8 @@ class LogisticRegressionCV(Logistic):
             for train, test in splits
         )
         together = Fold(*(np.stack(part) for part in zip(*folds, strict=True)))
-        self.gaps_ = together.gaps
-        ended = together.ended.copy()
-        gap, limit = together.gaps.max(), together.limits.min()
+        self.gaps_, self.statuses_ = together.gaps, together.statuses
+        ended = Status.MAX_STEPS in together.statuses
         if self.refit:
             best = int(np.argmax(together.scores.sum(axis=0)))
             chosen = self.Cs_[best]
@@ -167,7 +167,7 @@ class LogisticRegressionCV(Logistic):
                 **settings,
             )
             self._take(read, make_probe(problem, tuple(read.classes.tolist()), 0, solution))
-            ended = np.append(ended, solution.status is Status.MAX_STEPS)
+            ended = ended or solution.status is Status.MAX_STEPS
         else:
             own = np.arange(len(folds)), np.argmax(together.scores, axis=1)
             chosen = float(self.Cs_[own[1]].mean())
@@ -175,8 +175,8 @@ class LogisticRegressionCV(Logistic):
             self.intercept_ = together.intercept[own].mean(axis=0)
             self.classes_ = read.classes
         self._set_path(together, chosen)
-        if ended.any():
-            self._warn(gap, limit)
+        if ended:
+            self._warn(together.gaps.max(), together.limits.min())
         return self
 
     def _set_path(self, folds: Fold, chosen: float) -> None:
@@ -278,7 +278,7 @@ def _fold(
         np.array([s.gap for s in solutions]),
         np.array([settings["tol"] * s.label_entropy for s in solutions]),
         np.array([s.steps for s in solutions], dtype=np.int32),
-        np.array([s.status is Status.MAX_STEPS for s in solutions]),
+        np.array([s.status for s in solutions], dtype=object),
     )
 
 

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model._base import LinearClassifierMixin, SparseCoefMixin
 from sklearn.utils import check_random_state
+from sklearn.utils._array_api import check_same_namespace
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
@@ -101,7 +102,7 @@ class Logistic(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
             )
         weights = check_weights(sample_weight, X.shape[0])
         if weights is not None and not (weights > 0).any():
-            raise ValueError("sample_weight: expected a positive weight, found none")
+            raise ValueError("sample_weight: expected a positive weight, found only zero weights")
         if self.class_weight is not None:
             chosen = self.class_weight
             if isinstance(chosen, Mapping) and not set(chosen) <= set(classes.tolist()):
@@ -142,6 +143,7 @@ class Logistic(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
             ValueError: rows that scikit-learn refuses, of another width say.
             sklearn.exceptions.NotFittedError: before `fit`.
         """
+        check_same_namespace(X, self, attribute="coef_", method="predict_log_proba")
         z = self.decision_function(X)
         xp = namespace(z)
         if z.ndim == 2:
@@ -154,6 +156,7 @@ class Logistic(LinearClassifierMixin, SparseCoefMixin, BaseEstimator):
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities `(n, k)` of rows `(n, d)`; see `predict_log_proba`."""
+        check_same_namespace(X, self, attribute="coef_", method="predict_proba")
         log_p = self.predict_log_proba(X)
         return namespace(log_p).exp(log_p)
 

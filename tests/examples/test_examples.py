@@ -55,6 +55,20 @@ def test_the_code_of_the_page_about_measures_runs_as_typed(tmp_path: Path) -> No
     assert "Selectivity(value=" in out and "without activations: compression" in out
 
 
+def test_the_code_of_the_page_about_scikit_learn_runs_as_typed(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "scikit_learn.md").read_text()
+    script = tmp_path / "estimators.py"
+    script.write_text("".join(re.findall(r"```python\n(.*?)```", page, re.S)))
+    out = run(str(script), cwd=tmp_path)
+    assert out.count("Status.CERTIFIED") == 3
+
+
+def test_linear_evaluation_certifies_every_value_of_C() -> None:
+    out = run("examples/linear_evaluation.py", "--quick").splitlines()
+    assert len(out) == 2 and out[1].endswith("45 of 45 certified, and the last certified")
+    assert re.search(r"9\d\.\d% +9\d\.\d% +\d+\.\d% ", out[1])
+
+
 @pytest.mark.skipif(
     "CONVEXPROBE_DATA" not in os.environ, reason="CONVEXPROBE_DATA names no MNIST files"
 )

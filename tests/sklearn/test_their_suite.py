@@ -1,7 +1,12 @@
-"""scikit-learn's own tests of logistic regression, from the installed wheel, on these classes."""
+"""scikit-learn's own tests of logistic regression, from the installed wheel, on these classes.
+
+The slowest of them, and SAG's and SAGA's, run where CONVEXPROBE_ALL_CHECKS is set; those of array
+libraries where SCIPY_ARRAY_API is 1, as theirs do.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
@@ -66,6 +71,11 @@ PARAMETERS: dict[str, Callable[[Any], bool]] = {
 """Which values of a parameter to keep, where only some are of the L2 penalty."""
 
 
+EVERYTHING = "CONVEXPROBE_ALL_CHECKS" in os.environ
+SLOW = {"test_multinomial_cv_iris", "test_logistic_regression_solvers_multiclass"}
+SLOW_SOLVERS = () if EVERYTHING else ("sag", "saga")
+
+
 def load() -> ModuleType:
     """Their module, in which the two names are of this package and sparse rows are dense."""
     spec = find_spec("sklearn.linear_model.tests.test_logistic")
@@ -87,7 +97,8 @@ def kept(name: str, test: Callable[..., None]) -> Callable[..., None]:
     for mark in getattr(test, "pytestmark", []):
         if mark.name == "parametrize":
             names, values = mark.args
-            values = [v for v in values if names != "solver" or v != "liblinear"]
+            if names == "solver":
+                values = [v for v in values if v not in ("liblinear", *SLOW_SOLVERS)]
             values = [v for v in values if not isinstance(v, tuple) or v[0] not in ABSENT]
             if (
                 any(word in names for word in ("solver", "l1_ratio", "scoring"))
@@ -118,7 +129,7 @@ globals().update(
     {
         name: kept(name, value)
         for name, value in vars(theirs).items()
-        if name.startswith("test_") and name not in _refused
+        if name.startswith("test_") and name not in (_refused if EVERYTHING else _refused | SLOW)
     }
 )
 
