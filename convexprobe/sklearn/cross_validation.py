@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from inspect import signature
 from numbers import Integral
 from typing import Any, NamedTuple, Self
@@ -26,9 +27,11 @@ from convexprobe._arguments import check_bool, check_integer, check_real, shown
 from convexprobe.arrays.backend import to_numpy
 from convexprobe.arrays.precision import full_precision
 from convexprobe.probes.selection import make_probe
+from convexprobe.problem.objective import Problem
 from convexprobe.sklearn.logistic_regression import Logistic, LogisticRegression, Read
 from convexprobe.sklearn.penalties import coefficients, solve_penalties
 from convexprobe.solvers import Solver
+from convexprobe.solvers.path import Fitted
 from convexprobe.solvers.solution import Status
 
 
@@ -144,11 +147,16 @@ class LogisticRegressionCV(Logistic):
         splits = check_cv(self.cv, read.y, classifier=True).split(
             read.x, read.y, **routed.splitter.split
         )
-        settings = {"bias": self.fit_intercept, "solver": solver, "tol": self.tol**2,
-                    "max_iter": self.max_iter}  # fmt: skip
+        solve = partial(
+            solve_penalties,
+            bias=self.fit_intercept,
+            solver=solver,
+            tol=self.tol**2,
+            max_iter=self.max_iter,
+        )
         scorer = _with_labels(self._get_scorer(), read.classes)
         folds = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fold)(read, train, test, self.Cs_, settings, scorer, routed.scorer.score)
+            delayed(_fold)(read, train, test, self.Cs_, solve, scorer, routed.scorer.score)
             for train, test in splits
         )
         together = Fold(*(np.stack(part) for part in zip(*folds, strict=True)))
@@ -157,14 +165,13 @@ class LogisticRegressionCV(Logistic):
         if self.refit:
             best = int(np.argmax(together.scores.sum(axis=0)))
             chosen = self.Cs_[best]
-            problem, (solution,) = solve_penalties(
+            problem, (solution,) = solve(
                 read.x,
                 read.codes,
                 len(read.classes),
                 read.weights,
                 [chosen],
                 start=(together.coef[:, best].mean(axis=0), together.intercept[0, best]),
-                **settings,
             )
             self._take(read, make_probe(problem, tuple(read.classes.tolist()), 0, solution))
             ended = ended or solution.status is Status.MAX_STEPS
@@ -181,6 +188,10 @@ class LogisticRegressionCV(Logistic):
 
     def _set_path(self, folds: Fold, chosen: float) -> None:
         """Set the attributes of the path, in scikit-learn's old shapes or in its new ones."""
+        self.C_: Any
+        self.l1_ratio_: Any
+        self.coefs_paths_: Any
+        self.scores_: Any
         paths = folds.coef
         if self.fit_intercept:
             paths = np.concatenate([paths, folds.intercept[:, :, :, None]], axis=3)
@@ -251,15 +262,15 @@ def _fold(
     train: np.ndarray,
     test: np.ndarray,
     Cs: np.ndarray,
-    settings: dict[str, Any],
+    solve: partial[tuple[Problem, list[Fitted]]],
     scorer: Any,
     score_params: dict[str, Any],
 ) -> Fold:
     """Fit to the rows of a fold at every `C`, and score on those that it holds out."""
     weights = None if read.weights is None else read.weights[train]
     k = len(read.classes)
-    problem, solutions = solve_penalties(
-        read.x[train], read.codes[train], k, weights, Cs.tolist(), start=None, **settings
+    problem, solutions = solve(
+        read.x[train], read.codes[train], k, weights, Cs.tolist(), start=None
     )
     own = _check_method_params(read.x, score_params, indices=test)
     coefs, intercepts, scores = [], [], []
@@ -276,7 +287,7 @@ def _fold(
         np.stack(intercepts),
         np.asarray(scores),
         np.array([s.gap for s in solutions]),
-        np.array([settings["tol"] * s.label_entropy for s in solutions]),
+        np.array([solve.keywords["tol"] * s.label_entropy for s in solutions]),
         np.array([s.steps for s in solutions], dtype=np.int32),
         np.array([s.status for s in solutions], dtype=object),
     )

@@ -72,6 +72,11 @@ PARAMETERS: dict[str, Callable[[Any], bool]] = {
 
 
 EVERYTHING = "CONVEXPROBE_ALL_CHECKS" in os.environ
+if os.environ.get("SCIPY_ARRAY_API") != "1":
+    REFUSED["array libraries, which they skip too"] = (
+        "test_logistic_regression_array_api_compliance",
+        "test_logistic_regression_array_api_warm_start",
+    )
 SLOW = {"test_multinomial_cv_iris", "test_logistic_regression_solvers_multiclass"}
 SLOW_SOLVERS = () if EVERYTHING else ("sag", "saga")
 
