@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from convexprobe._arguments import check_choice, check_real
+from convexprobe._tables import html_table
 from convexprobe.arrays.backend import generator
 from convexprobe.metrics.measures import Measures, bootstrap
 from convexprobe.metrics.predictions import Predictions
@@ -101,17 +102,23 @@ class Score:
                 row[f"{name}_low"], row[f"{name}_high"] = self.interval(name)
         return row
 
-    def __str__(self) -> str:
-        lines = [f"{'rows':20} {self.rows:g}"]
+    def _texts(self) -> dict[str, str]:
+        """The measures as they are printed, with their intervals, by name."""
+        out = {"rows": f"{self.rows:g}"}
         for name, form in FORMATS.items():
-            text = form.format(getattr(self, name))
+            out[name] = form.format(getattr(self, name))
             if name in self.samples:
                 low, high = (form.format(v) for v in self.interval(name))
-                text = f"{text}  {low} to {high}"
-            lines.append(f"{name:20} {text}")
-        return "\n".join(lines)
+                out[name] += f"  {low} to {high}"
+        return out
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:20} {text}" for name, text in self._texts().items())
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table([["measure", "value"], *map(list, self._texts().items())], left=(0, 1))
 
 
 def percentiles(values: np.ndarray, level: float) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from convexprobe._tables import aligned, html_table
 from convexprobe.activations.checks import check_activations, check_memory
 from convexprobe.activations.placement import choose_tier
 from convexprobe.activations.source import Rows
@@ -21,7 +22,6 @@ from convexprobe.probes.labels import read_labels
 from convexprobe.probes.layer import FEW
 from convexprobe.probes.memory import Family, moments, peak
 from convexprobe.probes.options import GRID, check_folds, check_l2
-from convexprobe.probes.table import aligned
 from convexprobe.probes.validation import check_validation_rows
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import Solver, by_name
@@ -69,13 +69,20 @@ class Estimate:
     tiers: Mapping[str, str]
     total: Cost
 
-    def __str__(self) -> str:
+    def cells(self) -> list[list[str]]:
+        """The printed table, cell by cell; the first row has the names of the columns."""
         table = [["layer", "rows", "disk, MB", "host, MB", "device, MB", "passes", "seconds"]]
         for name, cost in (*self.layers.items(), ("all", self.total)):
             sizes = (f"{b / 1e6:.0f}" for b in (cost.disk, cost.host, cost.device))
             where = self.tiers.get(name, "")
             table.append([name, where, *sizes, f"{cost.passes:.0f}", f"{cost.seconds:.1f}"])
-        return aligned(table)
+        return table
+
+    def __str__(self) -> str:
+        return aligned(self.cells())
+
+    def _repr_html_(self) -> str:
+        return html_table(self.cells(), left=(0, 1))
 
 
 def estimate(

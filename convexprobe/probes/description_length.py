@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from convexprobe._arguments import check_integer, check_real
+from convexprobe._tables import aligned
 from convexprobe.activations.checks import check_activations, check_finite
 from convexprobe.activations.placement import place
 from convexprobe.activations.source import Source
@@ -30,7 +31,6 @@ from convexprobe.probes.layer import in_numpy, typical_variance
 from convexprobe.probes.options import GRID, check_l2
 from convexprobe.probes.probe import unchecked_logits
 from convexprobe.probes.selection import make_probe
-from convexprobe.probes.table import aligned
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.row_space import is_wide
 from convexprobe.solvers import Solver, by_name

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from convexprobe._arguments import check_bool, shown
+from convexprobe._tables import aligned, html_lines, html_table
 from convexprobe.activations.checks import check_activations, check_layer
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.score import Score
@@ -16,7 +17,6 @@ from convexprobe.probes.labels import layer_of, probe_name, split_concepts
 from convexprobe.probes.probe import OBJECTIVE, Probe, evaluate_probe, read_draws
 from convexprobe.probes.probe_file import read_probes, write_probes
 from convexprobe.probes.scores import Scores
-from convexprobe.probes.table import aligned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +27,9 @@ _FORMATS = {
     "passes": "{:.0f}", "seconds": "{:.2f}", "status": "{}",
 }  # fmt: skip
 """The columns of the table, and how each is printed."""
+
+WORDS = (0, len(_FORMATS) - 1)
+"""Numbers of the columns that are words."""
 
 _LEGEND = f"""objective: {OBJECTIVE}
 gap: how far above its optimum the objective is at most, nats; certified: gap <= tol * H(Y), where
@@ -189,16 +192,26 @@ class ProbeSet(Mapping[str, Probe]):
 
         return pd.DataFrame(self._table()).set_index("layer")
 
-    def __str__(self) -> str:
+    def cells(self) -> list[list[str]]:
+        """The printed table, cell by cell; the first row has the names of the columns."""
         rows = [list(_FORMATS)]
         for row in self._table():
             rows.append(["" if row[c] is None else f.format(row[c]) for c, f in _FORMATS.items()])
-        legend = _LEGEND
-        if any(probe.scale is not None for probe in self.values()):
-            legend += _STANDARDIZED
-        return f"{aligned(rows, left=(0, len(_FORMATS) - 1))}\n{legend}"
+        return rows
+
+    @property
+    def legend(self) -> str:
+        """What was solved and what the columns mean, a few lines of text."""
+        scaled = any(probe.scale is not None for probe in self.values())
+        return _LEGEND + (_STANDARDIZED if scaled else "")
+
+    def __str__(self) -> str:
+        return f"{aligned(self.cells(), left=WORDS)}\n{self.legend}"
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(self.cells(), left=WORDS) + html_lines(self.legend)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file, which appears complete or not at all.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from convexprobe._tables import aligned, html_table
 from convexprobe.metrics.score import FORMATS, Score, percentiles
 from convexprobe.probes.labels import probe_name
-from convexprobe.probes.table import aligned
 
 
 class Selectivity(NamedTuple):
@@ -74,11 +74,18 @@ class Scores(dict[str, Score]):
             out[layer] = Selectivity(other.error - one.error, low, high)
         return out
 
-    def __str__(self) -> str:
+    def cells(self) -> list[list[str]]:
+        """The printed table, cell by cell; the first row has the names of the columns."""
         rows = [["probe", "rows", *FORMATS]]
         for name, score in self.items():
             measures = [form.format(getattr(score, m)) for m, form in FORMATS.items()]
             rows.append([name, f"{score.rows:g}", *measures])
-        return aligned(rows, left=(0,))
+        return rows
+
+    def __str__(self) -> str:
+        return aligned(self.cells(), left=(0,))
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(self.cells(), left=(0,))

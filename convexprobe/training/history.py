@@ -9,12 +9,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from convexprobe._arguments import check_choice, check_path
+from convexprobe._tables import html_lines, html_table
 from convexprobe.plotting.figures import plot_curves, plot_errors, plot_heatmap
 from convexprobe.plotting.movie import animate
 from convexprobe.probes.labels import layer_of, probe_name
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.solvers.solution import Status
-from convexprobe.training.results import Entry
+from convexprobe.training.results import WORDS, Entry
 from convexprobe.training.run_directory import RunDirectory, lock_directory
 
 if TYPE_CHECKING:
@@ -136,6 +137,19 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The summary, and the results of the last step."""
+        text = html_lines(str(self))
+        if not self.entries:
+            return text
+        last = self.entries[-1]
+        return text + html_table(last.cells(), left=WORDS, caption=f"step {last.step}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that the run's directory records, by name; none of a history in memory."""
+        return dict(self._source.settings) if isinstance(self._source, RunDirectory) else {}
 
     def _column(self, column: str | None) -> str:
         """Return the column to draw; None stands for test errors, or training errors without."""

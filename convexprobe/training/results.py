@@ -22,6 +22,15 @@ MEASURES = tuple(name for name in FORMATS if name != "usable_information")
 _DEFINED = ("error", "loss", "label_entropy", "rows")
 """What every score has."""
 
+_FORMATS = {
+    "layer": "{}", "l2": "{:.2e}", "loss": "{:.4f}", "gap": "{:.1e}", "train_error": "{:.2%}",
+    "test_loss": "{:.4f}", "test_error": "{:.2%}", "passes": "{:.0f}", "status": "{}",
+}  # fmt: skip
+"""The columns of a step's table, and how each is printed."""
+
+WORDS = (0, len(_FORMATS) - 1)
+"""Numbers of the columns that are words."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerResult(Solved):
@@ -177,6 +186,13 @@ class Entry:
                 if r.test is not None
             }
         )
+
+    def cells(self) -> list[list[str]]:
+        """A table of the layers, cell by cell; the first row has the names of the columns."""
+        table = [list(_FORMATS)]
+        for row in (result.to_row() for result in self.layers):
+            table.append(["" if row[c] is None else f.format(row[c]) for c, f in _FORMATS.items()])
+        return table
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, as JSON holds them."""
