@@ -23,6 +23,7 @@ from convexprobe.probes.probe import PathPoint, Probe
 from convexprobe.probes.probe_set import ProbeSet, load_probes
 from convexprobe.probes.scores import Scores
 from convexprobe.probes.warm_start import Remembered, remember
+from convexprobe.report.report import write_report
 from convexprobe.solvers import (
     LBFGS,
     SAG,
@@ -89,6 +90,7 @@ __all__ = [
     "token_at",
     "token_labels",
     "word_ids",
+    "write_report",
 ]
 
 

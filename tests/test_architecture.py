@@ -20,7 +20,7 @@ DOCS = PACKAGE.parent / "docs"
 
 FOLDERS = [
     "arrays", "activations", "extraction", "problem", "solvers", "metrics", "plotting", "probes",
-    "sklearn", "training", "datasets",
+    "sklearn", "training", "datasets", "report",
 ]  # fmt: skip
 """A folder imports only from those above it."""
 

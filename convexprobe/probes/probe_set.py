@@ -164,7 +164,8 @@ class ProbeSet(Mapping[str, Probe]):
             curves.setdefault(", ".join(filter(None, (label, concept))), {})[layer] = error
         return plot_errors(curves, ax=ax, ylabel=what, relative_depth=relative_depth)
 
-    def _table(self) -> list[dict[str, Any]]:
+    def table(self) -> list[dict[str, Any]]:
+        """A row for every probe: what the printed table shows, as numbers."""
         return [
             {
                 "layer": name,
@@ -190,12 +191,12 @@ class ProbeSet(Mapping[str, Probe]):
         """
         import pandas as pd
 
-        return pd.DataFrame(self._table()).set_index("layer")
+        return pd.DataFrame(self.table()).set_index("layer")
 
     def cells(self) -> list[list[str]]:
         """The printed table, cell by cell; the first row has the names of the columns."""
         rows = [list(_FORMATS)]
-        for row in self._table():
+        for row in self.table():
             rows.append(["" if row[c] is None else f.format(row[c]) for c, f in _FORMATS.items()])
         return rows
 

@@ -1,0 +1,1 @@
+"""One HTML file that shows probes or a training run to a person."""
