@@ -20,12 +20,15 @@ DOCS = PACKAGE.parent / "docs"
 
 FOLDERS = [
     "arrays", "activations", "extraction", "problem", "solvers", "metrics", "plotting", "probes",
-    "sklearn", "training", "datasets", "report",
+    "sklearn", "training", "datasets", "report", "cli",
 ]  # fmt: skip
 """A folder imports only from those above it."""
 
 APART = {"extraction": {"problem", "solvers", "probes"}, "probes": {"extraction"}}
 """Folders that do not import each other, whatever their order."""
+
+ENTRIES = ("__init__", "__main__")
+"""Files from which the package is entered: they stand beside the folders and import from them."""
 
 FILES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
@@ -68,7 +71,7 @@ def test_every_folder_has_its_place_and_its_sentence() -> None:
         assert docstring.strip(), name
 
 
-@pytest.mark.parametrize("name", [n for n in FILES if n != "__init__"])
+@pytest.mark.parametrize("name", [n for n in FILES if n not in ENTRIES])
 def test_a_folder_imports_only_from_those_above_it(name: str) -> None:
     here = folder(name)
     for target in filter(None, map(own, imports(name))):
@@ -85,7 +88,7 @@ def test_files_of_a_folder_import_each_other_without_cycles(here: str) -> None:
     def file(module: str) -> str:
         return module if module in FILES else f"{module}.__init__"
 
-    files = [name for name in FILES if folder(name) == here and name != "__init__"]
+    files = [name for name in FILES if folder(name) == here and name not in ENTRIES]
     graph = {n: {file(own(m)) for m in imports(n) if own(m)} & set(files) for n in files}
     assert list(TopologicalSorter(graph).static_order())  # raises CycleError
 

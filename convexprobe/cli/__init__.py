@@ -1,0 +1,1 @@
+"""The command `convexprobe`: files and factories in, probes, tables and reports out."""
