@@ -14,6 +14,7 @@ from convexprobe.metrics.score import Score
 from convexprobe.plotting.figures import plot_errors
 from convexprobe.probes.groups import example_groups
 from convexprobe.probes.labels import layer_of, probe_name, split_concepts
+from convexprobe.probes.model_card import write_folder
 from convexprobe.probes.probe import OBJECTIVE, Probe, evaluate_probe, read_draws
 from convexprobe.probes.probe_file import read_probes, write_probes
 from convexprobe.probes.scores import Scores
@@ -222,6 +223,31 @@ class ProbeSet(Mapping[str, Probe]):
             OSError: the file cannot be written; one that was there stays.
         """
         write_probes(path, self._probes)
+
+    def save_pretrained(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        scores: Mapping[str, Score] | None = None,
+        description: str = "",
+    ) -> None:
+        """Write a folder that can be uploaded to a hub as it is.
+
+        It has `probes.safetensors`, which `load_probes` reads; `directions.safetensors`, with the
+        `Probe.direction` of every class by layer, `(k, d)`; and `README.md`, a model card that says
+        what was solved, on what, with which gap, and how the arrays are read without this library.
+
+        Args:
+            directory: it is made if it is not there; files of these names are replaced.
+            scores: what `evaluate` returned, for the card.
+            description: Markdown for the card: which network, data and labels these are.
+
+        Raises:
+            TypeError: a class other than str, int, float, bool and None.
+            ValueError: no probes, or a score of a probe that is not there.
+            OSError: the folder cannot be written.
+        """
+        write_folder(directory, self._probes, scores or {}, description)
 
 
 def load_probes(path: str | os.PathLike[str]) -> ProbeSet:
