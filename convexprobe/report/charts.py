@@ -13,8 +13,11 @@ from math import ceil, floor, isfinite, log10
 
 from convexprobe._tables import shown_text
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 330, 64, 16, 14, 96
-_SPAN, _RISE = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+WIDTH, LEFT, RIGHT, TOP = 760, 64, 16, 18
+"""Units of the drawing; its height depends on the names below the axis."""
+
+_SPAN, _RISE = WIDTH - LEFT - RIGHT, 220
+_LEVEL = TOP + _RISE
 _NAMED = 32
 """Layers that are named on an axis; of more, every second, third ... is."""
 
@@ -58,6 +61,17 @@ class Axis:
     high: float
     ticks: Sequence[tuple[float, str]]
     name: str = ""
+
+    @property
+    def tilted(self) -> bool:
+        """Whether the writing would not fit side by side."""
+        return len(self.ticks) * max((len(text) for _, text in self.ticks), default=0) > 90
+
+    @property
+    def bottom(self) -> float:
+        """What the writing below takes."""
+        longest = max((len(text) for _, text in self.ticks), default=0)
+        return 26 + (4.8 * longest if self.tilted else 0) + (22 if self.name else 0)
 
     def place(self, value: float) -> float:
         """The coordinate of a value."""
@@ -134,7 +148,7 @@ def line_chart(
         return TOP + _RISE * (1 - (scaled - low) / (high - low))
 
     parts = [_frame(axis, [(TOP + _RISE * (1 - (m - low) / (high - low)), t) for m, t in marks])]
-    parts.append(f'<text class="unit" x="{LEFT}" y="{TOP - 3}">{escape(unit)}</text>')
+    parts.append(f'<text class="unit" x="{LEFT}" y="{TOP - 6}">{escape(unit)}</text>')
     for i, curve in enumerate(curves):
         points = [(axis.place(x), height(v)) for x, v in zip(curve.at, curve.values, strict=True)]
         key = f' data-key="{escape(curve.key)}"' if curve.key else ""
@@ -160,7 +174,8 @@ def line_chart(
         )
         legend = f'<ul class="legend">{items}</ul>'
     geometry = f'data-top="{TOP}" data-rise="{_RISE}" data-left="{LEFT}" data-span="{_SPAN}"'
-    return _figure(ident, title, words, "".join(parts), f"{scale} {geometry}", legend)
+    inside = "".join(parts)
+    return _figure(ident, title, words, inside, axis, f"{scale} {geometry}", legend)
 
 
 def heat_map(
@@ -231,17 +246,21 @@ def heat_map(
         f'style="background:linear-gradient(90deg,{ramp})"></span><span>{factor * high:.3g} '
         f"{escape(unit)}</span></p>"
     )
-    return _figure(ident, title, words, "".join(parts) + frame + mark, "", scale)
+    inside = "".join(parts) + frame + mark
+    return _figure(ident, title, words, inside, axis, "", scale)
 
 
-def _figure(ident: str, title: str, words: str, inside: str, data: str, legend: str) -> str:
+def _figure(
+    ident: str, title: str, words: str, inside: str, axis: Axis, data: str, legend: str
+) -> str:
+    box = f"0 0 {WIDTH} {_LEVEL + axis.bottom:.0f}"
     return (
         f'<figure id="{ident}"><div class="wide" tabindex="0" role="region" '
-        f'aria-label="{escape(title)}"><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}"><svg viewBox="{box}" role="img" '
         f'aria-labelledby="{ident}-title {ident}-words" {data}>'
         f'<title id="{ident}-title">{escape(title)}</title>'
         f'<desc id="{ident}-words">{escape(words)}</desc>{inside}</svg></div>'
-        f"{legend}<figcaption>{escape(words)}</figcaption></figure>\n"
+        f"{legend}<figcaption><b>{escape(title)}.</b> {escape(words)}</figcaption></figure>\n"
     )
 
 
@@ -252,8 +271,7 @@ def _frame(axis: Axis, marks: Sequence[tuple[float, str]], *, grid: bool = True)
         if grid:
             parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}h{_SPAN}"/>')
         parts.append(f'<text class="y" x="{LEFT - 6}" y="{y + 4:.1f}">{escape(text)}</text>')
-    level = HEIGHT - BOTTOM
-    tilted = any(len(text) > 6 for _, text in axis.ticks) or len(axis.ticks) > 12
+    level, tilted = _LEVEL, axis.tilted
     for value, text in axis.ticks:
         x = axis.place(value)
         parts.append(f'<path class="tick" d="M{x:.1f} {level}v4"/>')
@@ -264,8 +282,8 @@ def _frame(axis: Axis, marks: Sequence[tuple[float, str]], *, grid: bool = True)
         )
     parts.append(f'<path class="tick" d="M{LEFT} {level}h{_SPAN}"/>')
     if axis.name:
-        parts.append(f'<text x="{LEFT + _SPAN / 2}" y="{level + 42}" text-anchor="middle">'
-                     f"{escape(axis.name)}</text>")  # fmt: skip
+        at = f'x="{LEFT + _SPAN / 2}" y="{level + axis.bottom - 6:.0f}"'
+        parts.append(f'<text {at} text-anchor="middle">{escape(axis.name)}</text>')
     return "".join(parts)
 
 

@@ -144,7 +144,7 @@ def _information(probes: Mapping[str, Probe], scores: Mapping[str, Mapping[str, 
         (points,) = concepts.values()
         values = {name: row.get("usable_information") for name, row in scores.items()}
         ends = (_ends(scores, f"usable_information_{end}") for end in ("low", "high"))
-        curves.append(_curve("other rows", points, values, probes, *ends))
+        curves.insert(0, _curve("other rows", points, values, probes, *ends))
     words = (
         "Usable information, H(Y) less the loss: what a linear classifier of this norm can tell "
         "about the label. On the rows it was fitted to, a bar reaches as far as the gap allows; it "
