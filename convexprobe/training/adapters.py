@@ -43,13 +43,13 @@ def merged(model: nn.Module, folder: Path) -> Matched:
     if isinstance(model, peft.PeftModel):
         raise ValueError("expected the model without adapters; pass model.get_base_model()")
     with random_states_kept():  # layers that are made are initialised before they are loaded
-        config = peft.PeftConfig.from_pretrained(folder)
+        config = peft.PeftConfig.from_pretrained(str(folder))
         config.inference_mode = True
         whole = peft.PeftModel(copy.deepcopy(model), config, low_cpu_mem_usage=True)
         weights = peft.utils.load_peft_weights(str(folder), device="cpu")
         wanted = peft.get_peft_model_state_dict(whole, save_embedding_layers=False)
         missing = [name for name in wanted if name not in weights]
-        told = peft.set_peft_model_state_dict(whole, weights, low_cpu_mem_usage=True)
+        told: Any = peft.set_peft_model_state_dict(whole, weights, low_cpu_mem_usage=True)
         beside = [name for name in weights if name not in wanted and name in told.unexpected_keys]
         prefix = getattr(whole.base_model, "prefix", "")
         foreign = [name for name in told.unexpected_keys if prefix in name]
