@@ -91,13 +91,10 @@ def read_words(count: int) -> Words:
         )
         batch = {name: encoding[name] for name in ("input_ids", "attention_mask")}
         batch["word_ids"] = cxp.word_ids(encoding)
-        longest = max(len(texts[i]) for i in part)
-        numbers = np.full((len(part), longest), -100)
-        for row, i in enumerate(part):
-            numbers[row, : len(texts[i])] = first[i] + np.arange(len(texts[i]))
-        loader.append((batch, numbers))
-    activations, numbers = cxp.extract(model, loader, LAYERS, pool="words", progress=False)
-    order = np.asarray(numbers)
+        numbers = [range(first[i], first[i + 1]) for i in part]  # of the words
+        loader.append((batch, cxp.token_labels(encoding, [list(row) for row in numbers])))
+    activations, rows = cxp.extract(model, loader, LAYERS, pool="words", progress=False)
+    order = np.asarray(rows)
     concepts = {name: [label for one in made for label in one.labels()[name]] for name in CONCEPTS}
     return Words(
         {short(name): x for name, x in activations.items()},

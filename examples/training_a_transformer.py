@@ -136,7 +136,7 @@ def main() -> None:
         torch.manual_seed(0)
         model = Transformer(len(index) + 1, longest)
     monitor = cxp.ProbeMonitor(
-        *fitted, layers=list(LAYERS), pool="tokens", test=held, l2=1e-3, batch_size=probed
+        *fitted, layers=list(LAYERS), pool="tokens", test=held, l2=1e-4, batch_size=probed
     )
     at = steps(last, points)
 
