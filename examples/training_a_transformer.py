@@ -124,7 +124,7 @@ def main() -> None:
     settings = parser.parse_args()
     settings.out.mkdir(parents=True, exist_ok=True)
     name = "training_a_transformer" + ("_quick" if settings.quick else "")
-    last, points, probed = (40, 4, 40) if settings.quick else (4000, 50, 300)
+    last, points, probed = (40, 4, 40) if settings.quick else (2000, 50, 250)
 
     made = statements(2 * probed + (200 if settings.quick else 6000), seed=0)
     index = {w: 1 + i for i, w in enumerate(sorted({w.text for m in made for w in m.words}))}
