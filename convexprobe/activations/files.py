@@ -67,7 +67,7 @@ def read_files(path: Path) -> tuple[Activations, Any]:
     labels: dict[str, Any] = {}
     first = ("", 0)
     for file in sorted(filter(_is_file, path.iterdir()), key=_order) if path.is_dir() else [path]:
-        for name, array in _read(file).items():
+        for name, array in read_arrays(file).items():
             place = f"{str(file)!r}" + (f", {name!r}" if name else "")
             layer = "/".join([file.stem] * (path.is_dir() or not name) + [name] * bool(name))
             concept = next((c for c in map(_concept, (layer, name)) if c is not None), None)
@@ -109,8 +109,13 @@ def _concept(name: str) -> str | None:
     return None if found is None else found[1] or ""
 
 
-def _read(path: Path) -> Arrays:
-    """The arrays in a file; the name of a single one is empty."""
+def read_arrays(path: Path) -> Arrays:
+    """The arrays in a file; the name of a single one is empty.
+
+    Raises:
+        ValueError: they cannot be read, or are of objects.
+        ImportError: an HDF5 file, and h5py is not installed.
+    """
     try:
         with open_regular(path):  # a pipe would block
             pass

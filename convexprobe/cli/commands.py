@@ -13,12 +13,11 @@ import numpy as np
 
 from convexprobe._files import read_json, write_whole
 from convexprobe._tables import aligned
-from convexprobe.activations.manifest import MANIFEST
 from convexprobe.cli import options
 from convexprobe.cli.config import CONFIG, read_config, write_config
 from convexprobe.cli.demo import run_demo
 from convexprobe.cli.factories import call_factory
-from convexprobe.cli.feature_files import read_arrays, read_column, read_features
+from convexprobe.cli.feature_files import read_column, read_columns, read_features
 from convexprobe.cli.output import DONE, UNCERTIFIED, say, to_json
 from convexprobe.extraction.extract import extract as extract_activations
 from convexprobe.probes.cost import estimate as estimate_cost
@@ -273,10 +272,8 @@ def info(file: str, as_json: bool) -> int:
             probes = load_probes(place)
     if probes is not None:
         say(to_json({"kind": "probes", "probes": probes.table()}) if as_json else str(probes))
-    elif place.is_dir() and not (place / MANIFEST).is_file():
-        raise ValueError(f"{file!r}: expected a directory that fit, sweep or extract wrote")
     else:
-        _tell_arrays(read_arrays(place), as_json)
+        _tell_arrays(read_columns(place), as_json)
     return DONE
 
 

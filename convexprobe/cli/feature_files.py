@@ -1,25 +1,19 @@
-"""Arrays by name from the files in which features are kept. No pickle is read."""
+"""Which arrays of a file are features, labels and groups."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from convexprobe._files import open_regular
 from convexprobe.activations.directory import open_activations
+from convexprobe.activations.files import is_readable, read_arrays
 from convexprobe.activations.layers import Activations
-from convexprobe.activations.manifest import MANIFEST
 from convexprobe.arrays.backend import to_numpy
 
-SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".h5", ".hdf5")
 LABELS = ("labels", "label", "y", "targets", "target")
 """Names under which labels are looked for beside the features."""
 
@@ -27,8 +21,8 @@ ALONE = "activations"
 """The name of the array of a file that gives it none; `fit_probes` calls such an array so, too."""
 
 
-def read_arrays(path: str | Path) -> dict[str, Any]:
-    """All arrays of a file by name, or of a directory that `extract(..., out=)` wrote.
+def read_columns(path: str | Path) -> dict[str, Any]:
+    """All arrays of a file by name, or of a directory that `open_activations` opens.
 
     Raises:
         OSError: the file cannot be opened.
@@ -37,36 +31,16 @@ def read_arrays(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        if not (path / MANIFEST).is_file():
-            raise ValueError(
-                f"{str(path)!r}: expected a directory that extract wrote, found no {MANIFEST}"
-            )
         layers, labels = open_activations(path)
-        return {**layers, **({} if labels is None else {"labels": labels})}
-    open_regular(path).close()  # its errors name the file; a pipe would block
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".npy":
-            return {ALONE: np.load(path, allow_pickle=False)}
-        if suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
-        if suffix == ".safetensors":
-            return load_file(path)
-        if suffix in (".pt", ".pth"):
-            return _tensors(torch.load(path, map_location="cpu", weights_only=True))
-    except pickle.UnpicklingError:
+        columns = labels if isinstance(labels, Mapping) else {LABELS[0]: labels}
+        return {**layers, **{name: x for name, x in columns.items() if x is not None}}
+    open_regular(path).close()  # its errors name the file
+    if not is_readable(path):
         raise ValueError(
-            f"{str(path)!r}: expected tensors alone, found what only its own code could read; save "
-            "a dictionary of tensors"
-        ) from None
-    except (ValueError, EOFError, BadZipFile, SafetensorError, RuntimeError, KeyError) as error:
-        raise ValueError(f"{str(path)!r}: cannot be read: {error}") from None
-    if suffix in (".h5", ".hdf5"):
-        return _of_hdf5(path)
-    raise ValueError(
-        f"{str(path)!r}: expected a file {' '.join(SUFFIXES)} or a directory of activations"
-    )
+            f"{str(path)!r}: expected a directory of activations, or a file .npy .npz .pt .pth "
+            ".safetensors .h5 .hdf5"
+        )
+    return {name or ALONE: array for name, array in read_arrays(path).items()}
 
 
 def read_features(
@@ -86,9 +60,9 @@ def read_features(
         arrays.
 
     Raises:
-        OSError, ImportError, ValueError: as `read_arrays`; no such array, layer or labels.
+        OSError, ImportError, ValueError: as `read_columns`; no such array, layer or labels.
     """
-    arrays = read_arrays(path)
+    arrays = read_columns(path)
     tokens = open_activations(path)[0] if Path(path).is_dir() else None
     known = None
     if labels is not None:
@@ -116,7 +90,7 @@ def read_column(what: str, given: str, arrays: Mapping[str, Any]) -> Any:
     """The array that an argument means: a name among `arrays`, "FILE" or "FILE:NAME".
 
     Raises:
-        OSError, ImportError, ValueError: neither a name nor a file; as `read_arrays`.
+        OSError, ImportError, ValueError: neither a name nor a file; as `read_columns`.
     """
     if given in arrays:
         return _host(arrays[given])
@@ -125,7 +99,7 @@ def read_column(what: str, given: str, arrays: Mapping[str, Any]) -> Any:
         file, name = given, ""
     if not Path(file).exists():
         raise ValueError(f"{what}: expected a file or an array among {[*arrays]}, found {given!r}")
-    found = {key: _host(value) for key, value in read_arrays(file).items()}
+    found = {key: _host(value) for key, value in read_columns(file).items()}
     if name:
         if name not in found:
             raise ValueError(f"{what}: {file!r} has no array {name!r}, found {[*found]}")
@@ -143,36 +117,3 @@ def _host(array: Any) -> Any:
     """A column as NumPy has it; one column `(n, 1)` of a file is `(n,)`."""
     values = array if isinstance(array, np.ndarray) else to_numpy(array)
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
-
-
-def _tensors(content: Any) -> dict[str, Any]:
-    """The tensors in what torch loaded: one, or a mapping of them."""
-    if isinstance(content, torch.Tensor):
-        return {ALONE: content.detach()}
-    if isinstance(content, Mapping):
-        arrays = {str(k): v.detach() for k, v in content.items() if isinstance(v, torch.Tensor)}
-        if arrays:
-            return arrays
-    raise ValueError(f"expected tensors by name, found {type(content).__name__}")
-
-
-def _of_hdf5(path: Path) -> dict[str, Any]:
-    try:
-        import h5py
-    except ImportError:
-        raise ImportError(
-            f'{str(path)!r}: HDF5 needs h5py; pip install "convexprobe[hdf5]"'
-        ) from None
-    arrays = {}
-
-    def take(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.shape is not None:
-            values = item.asstr()[()] if h5py.check_string_dtype(item.dtype) else item[()]
-            arrays[name] = np.asarray(values)
-
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(take)
-    except OSError as error:
-        raise ValueError(f"{str(path)!r}: cannot be read: {error}") from None
-    return arrays

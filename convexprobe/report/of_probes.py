@@ -8,6 +8,7 @@ from typing import Any
 
 from convexprobe._tables import html_lines
 from convexprobe.metrics.score import FORMATS
+from convexprobe.probes.labels import layer_of
 from convexprobe.probes.probe import Probe
 from convexprobe.probes.probe_set import WORDS, ProbeSet
 from convexprobe.report.charts import LEGEND, Curve, layer_axis, line_chart, power_axis
@@ -89,23 +90,21 @@ def _best_errors(
     return "training error", {name: probe.train_error for name, probe in probes.items()}
 
 
-def _by_concept(names: Sequence[str]) -> tuple[list[str], dict[str, list[tuple[float, str]]]]:
-    """The layers on an axis, and by concept the place and the probe of each of its points.
-
-    Probes "layer/concept" are a curve for each concept, if every layer has every concept.
-    """
-    pairs = [name.rpartition("/")[::2] for name in names]
-    layers, concepts = (list(dict.fromkeys(part)) for part in zip(*pairs, strict=True))
-    if len(concepts) > 1 and len(names) == len(layers) * len(concepts) and all(layers):
-        curves: dict[str, list[tuple[float, str]]] = {concept: [] for concept in concepts}
-        for name, (layer, concept) in zip(names, pairs, strict=True):
-            curves[concept].append((float(layers.index(layer)), name))
-        return layers, curves
-    return list(names), {"": [(float(i), name) for i, name in enumerate(names)]}
+def _by_concept(
+    probes: Mapping[str, Probe],
+) -> tuple[list[str], dict[str, list[tuple[float, str]]]]:
+    """The layers on an axis, and by concept the place and the probe of each of its points."""
+    places = {name: layer_of(name, probe.concept) for name, probe in probes.items()}
+    layers = list(dict.fromkeys(places.values()))
+    at = {layer: float(i) for i, layer in enumerate(layers)}
+    curves: dict[str, list[tuple[float, str]]] = {}
+    for name, probe in probes.items():
+        curves.setdefault(probe.concept or "", []).append((at[places[name]], name))
+    return layers, curves
 
 
 def _errors(probes: Mapping[str, Probe], scores: Mapping[str, Mapping[str, Any]]) -> str:
-    layers, concepts = _by_concept(list(probes))
+    layers, concepts = _by_concept(probes)
     curves = []
     if len(concepts) > 1:
         kind, errors = _best_errors(probes, scores)
@@ -133,7 +132,7 @@ def _errors(probes: Mapping[str, Probe], scores: Mapping[str, Mapping[str, Any]]
 
 
 def _information(probes: Mapping[str, Probe], scores: Mapping[str, Mapping[str, Any]]) -> str:
-    layers, concepts = _by_concept(list(probes))
+    layers, concepts = _by_concept(probes)
     curves = []
     for concept, points in concepts.items():
         low = {name: probes[name].usable_information for _, name in points}
@@ -156,7 +155,7 @@ def _information(probes: Mapping[str, Probe], scores: Mapping[str, Mapping[str, 
 
 
 def _gaps(probes: Mapping[str, Probe]) -> str:
-    layers, concepts = _by_concept(list(probes))
+    layers, concepts = _by_concept(probes)
     curves = []
     for concept, points in concepts.items():
         values = {n: probes[n].gap / probes[n].label_entropy for _, n in points}

@@ -81,15 +81,15 @@ def test_fit_reads_every_kind_of_file(kind: str, here: Path, capsys: Any) -> Non
     text = run(capsys, "fit", f"x.{kind}", "--labels", f"y.{kind}", "--l2", "0.01", "--json")
     (row,) = json.loads(text)["probes"]
     (probe,) = cxp.fit_probes(DATA.x, DATA.y, l2=0.01).values()
-    assert row["objective" if "objective" in row else "loss"] == pytest.approx(probe.loss, rel=1e-6)
+    assert row["loss"] == pytest.approx(probe.loss, rel=1e-6)
     assert row["status"] == "certified"
 
 
 def test_a_run_is_fitted_evaluated_reported_and_repeated(here: Path, capsys: Any) -> None:
     fit = ("fit", "features.npz", "--path", "1e-3:1e-1:3", "--groups", "film", "--out", "run")
-    assert str(cxp.load_probes("run/probes.safetensors") if run(capsys, *fit) else "")
+    assert "certified" in run(capsys, *fit)
     first = cxp.load_probes("run/probes.safetensors")
-    assert [point.l2 for point in first["fc"].path] == pytest.approx([1e-1, 1e-2, 1e-3])
+    assert [point.l2 for point in first["fc"].path] == pytest.approx([1e-3, 1e-2, 1e-1])
     scores = json.loads(
         run(capsys, "evaluate", "run", "features.npz", "--bootstrap", "9", "--json")
     )
@@ -176,13 +176,13 @@ def test_a_budget_that_was_not_enough_is_told_by_the_exit_code(here: Path, capsy
         ("fit features.npz --classes a,b", 1, "classes: the labels are integers"),
         ("fit features.npz --config train.py", 1, "config: 'train.py' is not TOML"),
         ("fit features.npz --config other.toml", 2, "no option is called 'l3'"),
-        ("fit train.py", 1, "expected a file .npy"),
+        ("fit train.py", 1, "or a file .npy"),
         ("fit pickled.npy --labels y", 1, "'pickled.npy': cannot be read"),
-        ("fit pickled.pt --labels y", 1, "'pickled.pt': expected tensors alone"),
+        ("fit pickled.pt --labels y", 1, "'pickled.pt': cannot be read as arrays"),
         ("fit cut.npz", 1, "'cut.npz': cannot be read"),
         ("fit", 2, "Missing argument 'FEATURES'"),
         ("frob", 2, "No such command 'frob'"),
-        ("info .", 1, "expected a directory that fit, sweep or extract wrote"),
+        ("info empty", 1, "'empty'"),
         ("report features.npz", 1, "not a file of probes"),
         ("sweep train.py:broken . --data train.py:data", 1, "raised KeyError: 'no weights'"),
         ("sweep train.py:none . --data train.py:data", 1, "has no function 'none'"),
@@ -197,6 +197,7 @@ def test_what_is_refused_takes_one_line(
     np.save("pickled.npy", np.array([{}], dtype=object))
     torch.save(Path("a"), "pickled.pt")
     Path("cut.npz").write_bytes(Path("features.npz").read_bytes()[:300])
+    Path("empty").mkdir()
     Path("other.toml").write_text("[fit]\nl3 = 1\n")
     text = run(capsys, *argv.split(), code=code)
     assert words in text and text.count("\n") == 1 and text.startswith("convexprobe: ")

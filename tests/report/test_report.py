@@ -64,7 +64,8 @@ def test_names_cannot_leave_their_places(tmp_path: Path) -> None:
 
 def test_many_probes_stay_below_the_size_of_a_mail(tmp_path: Path) -> None:
     (probe,) = cxp.fit_probes(DATA.x, DATA.y, l2=[1e-2, 1e-1]).values()
-    probes = cxp.ProbeSet({f"block.{i}/{c}": probe for i in range(100) for c in range(200)})
+    places = [(f"block.{i}/{c}", str(c)) for i in range(100) for c in range(200)]
+    probes = cxp.ProbeSet({name: replace(probe, concept=c) for name, c in places})
     cxp.write_report(probes, tmp_path / "a.html")
     assert "17000 further rows are not shown" in read(tmp_path / "a.html").text
 
@@ -100,7 +101,8 @@ def test_a_long_history_of_many_layers_stays_small(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     entries = [
         replace(entry, step=10 * s, layers=tuple(
-            replace(r, test_error=float(e)) for r, e in zip(layers, rng.random(300), strict=True)
+            replace(r, test=None, train_error=float(e))
+            for r, e in zip(layers, rng.random(300), strict=True)
         ))
         for s in range(200)
     ]  # fmt: skip
