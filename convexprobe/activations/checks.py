@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
@@ -156,9 +156,8 @@ def check_memory(device: Any, limit: Any) -> None:
         check_real("memory_limit", limit, above=0)
 
 
-def check_layer(name: str, known: Iterable[str], what: str) -> None:
+def check_layer(name: str, known: Collection[str], what: str) -> None:
     """Raise a ValueError unless the layer is among the known ones."""
-    known = list(known)
     if name not in known:
-        near = get_close_matches(name, known, n=3) or known[:3]
+        near = get_close_matches(name, known, n=3) or list(known)[:3]
         raise ValueError(f"{what}: no layer {name!r}; the nearest are {', '.join(map(repr, near))}")

@@ -134,7 +134,8 @@ def _npy(path: Path) -> Arrays:
 
 
 def _npz(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as file:
+    # opened here: NumPy leaves a damaged file open
+    with open(path, "rb") as content, np.load(content, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 

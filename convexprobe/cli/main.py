@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with warnings.catch_warnings():  # which puts `showwarning` back
         warnings.showwarning = _show_warning
+        warnings.simplefilter("default", UserWarning)  # ours: a line, and the work goes on
         try:
             return int(cli.main(argv, prog_name="convexprobe", standalone_mode=False) or 0)
         except click.ClickException as error:
