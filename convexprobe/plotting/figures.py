@@ -43,7 +43,7 @@ def plot_errors(
         ylabel: what the error is of ("test error", say).
         percent: whether to draw per cent; False draws the values as they are (losses, say).
         values: whether to write the values beside the points, of up to two curves of up to twelve
-            layers.
+            layers: that of the higher point above it, that of the lower point below.
         relative_depth: whether the horizontal axis is the place of a layer in its own curve, from 0
             for the first to 1 for the last, and not its name.
 
@@ -59,18 +59,15 @@ def plot_errors(
         ax = _new_axes(width, 3.6)
     style = "o-" if len(layers) <= 2 * _TICKS else "-"
     colours = curve_colours(len(curves))
+    values = values and len(layers) <= 12 and len(curves) <= 2 and not relative_depth
     for (name, curve), colour in zip(curves.items(), colours, strict=True):
         at: list[float] = [layers.index(layer) for layer in curve]
         if relative_depth:
             at = np.linspace(0.0, 1.0, len(curve)).tolist() if len(curve) > 1 else [1.0]
-        (line,) = ax.plot(
-            at, [factor * e for e in curve.values()], style, markersize=4, label=name, color=colour
-        )
-        if values and len(layers) <= 12 and len(curves) <= 2 and not relative_depth:
-            for x, e in zip(at, curve.values(), strict=True):
-                text = f"{factor * e:.1f}" if e >= 0.01 else f"{factor * e:.2f}"
-                ax.annotate(text, (x, factor * e), xytext=(0, 5), textcoords="offset points",
-                            ha="center", fontsize=7, color=line.get_color())  # fmt: skip
+        heights = [factor * e for e in curve.values()]
+        (line,) = ax.plot(at, heights, style, markersize=4, label=name, color=colour, clip_on=False)
+        if values:
+            _write_values(ax, name, curves, layers, factor, line.get_color())
     if relative_depth:
         ax.set_xlabel("relative depth")
     else:
@@ -78,7 +75,8 @@ def plot_errors(
     ax.set_ylabel(label)
     drawn = _drawn(ax)  # also of what was there before
     highest = float(drawn.max(initial=0.0))
-    ax.set_ylim(0, 1.14 * highest if highest > 0 else 1.0)  # room for the top's label
+    below = 0.1 * highest if values and len(curves) == 2 else 0.0
+    ax.set_ylim(-below, 1.14 * highest if highest > 0 else 1.0)  # room for values on both sides
     ax.grid(axis="y", alpha=0.3)
     if legend > _INSIDE:
         outside(ax)
@@ -87,9 +85,34 @@ def plot_errors(
     return ax
 
 
+def _write_values(
+    ax: Axes, name: Any, curves: Curves, layers: list[str], factor: float, colour: Any
+) -> None:
+    """Write a curve's values on the side of its points that is away from the other curve."""
+    from matplotlib.patheffects import withStroke
+
+    others = [curve for other, curve in curves.items() if other != name]
+    first = name == next(iter(curves))
+    for layer, e in curves[name].items():
+        facing = [curve[layer] for curve in others if layer in curve]
+        above = all(e > other or (e == other and first) for other in facing)
+        ax.annotate(
+            f"{factor * e:.1f}" if e >= 0.01 else f"{factor * e:.2f}",
+            (layers.index(layer), factor * e),
+            xytext=(0, 6 if above else -6),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            fontsize=7,
+            color=colour,
+            path_effects=[withStroke(linewidth=2, foreground="white")],  # legible on a line
+        )
+
+
 def plot_heatmap(curves: Curves, *, label: str, percent: bool, ax: Axes | None = None) -> Axes:
     """Draw values as colours: layers from bottom to top, steps from left to right, to scale.
 
+    A colour reaches half of the way to the next step; the axis goes from the first to the last one.
     Colours are on a logarithmic scale where values span more than a factor of ten.
 
     Args:
@@ -107,9 +130,7 @@ def plot_heatmap(curves: Curves, *, label: str, percent: bool, ax: Axes | None =
         ax = _new_axes(7.2, min(max(2.4, 0.28 * len(layers) + 1.2), 7.0))
     edges = np.array([steps[0] - 0.5, steps[0] + 0.5])
     if len(steps) > 1:
-        middle = (steps[1:] + steps[:-1]) / 2
-        first, last = 2 * steps[0] - middle[0], 2 * steps[-1] - middle[-1]
-        edges = np.concatenate([[first], middle, [last]])
+        edges = np.concatenate([steps[:1], (steps[1:] + steps[:-1]) / 2, steps[-1:]])
     low, high = np.nanmin(grid), np.nanmax(grid)
     norm = LogNorm(low, high) if 0 < 10 * low < high else None
     mesh = ax.pcolormesh(edges, np.arange(len(layers) + 1) - 0.5, grid, norm=norm, cmap="viridis")
@@ -146,7 +167,7 @@ def plot_curves(
     ax = _new_axes(7.2, 4.0) if ax is None else ax
     colours = colormaps["viridis"]
     for i, layer in enumerate(layers):
-        colour = colours(0.95 * i / max(len(layers) - 1, 1))
+        colour = colours(0.9 * i / max(len(layers) - 1, 1))  # the last of the map is too pale
         _draw_steps(ax, curves, layer, factor, color=colour, label=layer)
     _finish_steps(ax, name)
     if len(layers) <= 12:
@@ -179,7 +200,8 @@ def _draw_steps(ax: Axes, curves: Curves, layer: str, factor: float, **look: Any
     """Draw one layer's values against the step."""
     steps = sorted(step for step, curve in curves.items() if layer in curve)
     values = [factor * curves[step][layer] for step in steps]
-    ax.plot(steps, values, ".-" if len(steps) < 2 * _TICKS else "-", linewidth=1.2, **look)
+    style = ".-" if len(steps) < 2 * _TICKS else "-"
+    ax.plot(steps, values, style, linewidth=1.2, clip_on=False, **look)
 
 
 def _finish_steps(ax: Axes, name: str) -> None:
@@ -192,6 +214,9 @@ def _finish_steps(ax: Axes, name: str) -> None:
         _plain_numbers(ax.yaxis)
     else:
         ax.set_ylim(bottom=0)
+    steps = np.concatenate([np.ravel(line.get_xdata()) for line in ax.lines])
+    if len(steps) and steps.min() < steps.max():
+        ax.set_xlim(steps.min(), steps.max())
     ax.grid(alpha=0.3)
 
 
@@ -212,7 +237,12 @@ def curve_colours(count: int) -> list[Any]:
 
 
 def outside(ax: Axes) -> Any:
-    """A legend beside the axes, in two columns if it is long."""
+    """A legend beside the axes, in two columns if it is long; in them where no room is made for it.
+
+    A figure without a layout engine, as a caller's may be, would cut off what is beside its axes.
+    """
+    if ax.figure.get_layout_engine() is None:
+        return ax.legend(frameon=False, fontsize=8)
     columns = 1 if len(ax.get_legend_handles_labels()[0]) <= 14 else 2
     return ax.legend(
         frameon=False, fontsize=8, ncols=columns, loc="center left", bbox_to_anchor=(1.0, 0.5)

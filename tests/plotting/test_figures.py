@@ -161,3 +161,38 @@ def test_a_history_of_concepts_draws_one_or_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="concept: expected one of"):
         history.animate(tmp_path / "movie.gif", concept="size")
     matplotlib.pyplot.close("all")
+
+
+def test_the_values_of_two_curves_do_not_cover_each_other() -> None:
+    before = {"input": 0.023, "conv": 0.023, "pool": 0.017, "fc": 0.094, "logits": 0.31}
+    after = {"input": 0.023, "conv": 0.028, "pool": 0.018, "fc": 0.017, "logits": 0.0}
+    ax = plot_errors({"before": before, "after": after})
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 10
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    frame = ax.get_window_extent()
+    assert all(frame.contains(*box.min) and frame.contains(*box.max) for box in boxes)
+    three = plot_errors({"before": before, "after": after, "later": after})
+    assert not three.texts
+    matplotlib.pyplot.close("all")
+
+
+def test_axes_of_steps_end_where_the_steps_end() -> None:
+    assert HISTORY.plot_layers().get_xlim() == (0, 12)
+    assert HISTORY.plot_heatmap().get_xlim() == (0, 12)
+    matplotlib.pyplot.close("all")
+
+
+def test_nothing_of_the_curves_by_step_is_cut_off() -> None:
+    ax = HISTORY.plot_layers()
+    assert not any(line.get_clip_on() for line in ax.lines)  # points on the frame stay whole
+    ax.figure.canvas.draw()
+    figure, legend = ax.figure.bbox, ax.get_legend().get_window_extent()
+    assert figure.contains(*legend.min) and figure.contains(*legend.max)
+    _, mine = matplotlib.pyplot.subplots()
+    HISTORY.plot_layers(ax=mine)  # a figure with no room beside its axes
+    mine.figure.canvas.draw()
+    frame, legend = mine.get_window_extent(), mine.get_legend().get_window_extent()
+    assert frame.contains(*legend.min) and frame.contains(*legend.max)
+    matplotlib.pyplot.close("all")
