@@ -2,8 +2,9 @@
 
     python examples/digits.py [--out out]
 
-Prints a table of probes for each and writes `digits.png`: the test error of the optimal linear
-classifier at each layer. Takes less than a minute on a laptop and downloads nothing.
+Prints a table of probes for each stage, what to read in it, and writes `digits.png`: the test
+error of the optimal linear classifier at each layer. Takes less than a minute on a laptop and
+downloads nothing.
 """
 
 from __future__ import annotations
@@ -72,24 +73,37 @@ def main() -> None:
     train_rows, test_rows = order[:1200], order[1200:]
 
     model = network()
-    curves = {}
-    for stage in ("untrained", "trained"):
-        if stage == "trained":
+    print(f"""\
+A convnet with {len(LAYERS)} layers, and {len(x)} images of handwritten digits, 8 x 8 pixels.
+What does each layer know of the digit? A probe is the best linear classifier of a layer's
+activations, fitted to {len(train_rows)} images; the other {len(test_rows)} images test it.""")
+    curves: dict[str, dict[str, float]] = {}
+    for stage in ("before training", "after training"):
+        if stage == "after training":
             train(model, x[train_rows], y[train_rows], settings.epochs)
         fitted, truth = cxp.extract(model, [(x[train_rows], y[train_rows])], LAYERS)
         held_out, held_truth = cxp.extract(model, [(x[test_rows], y[test_rows])], LAYERS)
         probes = cxp.fit_probes(fitted, truth)
         scores = probes.evaluate(held_out, held_truth)
         curves[stage] = {layer: score.error for layer, score in scores.items()}
-        print(f"\n{stage} network, {len(train_rows)} rows, {len(test_rows)} test rows")
-        print(probes)
-        print("test error: " + "  ".join(f"{k} {100 * e:.1f} %" for k, e in curves[stage].items()))
+        print(f"\n{stage.capitalize()}:\n\n{probes}")
+
+    print("\nTest error in per cent:\n")
+    print(f"{'':16}" + "".join(f"{layer:>7}" for layer in LAYERS))
+    for stage, curve in curves.items():
+        print(f"{stage:16}" + "".join(f"{100 * curve[layer]:7.1f}" for layer in LAYERS))
+    before, after = (curve["logits"] for curve in curves.values())
+    print(f"""
+Random layers keep the digit up to relu2 and then lose it: {100 * before:.1f} % at the logits.
+Training changes that: {100 * after:.1f} % at the logits. "certified" says that no classifier has an
+objective lower by more than 0.1 % of the label entropy, so a difference between two layers is
+not the optimiser's. On {len(test_rows)} images, differences of less than a point may be chance.""")
 
     axes = cxp.plot_errors(curves, ylabel="test error")
     axes.set_title("Optimal linear classifier at every layer (digits)", fontsize=10)
     path = settings.out / "digits.png"
     axes.figure.savefig(path, dpi=130)
-    print(f"\nwrote {path}")
+    print(f"\nThe figure: {path}")
 
 
 if __name__ == "__main__":
