@@ -14,7 +14,11 @@ import numpy as np
 import torch
 
 Array: TypeAlias = Any
-"""An array of any library that follows the array API standard."""
+"""An array of any library that follows the array API standard.
+
+A `torch.Tensor`, a `numpy.ndarray` or a `cupy.ndarray`. The standard has no class that they share,
+so that type checkers see `Any`.
+"""
 
 is_array = compat.is_array_api_obj
 device = compat.device

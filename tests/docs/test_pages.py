@@ -1,0 +1,72 @@
+"""The code of the tutorial and of the how-to pages runs as typed, each page in a folder of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pytest
+import torch
+import yaml
+
+matplotlib.use("Agg")
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.glob("tutorial/*.md"), *DOCS.glob("how_to/*.md")])
+
+
+def blocks(page: Path) -> str:
+    """The Python of a page; files that it includes are tested by their own tests."""
+    code = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    return "".join(block for block in code if "--8<--" not in block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_as_typed(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]):
+        exec(compile(blocks(page), str(page), "exec"), names)
+    matplotlib.pyplot.close("all")
+    for probes in (value for key, value in names.items() if key == "probes"):
+        assert all(probe.gap <= 1e-3 * probe.label_entropy for probe in probes.values())
+
+
+def test_every_page_is_in_the_navigation_and_every_entry_is_a_page() -> None:
+    def files(entry: Any) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        return [file for part in (entry.values() if isinstance(entry, dict) else entry)
+                for file in files(part)]  # fmt: skip
+
+    text = (ROOT / "mkdocs.yml").read_text()
+    listed = files(yaml.safe_load(text)["nav"])
+    assert sorted(listed) == sorted(str(p.relative_to(DOCS)) for p in DOCS.rglob("*.md"))
+
+
+def test_links_between_pages_lead_to_files() -> None:
+    pages = [*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if not re.match(r"[a-z]+:", target):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for page in pages:
+        for target in re.findall(
+            r"convexprobe/convexprobe/(?:blob/)?main/([\w./-]+)", page.read_text()
+        ):
+            assert (ROOT / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_reference_has_every_public_name() -> None:
+    import convexprobe as cxp
+
+    text = "".join(page.read_text() for page in DOCS.glob("reference/*.md"))
+    there = set(re.findall(r"^::: convexprobe\.(\w+)$", text, re.M))
+    assert there | {"solvers"} == set(cxp.__all__)
+    inside = set(re.findall(r"^::: convexprobe\.solvers\.(\w+)$", text, re.M))
+    assert inside | there >= set(cxp.solvers.__all__)
