@@ -1,4 +1,4 @@
-"""The code of the tutorial and of the how-to pages runs as typed, each page in a folder of its own."""
+"""The code of the tutorial and of the how-to pages runs as typed, each page in its own folder."""
 
 from __future__ import annotations
 
