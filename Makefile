@@ -53,7 +53,7 @@ dist: $(VENV)/.installed
 	folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(BIN)/python -m venv "$$folder/venv" && \
 	"$$folder/venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl && \
-	files=$$(find convexprobe -name '*.py' -o -name py.typed) && \
+	files=$$(find convexprobe -name '*.py' -o -name py.typed -o -name 'page.*') && \
 	cd "$$folder" && venv/bin/python -I -c "$$SMOKE" $$files
 
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from importlib import import_module
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
 
+import pytest
 from setuptools import find_packages
 
 import convexprobe
@@ -32,6 +34,20 @@ def test_the_type_marker_is_shipped() -> None:
     data = configuration()["tool"]["setuptools"]["package-data"]
     assert "py.typed" in data["convexprobe"]
     assert (PACKAGE / "py.typed").is_file()
+
+
+def test_the_style_and_script_of_reports_are_shipped() -> None:
+    data = configuration()["tool"]["setuptools"]["package-data"]["convexprobe"]
+    others = {str(f.relative_to(PACKAGE)) for f in PACKAGE.rglob("*.[cj]s*")}
+    assert others == {"report/page.css", "report/page.js"} and others <= set(data)
+
+
+def test_the_command_is_a_function_that_returns_its_exit_code(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place, name = configuration()["project"]["scripts"]["convexprobe"].split(":")
+    assert getattr(import_module(place), name)(["--version"]) == 0
+    assert convexprobe.__version__ in capsys.readouterr().out
 
 
 def test_the_version_stands_in_one_place() -> None:
