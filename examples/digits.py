@@ -3,8 +3,8 @@
     python examples/digits.py [--out out]
 
 Prints a table of probes for each stage, what to read in it, and writes `digits.png`: the test
-error of the optimal linear classifier at each layer. Takes less than a minute on a laptop and
-downloads nothing.
+error of the optimal linear classifier at each layer, and `digits.html`, a report. Takes less than a
+minute on a laptop and downloads nothing.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ not the optimiser's. On {len(test_rows)} images, differences of less than a poin
     axes.set_title("Optimal linear classifier at every layer (digits)", fontsize=10)
     path = settings.out / "digits.png"
     axes.figure.savefig(path, dpi=130)
-    print(f"\nThe figure: {path}")
+    report = settings.out / "digits.html"
+    cxp.write_report(probes, report, scores=scores, repeat="python examples/digits.py")
+    print(f"\nThe figure: {path}\nThe report on the trained network: {report}")
 
 
 if __name__ == "__main__":
