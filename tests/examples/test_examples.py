@@ -28,6 +28,7 @@ def test_digits_certifies_every_layer_and_draws(tmp_path: Path) -> None:
     out = run("examples/digits.py", "--out", str(tmp_path), "--epochs", "1")
     assert sum(line.endswith(" certified") for line in out.splitlines()) == 20
     assert (tmp_path / "digits.png").stat().st_size > 10_000
+    assert (tmp_path / "digits.html").stat().st_size > 10_000
 
 
 def test_a_solver_written_outside_the_package_certifies() -> None:
@@ -39,7 +40,7 @@ def test_a_solver_written_outside_the_package_certifies() -> None:
 def test_readme_code_runs_as_typed(tmp_path: Path) -> None:
     # One after another: the later ones use what the first has made.
     code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S))
-    assert code.count("fit_probes(") >= 4
+    assert code.count("fit_probes(") >= 2
     script = tmp_path / "readme.py"
     script.write_text("import matplotlib; matplotlib.use('Agg')\n" + code)
     out = run(str(script), cwd=tmp_path)
