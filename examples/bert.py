@@ -18,7 +18,7 @@ statement stands on both sides. Prints a table and writes
 A concept that every word type tells by itself (part of speech) is read off the embeddings, and its
 selectivity is low. Negation and sentiment are labels of the whole statement, so most words have to
 learn them from other words: the embeddings cannot tell them. They can tell a control task, so the
-selectivity of these two is negative wherever the blocks have not gathered more than word types tell.
+selectivity of these two is negative where a layer tells word types better than statements.
 """
 
 from __future__ import annotations
