@@ -20,8 +20,7 @@ PAGES = sorted([*DOCS.glob("tutorial/*.md"), *DOCS.glob("how_to/*.md")])
 
 def blocks(page: Path) -> str:
     """The Python of a page; files that it includes are tested by their own tests."""
-    code = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
-    return "".join(block for block in code if "--8<--" not in block)
+    return "".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
