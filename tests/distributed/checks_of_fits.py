@@ -116,9 +116,10 @@ def half_precision_rows(ranks: Ranks) -> None:
     data = random_data(700, 8, 3, seed=6)
     own = uneven(700, ranks.world)
     x = torch.tensor(data.x).half()
-    probes = fit_probes(x[own], data.y[own], l2=0.01, process_group="world")
-    same_bits(probes, ranks.world)
-    agree(probes, fit_probes(x, data.y, l2=0.01))
+    for bias in (True, False):
+        probes = fit_probes(x[own], data.y[own], l2=0.01, bias=bias, process_group="world")
+        same_bits(probes, ranks.world)
+        agree(probes, fit_probes(x, data.y, l2=0.01, bias=bias))
 
 
 @check
