@@ -239,6 +239,15 @@ def test_the_choice_by_folds_is_theirs(data: Data, legacy: bool) -> None:
     assert model.score(data.x, data.y) == pytest.approx(theirs.score(data.x, data.y), rel=1e-4)
 
 
+@pytest.mark.parametrize("solver", ["auto", "lbfgs", "saga"])
+def test_the_refit_is_the_fit_with_that_C(solver: str) -> None:
+    settings = {"solver": solver, "max_iter": 10_000, "tol": 1e-12}
+    chosen = LogisticRegressionCV(Cs=[1.0], cv=3, **settings).fit(TWO.x, TWO.y)
+    alone = LogisticRegression(C=1.0, **settings).fit(TWO.x, TWO.y)
+    np.testing.assert_allclose(chosen.coef_, alone.coef_, atol=1e-6)
+    np.testing.assert_allclose(chosen.intercept_, alone.intercept_, atol=1e-6)
+
+
 def test_folds_are_dealt_out_over_processes_and_averaged_without_a_refit() -> None:
     settings = {"Cs": [0.1, 1.0], "cv": 2, "refit": False}
     alone = LogisticRegressionCV(**settings).fit(MANY.x, MANY.y)
