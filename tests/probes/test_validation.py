@@ -73,7 +73,7 @@ def test_early_stopping_counts_held_out_rows_by_their_weights(concepts: int) -> 
     encoded = read_labels(labels, 120, None)
     weights = [data.weights] * concepts
     splits = plan(encoded, weights, [0], folds=None, hold=True)
-    problem = _family(Rows(data.x), encoded, splits, ALONE)
+    problem = _family(Rows(data.x), encoded, splits, ALONE, bias=True)
     loss = validation_loss(problem, splits, weights, None)
     w = np.random.default_rng(0).standard_normal((concepts, problem.p))
     for task, (y, split) in enumerate(zip(labels.values(), splits, strict=True)):
