@@ -19,7 +19,6 @@ from convexprobe.activations.stream import AHEAD, capacity, chunk_rows
 from convexprobe.arrays.backend import Array, like, namespace, on_cpu, synchronise
 from convexprobe.arrays.products import block_rows
 from convexprobe.probes.labels import read_labels
-from convexprobe.probes.layer import FEW
 from convexprobe.probes.memory import Family, moments, peak
 from convexprobe.probes.options import GRID, check_folds, check_l2
 from convexprobe.probes.validation import check_validation_rows
@@ -31,8 +30,8 @@ PASSES, FURTHER, GRID_PASSES = 12.0, 4.0, 200.0
 """Expected passes of one penalty, of each further one, and of `l2="auto"`, which ends at 1e-6 of
 the variance; see `docs/decisions/cost.md`."""
 
-OVERHEAD, OF_NUMPY = 11e6, 5e6
-"""Bytes that the libraries allocate beside the arrays once work begins; NumPy alone."""
+OVERHEAD = 11e6
+"""Bytes that the libraries allocate beside the arrays once work begins."""
 
 
 @dataclass(frozen=True)
@@ -191,10 +190,9 @@ def _memory(
     block = block_rows(max(d, columns), example)
     work = min(n, block) * family.item * ((d if family.converted else 0) + 4.0 * columns)
     # Labels, and copies of them: where they are used, for each penalty, and once some tasks end.
-    few = on_cpu(example) and not family.converted and n * max(d, columns) <= FEW
-    host = (OF_NUMPY if few else OVERHEAD) + 8.0 * n * concepts
+    host = OVERHEAD + 8.0 * n * concepts
     copies = groups if groups > concepts or not on_cpu(example) else 0
-    again = (1.5 if concepts > 1 else 1.0 if family.m > groups else 0.5) * family.m
+    again = (1.75 if concepts > 1 else 1.0 if family.m > groups else 0.0) * family.m
     work += 8.0 * n * (copies + (again if groups > 1 else 0.0))
     if hold:  # weights, 0 for rows that are held out
         host += 8.0 * n * groups

@@ -16,7 +16,7 @@ from convexprobe.problem.eigen_blocks import EigenBlocks
 from convexprobe.problem.objective import CHECKED
 from convexprobe.problem.preconditioners import Curvature, Diagonal, Identity, Preconditioner
 from convexprobe.problem.row_sample import sample_size
-from convexprobe.problem.row_space import COLUMNS, MOST_ROWS, row_space_passes
+from convexprobe.problem.row_space import COLUMNS, MOST_ROWS
 from convexprobe.solvers import LBFGS, NewtonCholesky, Solver
 from convexprobe.solvers.adaptive import Adaptive
 from convexprobe.solvers.auto import Auto, first
@@ -139,12 +139,11 @@ def moments(solver: Solver, f: Family) -> list[Moment]:
     if f.n > MOST_ROWS or f.d < 2 * f.n:
         return _moments(solver, f)
     # Rows wide enough for a space of their own.
-    outside = replace(f, passes=min(f.passes, row_space_passes(sizes)))
     gram, thin = 8.0 * f.n**2, float(f.item * f.n * COLUMNS)
     factor = [gram, gram / 8.0 * f.item]
     inside = _moments(solver, replace(f, d=f.n, stored=f.item, held=True))
     return [
-        *_moments(solver, outside),
+        *_moments(solver, f),  # before, and after, from the solution there
         Moment([*f.gathered(f.n), *[gram] * 4, thin, thin]),
         *(moment + factor for moment in inside),
     ]
@@ -177,7 +176,7 @@ def _moments(solver: Solver, f: Family) -> list[Moment]:
     always = [*vectors, *pairs, *sampled]
     # Logits at the best points of tasks that have ended, which share an array with others; and what
     # the heap cannot reuse between arrays that live on.
-    always += [0.5 * f.logits if f.m > 1 else 0.0, 0.25 * f.logits if f.logits < HEAP else 0.0]
+    always += [0.25 * f.logits if f.m > 1 else 0.0, 0.25 * f.logits if f.logits < HEAP else 0.0]
     worst = []
     bounded = max(2500, f.n // 20)  # rows of a bound that is repaired or corrected
 
