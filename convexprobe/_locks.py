@@ -15,7 +15,7 @@ from convexprobe._files import PREFIX, Name, is_dead, machine
 try:
     import fcntl
 except ImportError:  # not POSIX
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a name for "no locks", asked for before use
 
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
 """What `flock` reports on a file system that has no locks."""

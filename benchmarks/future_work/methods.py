@@ -197,7 +197,7 @@ def scikit_learn(saga: bool, layer: Layer, run: Run, warm: Warm | None) -> None:
 
     if task.start is not None:
         record(task.start, 0.0)
-    scikit_learn_sag.run(saga, task, record)  # type: ignore[arg-type]
+    scikit_learn_sag.run(saga, task, record)  # type: ignore[arg-type]  # has all that is read
 
 
 def cyanure(layer: Layer, run: Run, warm: Warm | None) -> None:

@@ -266,7 +266,7 @@ ALONE = Communicator()
 
 def _of_all(error: Exception) -> Exception:
     """The error, marked as one that every rank raises, or that no rank can be told of."""
-    error.of_all_ranks = True  # type: ignore[attr-defined]
+    error.of_all_ranks = True  # type: ignore[attr-defined]  # any error may carry the mark
     return error
 
 
@@ -284,7 +284,7 @@ def _public_function() -> str:
     while frame is not None:
         if frame.f_globals.get("__name__", "").startswith("convexprobe."):
             name = frame.f_code.co_qualname
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back  # type: ignore[assignment]  # None above the outermost
     return name
 
 
