@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from convexprobe.arrays.backend import Array, cast, namespace
+from convexprobe.arrays.backend import Array, cast, generator, like, namespace
 from convexprobe.arrays.linalg import eigh, inverse_spd
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Inverse
-from convexprobe.problem.row_sample import Sample
+from convexprobe.problem.row_sample import Sample, draw_rows
 from convexprobe.problem.tasks import PerTask, take_tasks
 
 
@@ -89,9 +89,14 @@ def _eigenbasis(
         root = centred * xp.sqrt(shared)[:, None]
         (gram,) = problem.all_reduce(cast(root.T @ root, f64))
         return xp.flip(eigh(cast(gram, problem.dtype))[1], axis=1)
-    stride = -(-sample.rows // rank)
-    thin = slice(-sample.own.start % stride, None, stride)
-    root = problem.communicator.all_gather(centred[thin, :] * xp.sqrt(shared[thin])[:, None])
+    root = centred * xp.sqrt(shared)[:, None]
+    if sample.rows > rank:  # as few rows, drawn where the curvature is
+        index, inverse_probability = draw_rows(
+            shared[None, :], None, rank, generator(0), problem.communicator
+        )
+        scale = like(inverse_probability**0.5, root, root.dtype)
+        root = xp.take(root, like(index, root), axis=0) * scale[:, None]
+    root = problem.communicator.all_gather(root)
     values, inner = eigh(cast(root @ root.T, f64))
     values, inner = xp.flip(values, axis=0), xp.flip(inner, axis=1)
     kept = max(int(xp.sum(cast(values > 1e-5 * values[0], f64))), 1)

@@ -17,10 +17,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from convexprobe.arrays.backend import Array, cast
+from convexprobe.arrays.backend import Array, cast, generator, like
 from convexprobe.arrays.linalg import eigh, inverse_spd
+from convexprobe.arrays.products import combine_rows, dot_rows
 from convexprobe.problem.objective import Problem
-from convexprobe.problem.row_sample import Sample
+from convexprobe.problem.row_sample import Sample, draw_rows
 from convexprobe.problem.tasks import PerTask, take_tasks
 
 
@@ -99,9 +100,15 @@ class Curvature:
         """
         problem, xp, f64 = sample.problem, sample.problem.xp, sample.problem.xp.float64
         low = problem.d > min(self.rank, sample.rows)
-        stride = -(-sample.rows // self.rank) if low else 1
-        thin = slice(-sample.own.start % stride, None, stride)  # of the rows of all ranks
-        x, p, weight = sample.x[thin, :], sample.p[:, :, thin], sample.weight[:, thin]
+        x, p, weight, thinned = sample.x, sample.p, sample.weight, False
+        if low and sample.rows > self.rank:  # as few rows, drawn where the curvature is
+            index, inverse_probability = draw_rows(
+                1.0 - xp.sum(p * p, axis=1), weight, self.rank, generator(0), problem.communicator
+            )
+            kept, thinned = like(index, x), True
+            x, p = xp.take(x, kept, axis=0), xp.take(p, kept, axis=2)
+            inclusion = like(inverse_probability, x, problem.dtype)
+            weight = xp.take(weight, kept, axis=1) * inclusion
         whole, part = problem.all_reduce(xp.sum(sample.weight, axis=1), xp.sum(weight, axis=1))
         weight = weight * (whole / part)[:, None]
         shared, mass = self.row_curvature(problem, p, weight)
@@ -126,10 +133,10 @@ class Curvature:
         ridge = xp.maximum(problem.l2, floor)
         shape = _Shape(problem, mass / total, ridge, mean, mass)
         if self._is_spectral(problem):
-            return _spectral(shape, gram, root if low else None, thinned=stride > 1)
+            return _spectral(shape, gram, root if low else None, thinned=thinned)
         scaled = shape.scale[:, :, None] * gram[None, :, :]
         inner = inverse_spd(scaled + ridge[:, None, None] * eye[None, :, :])
-        if stride > 1:
+        if thinned and gram.shape[0]:
             harmonic = gram.shape[0] / xp.sum(inner * eye[None, :, :], axis=(1, 2))
             ridge = xp.maximum(ridge, 0.5 * harmonic)
             inner = inverse_spd(scaled + ridge[:, None, None] * eye[None, :, :])
@@ -217,9 +224,12 @@ class _Inner(PerTask):
         centred, bias = self.shape.centred(v)
         if self.root is None:
             return self.shape.join(centred @ self.inner, bias)
-        t = cast(cast(centred, self.root.dtype) @ self.root.T, v.dtype) @ self.inner
-        scaled = cast(t * self.shape.scale[:, :, None], self.root.dtype)
-        back = cast(scaled @ self.root, v.dtype)
+        xp, root, (m, k, d) = self.shape.problem.xp, self.root, centred.shape
+        t = dot_rows(cast(xp.reshape(centred, (m * k, d)), root.dtype), root)
+        t = cast(xp.reshape(t, (m, k, -1)), v.dtype) @ self.inner
+        scaled = cast(t * self.shape.scale[:, :, None], root.dtype)
+        back = combine_rows(xp.reshape(scaled, (m * k, -1)), root)
+        back = cast(xp.reshape(back, centred.shape), v.dtype)
         return self.shape.join((centred - back) / self.shape.ridge[:, None, None], bias)
 
     def take_tasks(self, index: list[int]) -> _Inner:

@@ -26,6 +26,9 @@ PASS = 1e7
 """Flops of a pass up to which inexact Newton steps begin on more features, too, with a sketch of
 `SKETCH` rows: their inner iterations then cost a fraction of a step of L-BFGS."""
 
+ROWS = 1024
+"""Rows up to which they begin whatever a pass takes: a sketch stands for so few."""
+
 SKETCH = 128
 
 PASSES, CHEAP, MOST = 30.0, 6e8, 150.0
@@ -69,7 +72,8 @@ def first(problem: Problem) -> Solver:
     """The solver that begins; it asks the family's sizes alone."""
     if float(problem.m) * (problem.n + problem.p) * problem.p**2 <= FLOPS:
         return NewtonCholesky()
-    return _newton(problem) if _is_narrow(problem) or _flops(problem) <= PASS else LBFGS()
+    cheap = problem.n <= ROWS or _flops(problem) <= PASS
+    return _newton(problem) if _is_narrow(problem) or cheap else LBFGS()
 
 
 def _newton(problem: Problem) -> NewtonCG:
