@@ -16,34 +16,30 @@ _FEW = 64
 _PART = 32
 """The least rows that a thread is given to multiply."""
 
-_SMALL_MKL, _SMALL_OPENBLAS = 2.5e6, 1e6
-"""Multiplications up to which these libraries take a kernel for small products, which is up to
-three times faster for `_THIN` left factors."""
+_TURNED = range(7, 49)
+"""Rows of a left factor with which MKL computes `x a^T` faster than its transpose."""
 
-_THIN = range(2, 16)
-"""Rows of a left factor with which a product is split into small ones."""
+_CALL = 2e5
+"""Multiplications up to which NumPy's own product takes less time than handing it to torch, whose
+MKL is up to three times faster for thin products."""
 
 
 def dot_rows(a: Array, x: Array) -> Array:
     """`a x^T`, `(q, r)`: rows of `a` `(q, d)` with rows of `x` `(r, d)`.
 
-    On a CPU with few rows in `a` this is several products, each with a part of `x`: one for every
-    thread, or more, so that the library takes its kernel for small products.
+    On a CPU with few rows in `a` each thread multiplies a part of `x`.
     """
     if isinstance(x, np.ndarray):
-        step, out = _strip(a, x), np.empty((a.shape[0], x.shape[0]), dtype=x.dtype)
-        for i in range(0, x.shape[0], step):
-            np.matmul(a, x[i : i + step].T, out=out[:, i : i + step])
-        return out
-    parts = _parts(a, x)
-    if parts and a.shape[0] in _THIN:
-        parts = max(parts, min(-(-a.shape[0] * x.numel() // int(_SMALL_MKL)), x.shape[0] // _PART))
+        if _is_small(a, x):
+            return a @ x.T
+        return dot_rows(torch.from_dlpack(a), torch.from_dlpack(x)).numpy()
+    parts, (q, d), r = _parts(a, x), a.shape, x.shape[0]
+    turned = q in _TURNED and isinstance(x, torch.Tensor) and x.device.type == "cpu"
     if parts <= 1:
-        return a @ x.T
-    (q, d), r = a.shape, x.shape[0]
+        return (x @ a.T).T.contiguous() if turned else a @ x.T
     even = r - r % parts
-    out = x.new_empty((q, r))
-    products = a.expand(parts, q, d) @ x[:even].reshape(parts, -1, d).mT
+    out, blocks = x.new_empty((q, r)), x[:even].reshape(parts, -1, d)
+    products = (blocks @ a.T).mT if turned else a.expand(parts, q, d) @ blocks.mT
     out[:, :even].view(q, parts, -1).copy_(products.transpose(0, 1))
     if even < r:
         out[:, even:] = a @ x[even:].T
@@ -53,11 +49,9 @@ def dot_rows(a: Array, x: Array) -> Array:
 def combine_rows(a: Array, x: Array) -> Array:
     """`a x`, `(q, d)`: linear combinations of the rows of `x` `(r, d)`; see `dot_rows`."""
     if isinstance(x, np.ndarray):
-        step = _strip(a, x)
-        out = a[:, :step] @ x[:step]
-        for i in range(step, x.shape[0], step):
-            out += a[:, i : i + step] @ x[i : i + step]
-        return out
+        if _is_small(a, x):
+            return a @ x
+        return combine_rows(torch.from_dlpack(a), torch.from_dlpack(x)).numpy()
     parts = _parts(a, x)
     if parts <= 1:
         return a @ x
@@ -68,10 +62,8 @@ def combine_rows(a: Array, x: Array) -> Array:
     return out if even == r else out + a[:, even:] @ x[even:]
 
 
-def _strip(a: np.ndarray, x: np.ndarray) -> int:
-    """How many rows of `x` NumPy multiplies at a time; all, unless a small kernel is faster."""
-    q, (r, d) = a.shape[0], x.shape
-    return max(int(_SMALL_OPENBLAS / (q * max(d, 1))), 16) if q in _THIN else max(r, 1)
+def _is_small(a: np.ndarray, x: np.ndarray) -> bool:
+    return a.shape[0] == 1 or a.shape[0] * x.size <= _CALL
 
 
 def _parts(a: Array, x: Array) -> int:
