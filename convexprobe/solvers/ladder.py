@@ -1,4 +1,4 @@
-"""Which preconditioner is worth its price: the policy of L-BFGS, in one place.
+"""Which preconditioner is worth its price: what a build costs, and the policy of L-BFGS.
 
 A better preconditioner saves passes and costs flops, and nobody knows beforehand how many passes.
 So a better one is bought when the passes made with the last one have cost as much as it will: on
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from convexprobe.problem.eigen_blocks import EigenBlocks
 from convexprobe.problem.linear_model import CALLS
 from convexprobe.problem.objective import Problem
-from convexprobe.problem.preconditioners import Curvature
+from convexprobe.problem.preconditioners import Curvature, Preconditioner
 
 STALE = 0.85
 """The fraction of the loss at the last build below which a level is rebuilt."""
@@ -27,13 +27,15 @@ for memory, and with very many."""
 
 @dataclass(frozen=True)
 class Level:
-    """A preconditioner on the ladder, with the rows it is built from."""
+    """A preconditioner, with the rows it is built from."""
 
-    recipe: Curvature | EigenBlocks
+    recipe: Preconditioner
     rows: int
 
     def price(self, problem: Problem) -> float:
-        """What a build takes of the time of a pass."""
+        """What a build takes of the time of a pass; 0 for recipes that are cheap or unknown."""
+        if not isinstance(self.recipe, (Curvature, EigenBlocks)):
+            return 0.0
         s, d, columns = min(self.rows, problem.n), problem.d, problem.m * problem.k
         rank = min(self.recipe.rank, s)
         if d <= rank:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 
 from convexprobe.arrays.backend import Array, generator
 from convexprobe.problem.objective import Evaluation, Problem
@@ -13,20 +12,25 @@ from convexprobe.solvers.base import (
     SolverState,
     check_fraction,
     check_settings,
-    fresh_inverse,
+    has_fallen,
     inner,
 )
 from convexprobe.solvers.conjugate_gradient import conjugate_gradient
+from convexprobe.solvers.ladder import Level
 from convexprobe.solvers.line_search import line_search
+
+STALE = 0.6
+"""The fraction of the loss at the last build below which the preconditioner may be rebuilt."""
 
 
 @dataclass
 class NewtonState(SolverState):
-    """Attributes: `growth`, how many times the first sample's rows the next one has; `began`, the
-    family's passes before the first step."""
+    """Attributes: `growth`, how many times the first sample's rows the next one has; `began` and
+    `paid`, the family's passes before the first step and at the last build."""
 
     growth: int = 1
     began: float = 0.0
+    paid: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,8 @@ class NewtonCG:
     rows. That is one pass, and `s/n` of a pass for each inner iteration. The error contracts by a
     constant that the sample's size sets, in all directions alike, so that the certificate follows
     closely. If the curvature met along a step is twice the sample's, the sample doubles, up to the
-    limits of `sample_size`.
+    limits of `sample_size`. The preconditioner is rebuilt where a loss has fallen and the passes
+    since the last build have cost as much (`solvers/ladder.py`).
 
     Memory: O(m k n) for logits and their change, O(s d + m k s) for the sample, and the
     preconditioner's. Use it for many rows that can be indexed and share their curvature among
@@ -78,7 +83,11 @@ class NewtonCG:
     def step(self, problem: Problem, w: Array, state: NewtonState) -> tuple[Array, NewtonState]:
         xp, at, sample = problem.xp, state.at, state.sample
         assert at is not None and sample is not None
-        inverse, built = fresh_inverse(state, partial(self.preconditioner.build, sample))
+        inverse, built, paid = state.inverse, state.built, state.paid
+        build = Level(self.preconditioner, sample.rows)
+        due = problem.passes - paid >= build.price(problem)
+        if inverse is None or (due and has_fallen(state, STALE)):
+            inverse, built, paid = self.preconditioner.build(sample), at.loss, problem.passes
         direction = conjugate_gradient(
             sample.curvature,
             at.gradient,
@@ -95,4 +104,4 @@ class NewtonCG:
         growth = 2 * state.growth if float(xp.max(ratio)) > 2.0 else state.growth
         steps = state.steps + 1
         sample = self._draw(problem, new, growth, steps)
-        return new.w, NewtonState(new, sample, steps, inverse, built, growth, state.began)
+        return new.w, NewtonState(new, sample, steps, inverse, built, growth, state.began, paid)
