@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
+from convexprobe._tables import aligned
 from convexprobe.metrics.score import FORMATS, Score
 from convexprobe.probes.labels import layer_of
 from convexprobe.probes.probe import Probe
@@ -30,6 +32,12 @@ _FORMATS = {
 
 WORDS = (0, len(_FORMATS) - 1)
 """Numbers of the columns that are words."""
+
+_FITTED = ("train_error", "loss", "gap")
+"""What a log gets of a probe without held-out rows."""
+
+_HELD_OUT = ("test_error", "test_loss", "test_usable_information", "gap")
+"""What a log gets of a probe with held-out rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +153,9 @@ def _confusion(given: Any) -> np.ndarray | None:
 _STATUS = {status.name.lower(): status for status in Status}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Entry:
-    """One checkpoint's results.
+    """One checkpoint's results. Prints as a table, one line a probe.
 
     Attributes:
         step: training step.
@@ -186,6 +194,34 @@ class Entry:
                 if r.test is not None
             }
         )
+
+    def scalars(self) -> dict[str, float]:
+        """The results as a log takes them: numbers by name.
+
+            wandb.log(entry.scalars(), step=entry.step)
+
+        A name is "probe/", the probe's name and one of
+
+            test_error: fraction of the held-out rows that are misclassified.
+            test_loss: mean cross-entropy on them, nats.
+            test_usable_information: their label entropy minus that loss, bits.
+            gap: rigorous bound on how far the probe's objective is from its optimum, nats.
+
+        A probe without held-out rows has `train_error` and `loss` instead of the first three:
+        fraction and nats of the rows that it was fitted to. Numbers that are not finite are left
+        out, as many logs refuse them: a loss is infinite if a row's class got probability 0.
+        """
+        values = {
+            f"probe/{result.layer}/{column}": result.value(column)
+            for result in self.layers
+            for column in (_FITTED if result.test is None else _HELD_OUT)
+        }
+        return {name: v for name, v in values.items() if v is not None and isfinite(v)}
+
+    def __str__(self) -> str:
+        return f"step {self.step}\n{aligned(self.cells(), left=WORDS)}"
+
+    __repr__ = __str__
 
     def cells(self) -> list[list[str]]:
         """A table of the layers, cell by cell; the first row has the names of the columns."""
