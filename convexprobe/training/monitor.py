@@ -45,7 +45,8 @@ class ProbeMonitor:
     """Fit probes of every layer, whenever asked to, while a network trains.
 
         monitor = ProbeMonitor(inputs, labels, out="probes")
-        monitor.record(model, step)  # in the training loop, as often as wanted
+        entry = monitor.record(model, step)  # in the training loop, as often as wanted
+        print(entry)  # a line a layer; `entry.scalars()` is what a log takes
         monitor.history.plot_layers()
 
     Every step uses the same rows, the same random choices and the same penalty for each layer, so
@@ -93,9 +94,9 @@ class ProbeMonitor:
         batch_size: rows of a batch, where `data` are tensors.
         max_passes: budget of passes for each probe.
         on_error: what to do with a step that cannot be probed, because activations are not finite,
-            say, or because a forward pass raises: "warn" notes it in the history's `failures` and
-            goes on, "raise" raises. A wrong argument raises in any case, and so does a disk that
-            cannot be written.
+            say, or because a forward pass raises: "warn" notes it in the history's `failures`,
+            warns, once if steps fail one after another for the same reason, and goes on; "raise"
+            raises. A wrong argument raises in any case, and so does a disk that cannot be written.
         seed: of the choice of l2, and of the random states while the rows are read.
         process_group: as in `fit_probes`: every rank calls with its own rows, and all record the
             same probes. The network, and the steps at which it is recorded, have to be the same on
@@ -266,7 +267,7 @@ class ProbeMonitor:
                 if not isinstance(model, nn.Module):
                     raise TypeError(f"model: expected a torch.nn.Module, found {shown(model)}")
                 self.check_model(model)
-            return self.recorder.measure(model, step, source or f"step {step}")
+            return self.recorder.measure(model, step, source or f"step {step}", once=True)
 
     def check_model(self, model: nn.Module) -> None:
         """Refuse, at the first call, a model without the layers that are asked for."""

@@ -68,6 +68,7 @@ class Recorder:
         self._kept: dict[int, ProbeSet] = {}  # by step, where there is no directory
         self._last: tuple[int, Remembered | ProbeSet] | None = None  # a step and its probes
         self._warned = False
+        self._last_reason: str | None = None  # of a failure after which nothing was measured
         self._lock: DirectoryLock | None = None
         self._directory: RunDirectory | None = None
         with self.ranks.raise_together():
@@ -104,15 +105,26 @@ class Recorder:
         if self._lock is not None:
             self._lock.close()
 
-    def fail(self, source: str, error: Exception) -> None:
-        """Note that something could not be probed, or raise; see `on_error`."""
+    def fail(self, source: str, error: Exception, *, once: bool = False) -> None:
+        """Note that something could not be probed, and warn, or raise; see `on_error`.
+
+        Args:
+            source: what could not be probed.
+            error: why.
+            once: warn of a reason once, until something is measured: a training may fail at every
+                step for the same one.
+        """
         if self._on_error == "raise":
             raise error
         known = isinstance(error, TypeError | ValueError | OverflowError)
         text = str(error).removeprefix(f"{source}: ")
         text = text if known else f"{type(error).__name__}: {text}"
         self.failures[source] = shorten(text, 400, placeholder="...")  # torch may list its backends
-        warnings.warn(f"not probed: {source}: {self.failures[source]}", UserWarning, stacklevel=4)
+        reason, before = text.replace(source, ""), self._last_reason
+        self._last_reason = reason
+        if not once or reason != before:
+            message = f"not probed: {source}: {self.failures[source]}"
+            warnings.warn(message, UserWarning, stacklevel=4)
 
     def measure(
         self,
@@ -122,6 +134,7 @@ class Recorder:
         *,
         stamp: str | None = None,
         replaces: bool = False,
+        once: bool = False,
     ) -> Entry | None:
         """Measure a network, unless it is recorded at this step.
 
@@ -132,6 +145,7 @@ class Recorder:
             stamp: size and modification time of its file.
             replaces: measure a step again whose weights have changed since this source was
                 recorded; else that is a failure.
+            once: as in `fail`.
 
         Returns:
             The entry; None after a failure.
@@ -146,11 +160,12 @@ class Recorder:
         except LostRankError:
             raise
         except Exception as error:  # whatever the model, the loader or a pool raises
-            self.fail(source, error)
+            self.fail(source, error, once=once)
             return None
         if self.entries.get(step) is not entry:
             self._add(entry, memory)
         self.failures.pop(source, None)
+        self._last_reason = None
         return entry
 
     def _measure(

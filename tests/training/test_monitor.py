@@ -147,6 +147,31 @@ def test_whatever_a_forward_pass_raises_is_noted_and_training_goes_on(error: Exc
         cxp.ProbeMonitor(X, Y, l2=1e-2, on_error="raise").record(model, 0)
 
 
+def test_steps_that_fail_alike_one_after_another_are_told_once() -> None:
+    model = Faulty()
+    monitor = cxp.ProbeMonitor(X, Y, l2=1e-2)
+    reasons = ["of a", "of a", "of b", "of b", None, "of b"]
+    with pytest.warns(UserWarning) as caught:
+        for step, reason in enumerate(reasons):
+            model.error = None if reason is None else RuntimeError(reason)
+            assert (monitor.record(model, step) is None) == (reason is not None)
+    told = [str(warning.message).removeprefix("not probed: ") for warning in caught]
+    starts = ["step 0", "step 2", "step 5"]
+    assert told == [f"{s}: RuntimeError: of {r}" for s, r in zip(starts, "abb", strict=True)]
+    assert [s for s, _ in monitor.history.failures] == [f"step {s}" for s in (0, 1, 2, 3, 5)]
+    with pytest.warns(UserWarning) as caught:  # the reason names the step
+        for step in (4, 4):
+            assert monitor.record(network(), step) is None
+    assert len(caught) == 1 and "recorded already" in str(caught[0].message)
+
+
+def test_an_error_without_a_word_is_told() -> None:
+    model = Faulty()
+    model.error = ValueError()
+    with pytest.warns(UserWarning, match="not probed: step 0"):
+        cxp.ProbeMonitor(X, Y, l2=1e-2).record(model, 0)
+
+
 def test_an_interrupt_ends_the_training() -> None:
     model = Faulty()
     model.error = KeyboardInterrupt()
