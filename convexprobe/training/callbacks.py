@@ -45,7 +45,8 @@ def hugging_face_callback(monitor: ProbeMonitor, every: int, trainer: Any) -> An
     recording = _Recording(monitor, every)
     if not isinstance(trainer, Trainer):
         raise TypeError(f"trainer: expected a transformers.Trainer, found {shown(trainer)}")
-    monitor.check_model(trainer.model)
+    model: Any = trainer.model
+    monitor.check_model(model)
 
     class Callback(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **context: Any) -> None:
@@ -154,7 +155,9 @@ class _Recording:
         except Exception as error:  # a disk that is full, say: the monitor has told all else
             self._monitor.recorder.fail(f"step {step}", error, once=True)
             return
-        for log in logs if entry is not None else ():
+        if entry is None:
+            return
+        for log in logs:
             try:
                 log(entry.scalars())
             except Exception as error:  # whatever a tracker and its network raise

@@ -83,8 +83,10 @@ class ProbeMonitor:
         l2: a penalty for all layers, or "auto". "auto" chooses each layer's own penalty at the
             first step that is recorded, on a held-out fifth of the rows, from seven values between
             1e-6 and 1 times the layer's typical feature variance; every later step uses it again.
-            Penalties that followed the variance would show their own changes as the network's. The
-            choice counts in the first step's seconds, not in its passes.
+            Penalties that followed the variance would show their own changes as the network's.
+            Layers that know nothing yet leave the choice to chance: give a number where the first
+            step is of an untrained network. The choice counts in the first step's seconds, not in
+            its passes.
         class_weight, scoring, standardize: as in `fit_probes`. Every step's probes are fitted to
             all rows, those that the choice of a penalty held out as well.
         groups: as in `fit_probes`, but one value an example: all tokens of an example are in its
