@@ -200,7 +200,8 @@ class Entry:
 
             wandb.log(entry.scalars(), step=entry.step)
 
-        A name is "probe/", the probe's name and one of
+        A name is "probe/", a measure, "/" and the probe's name: trackers sort by name, and where
+        they cut a long one, they leave its end. The measures are
 
             test_error: fraction of the held-out rows that are misclassified.
             test_loss: mean cross-entropy on them, nats.
@@ -212,7 +213,7 @@ class Entry:
         out, as many logs refuse them: a loss is infinite if a row's class got probability 0.
         """
         values = {
-            f"probe/{result.layer}/{column}": result.value(column)
+            f"probe/{column}/{result.layer}": result.value(column)
             for result in self.layers
             for column in (_FITTED if result.test is None else _HELD_OUT)
         }

@@ -27,14 +27,14 @@ def test_scalars_are_the_columns_of_the_history_by_name() -> None:
     found = entry(test=held)
     scores = found.scores
     assert list(found.scalars()) == [
-        f"probe/{layer}/{column}"
+        f"probe/{column}/{layer}"
         for layer in ("2", "4")
         for column in ("test_error", "test_loss", "test_usable_information", "gap")
     ]
     for result in found.layers:
         score = scores[result.layer]
         numbers = [score.error, score.loss, (score.label_entropy - score.loss) / log(2), result.gap]
-        assert [v for n, v in found.scalars().items() if f"/{result.layer}/" in n] == numbers
+        assert [v for n, v in found.scalars().items() if n.endswith(f"/{result.layer}")] == numbers
     assert all(type(value) is float for value in found.scalars().values())
 
 
@@ -42,9 +42,9 @@ def test_without_held_out_rows_scalars_are_of_the_fitted_rows() -> None:
     found = entry()
     first = found.layers[0]
     assert list(found.scalars().items())[:3] == [
-        ("probe/2/train_error", first.train_error),
-        ("probe/2/loss", first.loss),
-        ("probe/2/gap", first.gap),
+        ("probe/train_error/2", first.train_error),
+        ("probe/loss/2", first.loss),
+        ("probe/gap/2", first.gap),
     ]
     assert len(found.scalars()) == 6
 
@@ -53,8 +53,8 @@ def test_every_concept_has_its_scalars() -> None:
     concepts: dict[str, Tensor] = {"class": Y, "sign": X[:, 0] > 0}
     held: tuple[Tensor, dict[str, Tensor]] = (X, {"sign": concepts["sign"]})
     names = entry(test=held, labels=concepts).scalars()
-    assert "probe/4/class/train_error" in names and "probe/4/class/test_error" not in names
-    assert "probe/4/sign/test_error" in names and "probe/4/sign/train_error" not in names
+    assert "probe/train_error/4/class" in names and "probe/test_error/4/class" not in names
+    assert "probe/test_error/4/sign" in names and "probe/train_error/4/sign" not in names
 
 
 @pytest.mark.parametrize("loss", [inf, nan])
@@ -64,7 +64,7 @@ def test_a_log_gets_no_number_that_is_not_finite(loss: float) -> None:
     assert first.test is not None
     layers = (replace(first, test=replace(first.test, loss=loss)), *found.layers[1:])
     names = [*replace(found, layers=layers).scalars()]
-    assert names[:3] == ["probe/2/test_error", "probe/2/gap", "probe/4/test_error"]
+    assert names[:3] == ["probe/test_error/2", "probe/gap/2", "probe/test_error/4"]
 
 
 def test_an_entry_prints_a_line_a_probe() -> None:
