@@ -56,7 +56,7 @@ def sections_of_probes(
             ("Error and information by layer", "".join(figures)),
             ("The penalties that were tried", _paths(some)),
             ("All probes", table(cells, "the probes; a header sorts by its column", WORDS)),
-            ("Measures on other rows", _measures(scores)),
+            ("Measures on other rows", measures(scores)),
             ("How to read it", notes(*GAP_WORDS) + html_lines(probes.legend)),
         ],
     )
@@ -220,7 +220,8 @@ def _paths(probes: Mapping[str, Probe]) -> str:
     )
 
 
-def _measures(scores: Mapping[str, Mapping[str, Any]]) -> str:
+def measures(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table of scores, `Score.to_row()` by probe, with their intervals; nothing of none."""
     if not scores:
         return ""
     rows = [["probe", "rows", *FORMATS]]

@@ -124,9 +124,12 @@ class ProbeHistory(Mapping[int, ProbeSet]):
         results = [r for entry in self.entries if entry.duplicate_of is None for r in entry.layers]
         certified = sum(r.status is Status.CERTIFIED for r in results)
         passes = median([r.passes for r in results] or [0.0])
+        layers = {layer_of(r.layer, r.concept) for r in results}
+        concepts = {r.concept for r in results}
+        several = f", {len(concepts)} concepts" if len(concepts) > 1 else ""
         lines = [
             f"{len(self)} checkpoints, steps {self.entries[0].step} to {self.entries[-1].step}, "
-            f"{len(self.layers)} layers",
+            f"{len(layers)} layers{several}",
             f"certified: {certified} of {len(results)} probes, in a median of {passes:.1f} passes",
             f"seconds: {sum(e.extract_seconds for e in self.entries):.1f} extracting, "
             f"{sum(e.solve_seconds for e in self.entries):.1f} solving",

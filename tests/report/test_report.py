@@ -6,15 +6,17 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 import convexprobe as cxp
 from convexprobe.report.charts import Axis, Curve, heat_map, line_chart, number_axis
 from tests.pages import Page
 from tests.probes.sets import DATA, small_set
-from tests.tiny import checkpoints, sweep
+from tests.tiny import SETTINGS, checkpoints, network, rows, sweep
 
 HOSTILE = "</script><script>alert(1)</script><img src=http://a.b/c onerror=x>"
 MOST = 3_000_000
@@ -84,15 +86,54 @@ def test_the_report_of_a_history_has_every_step_in_table_and_slider(tmp_path: Pa
     for entry in history.entries:
         for cell in (cell for row in entry.cells() for cell in row):
             assert cell in page.text
-    text = (tmp_path / "a.html").read_text()
-    found = re.search(r'<script type="application/json" id="movie-data">(.*?)</script>', text)
-    assert found is not None
-    movie = json.loads(found[1])
+    movie = movie_of(tmp_path / "a.html")
     assert movie["steps"] == list(history)
     for entry, values in zip(history.entries, movie["series"]["test_error"], strict=True):
         assert values == pytest.approx([r.test_error for r in entry.layers], rel=1e-4)
     (slider,) = (a for t, a in page.elements if t == "input")
     assert (slider["min"], slider["max"]) == ("0", "3")
+
+
+def movie_of(path: Path) -> dict[str, Any]:
+    found = re.search(
+        r'<script type="application/json" id="movie-data">(.*?)</script>', path.read_text()
+    )
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_the_report_of_a_history_with_concepts_has_a_curve_a_concept(tmp_path: Path) -> None:
+    def both(labels: Tensor) -> dict[str, Tensor]:
+        return {"low": (labels == 0).long(), HOSTILE: (labels == 2).long()}
+
+    (x, y), (test_x, test_y) = rows(), rows(60, seed=2)
+    history = cxp.probe_checkpoints(
+        network(7), checkpoints(3), x, both(y), test=(test_x, both(test_y)), **SETTINGS
+    )
+    cxp.write_report(history, tmp_path / "a.html")
+    page, movie = read(tmp_path / "a.html"), movie_of(tmp_path / "a.html")
+    keys = [f"{kind}/{c}" for kind in ("test_error", "information") for c in ("low", HOSTILE)]
+    assert list(movie["series"]) == keys
+    assert [a["data-key"] for t, a in page.elements if "data-key" in a] == keys
+    for key in keys[:2]:
+        for entry, values in zip(history.entries, movie["series"][key], strict=True):
+            wanted = [r.test_error for r in entry.layers if key == f"test_error/{r.concept}"]
+            assert values == pytest.approx(wanted, rel=1e-4)
+    figures = [a.get("id") for t, a in page.elements if t == "figure"]
+    assert figures == ["heat-map", "movie-error", "movie-information", "curves-0", "curves-1"]
+    layers = len(history.layers) // 2
+    assert f"{layers} layers, 2 concepts" in page.text
+
+
+def test_the_report_of_a_history_has_the_scores_of_its_last_step(tmp_path: Path) -> None:
+    history = sweep(checkpoints(2))
+    cxp.write_report(history, tmp_path / "a.html")
+    text = read(tmp_path / "a.html").text
+    assert "Measures on held-out rows at step 3" in text
+    for cell in (cell for row in history.entries[-1].scores.cells() for cell in row):
+        assert cell in text
+    cxp.write_report(sweep(checkpoints(2), test=None), tmp_path / "b.html")
+    assert "Measures on held-out rows" not in read(tmp_path / "b.html").text
 
 
 def test_a_long_history_of_many_layers_stays_small(tmp_path: Path) -> None:
