@@ -247,13 +247,23 @@ def heat_map(
         f"{escape(unit)}</span></p>"
     )
     inside = "".join(parts) + frame + mark
-    return _figure(ident, title, words, inside, axis, "", scale)
+    longest = max(len(text) for _, text in names)
+    before = max(0.0, 7.0 * longest + 10 - LEFT)
+    return _figure(ident, title, words, inside, axis, "", scale, before)
 
 
 def _figure(
-    ident: str, title: str, words: str, inside: str, axis: Axis, data: str, legend: str
+    ident: str,
+    title: str,
+    words: str,
+    inside: str,
+    axis: Axis,
+    data: str,
+    legend: str,
+    before: float = 0.0,
 ) -> str:
-    box = f"0 0 {WIDTH} {_LEVEL + axis.bottom:.0f}"
+    """The figure around a drawing; `before` is further room at its left, for long names."""
+    box = f"{-before:.0f} 0 {WIDTH + before:.0f} {_LEVEL + axis.bottom:.0f}"
     return (
         f'<figure id="{ident}"><div class="wide" tabindex="0" role="region" '
         f'aria-label="{escape(title)}"><svg viewBox="{box}" role="img" '

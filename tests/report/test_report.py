@@ -184,6 +184,16 @@ def test_a_heat_map_fills_its_area_with_one_colour_a_level() -> None:
     assert len(fills) == len(set(fills)) == 3 and fills[0] == "#440154"
 
 
+def test_the_names_of_layers_beside_a_heat_map_are_inside_its_drawing() -> None:
+    for name in ("a", "encoder.layer.11", "w" * 100):
+        html = heat_map("i", "t", "w", [0, 1], [name], [[0.0], [1.0]], unit="%", factor=100)
+        (box,) = (a["viewbox"] for t, a in Page(html).elements if t == "svg")
+        (text,) = re.findall(r'class="y" x="(\d+)"[^>]*>([^<]*)<', html)
+        left = float((box or "").split()[0])
+        assert left == 0 or name != "a"
+        assert float(text[0]) - 7 * len(text[1]) >= left  # 12 px letters are 7 wide on average
+
+
 @pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [0.0, 1e-9], [0, 1e6], [-3, 4]])
 def test_an_axis_has_a_few_round_numbers_inside_its_ends(values: list[float]) -> None:
     axis = number_axis(values, "step")
