@@ -17,6 +17,15 @@ UNRECORDED = ("config", "as_json")
 MOST = 10_000
 """Penalties of a path at most."""
 
+CODES = """\b
+Exit codes: 0 done; 1 refused, in a line that says why; 2 wrong usage; 3 done, but
+a probe is not certified or a checkpoint could not be probed."""
+
+
+def example(line: str) -> str:
+    """What stands at the end of a command's help."""
+    return f"\b\nExample:\n  {line}\n\n{CODES}"
+
 
 def words(value: Any) -> list[str]:
     """Names between commas; or, from a file of options, a list of them."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from convexprobe._tables import aligned
+
 DONE, FAILED, USAGE, UNCERTIFIED, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: done; refused, in a line; wrong usage; done, but not every probe is certified or not
 every checkpoint was probed; interrupted."""
@@ -42,3 +44,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+def tell_arrays(arrays: Mapping[str, Any], as_json: bool) -> None:
+    """A table of arrays: shapes, dtypes, and the classes of a column."""
+    table = [["array", "shape", "dtype", "classes"]]
+    content = []
+    for name, x in arrays.items():
+        shape, dtype = tuple(map(int, x.shape)), str(x.dtype).removeprefix("torch.")
+        classes = ""
+        if len(shape) == 1 and ((isinstance(x, np.ndarray) and x.dtype.kind in "biuSU")
+                                or dtype.startswith(("int", "uint", "bool"))):  # fmt: skip
+            values, counts = np.unique(np.asarray(x), return_counts=True)
+            each = [f"{v}: {c}" for v, c in zip(values[:8], counts[:8], strict=True)]
+            classes = ", ".join(each) + (f", ... ({len(values)})" if len(values) > 8 else "")
+        content.append({"array": name, "shape": shape, "dtype": dtype, "classes": classes})
+        table.append([name, "x".join(map(str, shape)) or "number", dtype, classes])
+    say(to_json({"kind": "arrays", "arrays": content}) if as_json else aligned(table, left=(0, 3)))
