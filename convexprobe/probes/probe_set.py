@@ -36,6 +36,10 @@ _LEGEND = f"""objective: {OBJECTIVE}
 gap: how far above its optimum the objective is at most, nats; certified: gap <= tol * H(Y), where
      H(Y) is the label entropy, the loss of the best constant classifier, and tol=0.001 is 0.1%"""
 
+_EDGE = """
+smallest l2, largest l2: of the penalties that were tried, the best is the one at that end; a better
+     one may lie beyond it, so try others with l2=[...]"""
+
 _STANDARDIZED = "\nstandardized: the penalty is l2/2 ||W scale||^2 in probes that have a scale"
 
 
@@ -205,7 +209,9 @@ class ProbeSet(Mapping[str, Probe]):
     def legend(self) -> str:
         """What was solved and what the columns mean, a few lines of text."""
         scaled = any(probe.scale is not None for probe in self.values())
-        return _LEGEND + (_STANDARDIZED if scaled else "")
+        ends = ("smallest l2", "largest l2")
+        at_an_end = any(probe.verdict.endswith(ends) for probe in self.values())
+        return _LEGEND + (_EDGE if at_an_end else "") + (_STANDARDIZED if scaled else "")
 
     def __str__(self) -> str:
         return f"{aligned(self.cells(), left=WORDS)}\n{self.legend}"

@@ -75,11 +75,21 @@ class Scores(dict[str, Score]):
         return out
 
     def cells(self) -> list[list[str]]:
-        """The printed table, cell by cell; the first row has the names of the columns."""
+        """The printed table, cell by cell; the first row has the names of the columns.
+
+        With bootstrap samples, the 95 % interval of the error stands behind it; `to_frame` has
+        those of the other measures.
+        """
+        sampled = any(score.samples for score in self.values())
         rows = [["probe", "rows", *FORMATS]]
         for name, score in self.items():
             measures = [form.format(getattr(score, m)) for m, form in FORMATS.items()]
             rows.append([name, f"{score.rows:g}", *measures])
+        if sampled:
+            rows[0].insert(3, "error_95%")
+            for row, score in zip(rows[1:], self.values(), strict=True):
+                ends = score.interval("error") if score.samples else ()
+                row.insert(3, " to ".join(FORMATS["error"].format(end) for end in ends))
         return rows
 
     def __str__(self) -> str:

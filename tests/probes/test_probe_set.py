@@ -62,6 +62,10 @@ def test_a_penalty_at_the_edge_of_its_path_is_told() -> None:
     said = [replace(first, path=path, l2=point.l2).verdict for point in path]
     assert said == ["certified, smallest l2", "certified", "certified, largest l2"]
     assert replace(first, path=path[:2], l2=1e-3).verdict == "certified"  # two are both edges
+    told = [
+        "smallest l2" in ProbeSet({"a": replace(first, path=path, l2=p.l2)}).legend for p in path
+    ]
+    assert told == [True, False, True]
 
 
 def test_a_gap_is_shown_beside_the_label_entropy_that_tol_is_relative_to() -> None:

@@ -35,6 +35,17 @@ def test_scores_have_a_frame_by_layer_and_concept() -> None:
     assert str(Scores({})) and repr(plain) == str(plain)
 
 
+def test_the_table_of_scores_with_samples_has_the_interval_of_the_error() -> None:
+    scores = PROBES.evaluate(LAYERS, HELD_CONCEPTS, bootstrap=20)
+    head, *cells = scores.cells()
+    at = head.index("error_95%")
+    assert head[at - 1] == "error" and len(set(map(len, cells))) == 1
+    for row, score in zip(cells, scores.values(), strict=True):
+        low, high = score.interval("error")
+        assert row[at] == f"{low:.2%} to {high:.2%}"
+    assert "error_95%" not in str(PROBES.evaluate(LAYERS, HELD_CONCEPTS))
+
+
 def test_samples_of_one_seed_are_paired_and_groups_widen_them() -> None:
     same = dict(zip("ab", (DATA.x, DATA.x), strict=True))
     probes = fit_probes(same, DATA.y, l2=0.01)
