@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import runpy
+import shlex
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
 import yaml
+
+from convexprobe.cli.main import main
 
 matplotlib.use("Agg")
 
@@ -18,9 +23,18 @@ DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("tutorial/*.md"), *DOCS.glob("how_to/*.md")])
 
 
-def blocks(page: Path) -> str:
-    """The Python of a page; files that it includes are tested by their own tests."""
-    return "".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.S))
+def blocks(page: Path) -> list[tuple[str, str, str]]:
+    """Language, file name and code of each block; included files are tested by their own tests."""
+    return re.findall(r'```(python|sh)(?: title="([\w.]+)")?\n(.*?)```', page.read_text(), re.S)
+
+
+def run_line(line: str) -> None:
+    """Run a line of a shell in this process."""
+    program, *rest = shlex.split(line)
+    if program == "python":
+        runpy.run_path(rest[0], run_name="__main__")
+    else:
+        assert (program, main(rest)) == ("convexprobe", 0), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -30,8 +44,16 @@ def test_the_code_of_a_page_runs_as_typed(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
-        exec(compile(blocks(page), str(page), "exec"), names)
-    matplotlib.pyplot.close("all")
+        torch.manual_seed(0)
+        for language, file, code in blocks(page):
+            if file:
+                Path(file).write_text(code)
+            elif language == "python":
+                exec(compile(code, str(page), "exec"), names)
+            else:
+                for line in code.splitlines():
+                    run_line(line)
+    plt.close("all")
     for probes in (value for key, value in names.items() if key == "probes"):
         assert all(probe.gap <= 1e-3 * probe.label_entropy for probe in probes.values())
 
