@@ -11,7 +11,7 @@ from convexprobe.activations.layers import Activations
 from convexprobe.arrays.ranks import shard
 from convexprobe.datasets.mnist import mnist
 from convexprobe.extraction.extract import extract
-from convexprobe.extraction.pooling import random_features, random_projection, token_at
+from convexprobe.extraction.pools import random_features, random_projection, token_at
 from convexprobe.extraction.words import token_labels, word_ids
 from convexprobe.metrics.score import Score
 from convexprobe.plotting.figures import plot_errors

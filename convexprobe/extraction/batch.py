@@ -17,7 +17,8 @@ from convexprobe._arguments import check_integer
 from convexprobe._hashing import raw_bytes
 from convexprobe.activations.manifest import LABELS, labels_column
 from convexprobe.extraction.identity import describe_value
-from convexprobe.extraction.layer_names import described, matches
+from convexprobe.extraction.layer_names import matches
+from convexprobe.extraction.points import described
 
 WORD_IDS = "word_ids"
 """The item of a batch that has the word of each token."""

@@ -15,19 +15,18 @@ from torch import Tensor, nn
 
 from convexprobe.activations import manifest
 from convexprobe.extraction.batch import WORD_IDS, Batch, axis_of, items_withheld
-from convexprobe.extraction.layer_names import Point, Request
 from convexprobe.extraction.masks import MaskChoice, TokenMasks, chosen_mask
 from convexprobe.extraction.model_state import as_it_was
+from convexprobe.extraction.points import Point, Request
 from convexprobe.extraction.pooling import (
     EXAMPLES,
     TOKENS,
     WORDS,
-    Mask,
     PoolRule,
     choose_pool,
-    kept_tokens,
     pool_rows,
 )
+from convexprobe.extraction.pools import Mask, kept_tokens
 from convexprobe.extraction.tokens import TokenRows
 from convexprobe.extraction.writers import Writer
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from convexprobe.activations.manifest import EXAMPLES, POSITIONS
-from convexprobe.extraction.layer_names import described
+from convexprobe.extraction.points import described
 
 IGNORED = -100
 """The label of tokens that are left out, as in `torch.nn.functional.cross_entropy`."""

@@ -34,8 +34,8 @@ from convexprobe.activations.manifest import (
 )
 from convexprobe.extraction.batch import Batch
 from convexprobe.extraction.identity import describe_function, describe_model
-from convexprobe.extraction.layer_names import Point
 from convexprobe.extraction.masks import MaskChoice
+from convexprobe.extraction.points import Point
 from convexprobe.extraction.pooling import PoolChoice
 
 BLOCK = 64 << 20

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler, TensorDataset
 
 from convexprobe.extraction.extract import extract
-from convexprobe.extraction.pooling import random_projection
+from convexprobe.extraction.pools import random_projection
 from tests.extraction.networks import Failing, Text, Wrapped, normal, reused
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from convexprobe.extraction.identity import describe_function, describe_model
-from convexprobe.extraction.pooling import random_features, random_projection
+from convexprobe.extraction.pools import random_features, random_projection
 
 ROOT = Path(__file__).parents[2]
 SCALE = 2.0

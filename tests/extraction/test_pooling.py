@@ -14,14 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from convexprobe.extraction.pooling import (
-    choose_pool,
-    pool_rows,
-    pool_rules,
-    random_features,
-    random_projection,
-    token_at,
-)
+from convexprobe.extraction.pooling import choose_pool, pool_rows, pool_rules
+from convexprobe.extraction.pools import random_features, random_projection, token_at
 
 WHERE = "layer 'block.3', batch 7"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from convexprobe.extraction.extract import extract
-from convexprobe.extraction.pooling import random_projection
+from convexprobe.extraction.pools import random_projection
 from tests.extraction.networks import Wrapped, normal
 
 

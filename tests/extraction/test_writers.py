@@ -15,7 +15,7 @@ from torch import nn
 import convexprobe as cxp
 from convexprobe.activations import manifest
 from convexprobe.activations.manifest import MANIFEST
-from convexprobe.extraction.pooling import random_features
+from convexprobe.extraction.pools import random_features
 from tests.extraction.small import ROOT, Interrupted, batches, extract_to, network, same
 
 
