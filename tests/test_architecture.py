@@ -159,3 +159,9 @@ def test_probe_checkpoints_takes_what_the_monitor_takes() -> None:
     for name, parameter in monitor.items():
         assert sweep[name].default == parameter.default, name
         assert sweep[name].annotation == parameter.annotation, name
+
+
+def test_a_set_of_probes_is_evaluated_with_what_a_probe_is() -> None:
+    one = list(signature(convexprobe.Probe.evaluate).parameters.values())[2:]
+    several = list(signature(convexprobe.ProbeSet.evaluate).parameters.values())[2:]
+    assert several == one  # behind self and the rows, of one layer or of several
