@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from convexprobe.activations.source import Rows
 from convexprobe.problem.objective import Problem
@@ -54,6 +55,18 @@ def random_data(
     if weights is not None:
         weights[[np.flatnonzero(y == c)[0] for c in range(k)]] += 0.1
     return Data(x, y, k, weights)
+
+
+tasks = st.builds(
+    random_data,
+    n=st.integers(5, 60),
+    d=st.integers(1, 8),
+    k=st.integers(2, 5),
+    seed=st.integers(0, 9999),
+    weighted=st.booleans(),
+    skew=st.sampled_from([0.0, 1.0, 3.0]),
+)
+"""Small tasks of every kind, for properties that hold of all of them."""
 
 
 def reference(data: Data, w: np.ndarray, l2: float) -> tuple[float, np.ndarray, np.ndarray]:

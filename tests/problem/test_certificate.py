@@ -17,20 +17,11 @@ from convexprobe.problem.row_sample import Sample
 from convexprobe.solvers import SOLVERS, NewtonCG
 from convexprobe.solvers.loop import solve
 from convexprobe.solvers.solution import Record
-from tests.oracle import Data, dense_hessian, minimum, random_data, reference
+from tests.oracle import Data, dense_hessian, minimum, random_data, reference, tasks
 
 RIGOUR = 1e-9
 """Nats by which a bound may exceed F* found by another float64 computation."""
 
-problems = st.builds(
-    random_data,
-    n=st.integers(5, 60),
-    d=st.integers(1, 8),
-    k=st.integers(2, 5),
-    seed=st.integers(0, 9999),
-    weighted=st.booleans(),
-    skew=st.sampled_from([0.0, 1.0, 3.0]),
-)
 penalties = st.floats(-6.0, 1.0).map(lambda e: float(10.0**e))
 
 
@@ -60,7 +51,7 @@ def test_the_oracle_agrees_with_scipy_and_scikit_learn(l2: float, weighted: bool
 
 
 @settings(max_examples=400)
-@given(data=problems, l2=penalties, scale=st.floats(-2.0, 2.0), part=st.floats(0.05, 1.0))
+@given(data=tasks, l2=penalties, scale=st.floats(-2.0, 2.0), part=st.floats(0.05, 1.0))
 @example(data=random_data(5, 1, 5), l2=1e-6, scale=2.0, part=1.0)
 def test_no_bound_exceeds_the_optimum(data: Data, l2: float, scale: float, part: float) -> None:
     _, optimum = minimum(data, l2)
@@ -78,7 +69,7 @@ def test_no_bound_exceeds_the_optimum(data: Data, l2: float, scale: float, part:
 
 
 @settings(max_examples=300)
-@given(data=problems, l2=penalties, away=st.floats(-9.0, 0.0), part=st.floats(0.05, 1.0))
+@given(data=tasks, l2=penalties, away=st.floats(-9.0, 0.0), part=st.floats(0.05, 1.0))
 def test_no_bound_exceeds_the_optimum_near_it(
     data: Data, l2: float, away: float, part: float
 ) -> None:
@@ -93,7 +84,7 @@ def test_no_bound_exceeds_the_optimum_near_it(
 
 
 @settings(max_examples=60)
-@given(data=problems, l2=st.floats(-4.0, 1.0).map(lambda e: float(10.0**e)))
+@given(data=tasks, l2=st.floats(-4.0, 1.0).map(lambda e: float(10.0**e)))
 def test_the_gap_closes_at_the_optimum(data: Data, l2: float) -> None:
     w, optimum = minimum(data, l2)
     problem = data.problem(l2)
@@ -230,7 +221,7 @@ def test_a_point_that_is_not_finite_has_no_bound() -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @settings(max_examples=50)
-@given(data=problems, l2=penalties)
+@given(data=tasks, l2=penalties)
 def test_every_iterate_of_every_solver_has_a_true_gap(solver: str, data: Data, l2: float) -> None:
     _, optimum = minimum(data, l2)
     records: list[Record] = []

@@ -1,4 +1,4 @@
-"""The objective against its definition: finite differences, separate problems, symmetries."""
+"""The objective against its definition: finite differences, symmetries, precisions, libraries."""
 
 from __future__ import annotations
 
@@ -18,17 +18,7 @@ from convexprobe.problem.row_sample import Sample
 from convexprobe.solvers import NewtonCG
 from convexprobe.solvers.loop import solve
 from tests.oracle import Data, dense_hessian, minimum, random_data, reference
-
-EXACT = {"rtol": 1e-11, "atol": 1e-12}  # float64 sums of at most 100 terms of size 1
-
-
-def point(problem: Problem, seed: int = 0, scale: float = 1.0) -> np.ndarray:
-    return scale * np.random.default_rng(seed).standard_normal((problem.m, problem.p))
-
-
-def everything(problem: Problem, w: Any) -> Sample:
-    """All rows, held at `w`."""
-    return Sample.of(problem, w, np.arange(problem.n), np.ones(problem.n))
+from tests.problem.families import EXACT, everything, point
 
 
 @given(
@@ -71,78 +61,6 @@ def test_gradient_and_curvature_are_finite_differences() -> None:
     np.testing.assert_allclose((up.value - down.value) / (2 * h), slope, rtol=1e-7, atol=1e-9)
     change = (up.gradient - down.gradient) / (2 * h)
     np.testing.assert_allclose(everything(problem, w).curvature(v), change, rtol=1e-6, atol=1e-8)
-
-
-def family(seed: int = 0, most_rows: int = 50) -> tuple[Problem, list[Data], list[float]]:
-    """Three tasks that differ in everything that can differ."""
-    base = random_data(50, 4, 3, seed)
-    rng = np.random.default_rng(seed + 1)
-    labels = np.stack([base.y, rng.permutation(base.y), rng.integers(0, 3, 50)])
-    weights, l2 = rng.exponential(size=(3, 50)), [1e-3, 1e-1, 2.0]
-    tasks = [Data(base.x, labels[t], 3, weights[t]) for t in range(3)]
-    rows = Rows(base.x, most_rows)
-    return Problem(rows, labels, l2, classes=3, weights=weights), tasks, l2
-
-
-def same_as_separate(problem: Problem, tasks: list[Data], l2: list[float]) -> None:
-    w, v = point(problem), point(problem, 1)
-    at = problem.evaluate(w)
-    product = everything(problem, w).curvature(v)
-    batch = problem.batch_gradient(w, np.arange(7))
-    for t, task in enumerate(tasks):
-        one = task.problem(l2[t])
-        alone = one.evaluate(w[t : t + 1])
-        for name in ("value", "loss", "gradient", "entropy", "uncertainty"):
-            np.testing.assert_allclose(getattr(at, name)[t], getattr(alone, name)[0], **EXACT)
-        expected = everything(one, alone.w).curvature(v[t : t + 1])[0]
-        np.testing.assert_allclose(product[t], expected, **EXACT)
-        expected = one.batch_gradient(w[t : t + 1], np.arange(7))[0]
-        np.testing.assert_allclose(batch[t], expected, **EXACT)
-        np.testing.assert_allclose(problem.label_entropy[t], task.label_entropy, **EXACT)
-        np.testing.assert_allclose(problem.errors(w)[t], one.errors(w[t : t + 1])[0], **EXACT)
-        np.testing.assert_allclose(
-            problem.constant_classifier()[t], one.constant_classifier()[0], **EXACT
-        )
-
-
-def test_family_of_labels_weights_and_penalties_equals_separate_problems() -> None:
-    same_as_separate(*family())
-
-
-def test_family_with_shared_labels_equals_separate_problems() -> None:
-    data = random_data(50, 4, 3, weighted=True)
-    l2 = [0.0, 1e-3, 1.0]
-    same_as_separate(data.problem(l2), [data] * 3, l2)
-
-
-def test_family_with_labels_per_task_and_shared_weights() -> None:
-    _, tasks, _ = family()
-    tasks = [Data(t.x, t.y, 3, tasks[0].weights) for t in tasks]
-    labels = np.stack([t.y for t in tasks])
-    problem = Problem(Rows(tasks[0].x), labels, 0.1, classes=3, weights=tasks[0].weights)
-    same_as_separate(problem, tasks, [0.1] * 3)
-
-
-@pytest.mark.parametrize("keep", [[0], [2], [2, 0], [0, 1, 2]])
-def test_remaining_tasks_are_the_same_tasks(keep: list[int]) -> None:
-    problem, tasks, l2 = family()
-    same_as_separate(problem.take_tasks(keep), [tasks[t] for t in keep], [l2[t] for t in keep])
-
-
-@pytest.mark.parametrize("rows", [1, 7, 49, 1000])
-def test_block_size_does_not_matter(rows: int) -> None:
-    problem, _, _ = family()
-    w, v = point(problem), point(problem, 1)
-    at, product = problem.evaluate(w), everything(problem, w).curvature(v)
-    errors = problem.errors(w)
-    blocked, _, _ = family(most_rows=rows)
-    assert len(list(blocked.rows.blocks())) == -(-50 // rows)
-    again = blocked.evaluate(w)
-    for name in ("value", "gradient", "entropy", "uncertainty"):
-        np.testing.assert_allclose(getattr(again, name), getattr(at, name), **EXACT)
-    np.testing.assert_allclose(everything(blocked, again.w).curvature(v), product, **EXACT)
-    np.testing.assert_allclose(blocked.errors(w), errors, **EXACT)
-    np.testing.assert_allclose(blocked.moment, problem.moment, **EXACT)
 
 
 def test_a_repeated_row_equals_weight_two() -> None:
@@ -255,33 +173,6 @@ def test_the_point_reported_is_the_point_multiplied() -> None:
     np.testing.assert_array_equal(at.w, w.astype(np.float32).astype(np.float64))
 
 
-def test_passes_are_counted_once_and_in_the_first_family() -> None:
-    problem, _, _ = family()
-    assert problem.passes == 0.5  # moments
-    at = problem.evaluate(point(problem))
-    assert problem.passes == 1.5
-    problem.batch_gradient(point(problem), np.arange(25))
-    assert problem.passes == 2.0
-    problem.errors(point(problem))
-    assert problem.passes == 2.5
-    sample = Sample.of(problem, at.w, np.arange(10), np.ones(10))
-    assert problem.passes == pytest.approx(2.6)
-    sample.curvature(point(problem))
-    assert problem.passes == pytest.approx(2.8)
-    part = problem.take_tasks([1])
-    part.evaluate(point(part))
-    part.take_tasks([0]).evaluate(point(part))
-    assert problem.passes == pytest.approx(4.8)
-
-
-def test_the_remaining_tasks_see_the_passes_they_spend() -> None:
-    problem, _, _ = family()
-    part = problem.take_tasks([1])
-    before = part.passes
-    part.evaluate(point(part))
-    assert part.passes == before + 1.0
-
-
 def test_libraries_agree(library: ModuleType) -> None:
     data = random_data(60, 4, 3, weighted=True)
     labels = np.stack([data.y, np.roll(data.y, 1)])
@@ -306,42 +197,6 @@ def test_libraries_agree(library: ModuleType) -> None:
     np.testing.assert_allclose(
         to_numpy(batch), ours.batch_gradient(w, np.array([3, 1, 4])), **EXACT
     )
-
-
-def test_batch_gradients_average_to_the_gradient() -> None:
-    problem, _, _ = family()
-    w = point(problem)
-    batches = np.random.default_rng(0).permutation(50).reshape(5, 10)
-    mean = np.mean([problem.batch_gradient(w, b) for b in batches], axis=0)
-    np.testing.assert_allclose(mean, problem.evaluate(w).gradient, **EXACT)
-
-
-def test_sampled_curvature_is_unbiased() -> None:
-    data = random_data(400, 4, 3, weighted=True)
-    problem = data.problem(1e-2)
-    w, v = point(problem, scale=0.5), point(problem, 1)
-    at = problem.evaluate(w)
-    exact = everything(problem, at.w).curvature(v)
-    draws = 300
-    samples = [Sample.draw(problem, at, 80, np.random.default_rng(i)) for i in range(draws)]
-    mean = np.mean([s.curvature(v) for s in samples], axis=0)
-    spread = np.std([s.curvature(v) for s in samples], axis=0) / draws**0.5
-    assert (np.abs(mean - exact) <= 5 * spread).all()  # five standard errors
-    total = np.array([float(s.weight.sum()) for s in samples])
-    assert abs(total.mean() - 1.0) <= 5 * total.std() / draws**0.5
-    sizes = np.array([len(s.index) for s in samples])
-    assert abs(sizes.mean() - 80) <= 2  # the sampler stops within 1 % of the size
-    assert all(len(np.unique(s.index)) == len(s.index) for s in samples)
-
-
-def test_a_sample_of_all_rows_is_exact() -> None:
-    problem, _, _ = family()
-    at = problem.evaluate(point(problem))
-    sample = Sample.draw(problem, at, problem.n, np.random.default_rng(0))
-    assert sorted(sample.index) == list(range(problem.n))
-    v = point(problem, 1)
-    np.testing.assert_allclose(sample.curvature(v), everything(problem, at.w).curvature(v), **EXACT)
-    np.testing.assert_allclose(sample.weight.sum(axis=1), 1.0, **EXACT)
 
 
 def test_of_equal_logits_the_first_class_is_predicted(library: ModuleType) -> None:

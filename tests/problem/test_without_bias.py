@@ -13,36 +13,19 @@ from hypothesis import strategies as st
 from convexprobe.arrays.backend import to_numpy
 from convexprobe.problem.certificate import estimated_gap, lower_bound
 from convexprobe.problem.eigen_blocks import EigenBlocks
-from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Curvature, Diagonal, Identity, Preconditioner
-from convexprobe.problem.row_sample import Sample
 from convexprobe.problem.row_space import row_space
 from convexprobe.solvers import SOLVERS, NewtonCG, Status, solve
 from convexprobe.solvers.newton_cholesky import hessian
 from convexprobe.solvers.starts import Previous, best_start
-from tests.oracle import Data, dense_hessian, minimum, random_data, reference
+from tests.oracle import Data, dense_hessian, minimum, random_data, reference, tasks
+from tests.problem.families import everything
 
 FIRST_ORDER = ("adam", "rmsprop")
 """Solvers that get near, with an honest gap."""
 
 
-def everything(problem: Problem, w: np.ndarray) -> Sample:
-    """All rows, held at `w`."""
-    return Sample.of(problem, w, np.arange(problem.n), np.ones(problem.n))
-
-
-problems = st.builds(
-    random_data,
-    n=st.integers(5, 60),
-    d=st.integers(1, 8),
-    k=st.integers(2, 5),
-    seed=st.integers(0, 999),
-    weighted=st.booleans(),
-    skew=st.sampled_from([0.0, 2.0]),
-)
-
-
-@given(data=problems, l2=st.sampled_from([0.0, 1e-4, 10.0]), scale=st.sampled_from([0.0, 1.0, 9.0]))
+@given(data=tasks, l2=st.sampled_from([0.0, 1e-4, 10.0]), scale=st.sampled_from([0.0, 1.0, 9.0]))
 def test_everything_is_what_the_definition_says_with_biases_of_zero(
     data: Data, l2: float, scale: float
 ) -> None:
@@ -66,7 +49,7 @@ def test_everything_is_what_the_definition_says_with_biases_of_zero(
 
 @settings(max_examples=300)
 @given(
-    data=problems,
+    data=tasks,
     l2=st.floats(-6.0, 2.0).map(lambda e: float(10.0**e)),
     scale=st.floats(-9.0, 2.0),
     near=st.booleans(),
@@ -88,7 +71,7 @@ def test_no_bound_exceeds_the_optimum(data: Data, l2: float, scale: float, near:
 
 
 @settings(max_examples=60)
-@given(data=problems, l2=st.floats(-4.0, 1.0).map(lambda e: float(10.0**e)))
+@given(data=tasks, l2=st.floats(-4.0, 1.0).map(lambda e: float(10.0**e)))
 def test_the_gap_closes_at_the_optimum(data: Data, l2: float) -> None:
     w, optimum = minimum(data, l2, bias=False)
     problem = data.problem(l2, bias=False)
