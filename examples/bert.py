@@ -35,6 +35,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator
 
 import convexprobe as cxp
 
@@ -147,9 +148,10 @@ def draw_codes(lengths: dict[str, cxp.DescriptionLength], layers: list[str], pat
     ax.set_xticks(at, layers, rotation=30, ha="right")
     ax.axhline(1.0, color="0.6", linewidth=0.8)
     ax.set_yscale("log")
-    ax.set_yticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
-    ax.set_ylabel("compression")
+    ax.set_ylabel("compression, times")
     ax.grid(axis="y", alpha=0.3)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=100)
