@@ -43,7 +43,7 @@ assert version("convexprobe") == cxp.__version__, (version("convexprobe"), cxp._
 x, y = load_digits(return_X_y=True)
 probe = cxp.fit_probes({"pixels": torch.tensor(x / 16)}, torch.tensor(y))["pixels"]
 assert probe.status is cxp.Status.CERTIFIED, probe.status
-assert cli(["info", "--help"]) == 0
+assert cli(["--version"]) == 0
 cxp.write_report(cxp.ProbeSet({"pixels": probe}), "report.html")  # of page.css and page.js
 print(f"convexprobe {cxp.__version__}: {len(sys.argv) - 1} files, {len(packages)} packages")
 print(f"a probe on the digits, gap {probe.gap:.1e} nats, {probe.status.value}")
