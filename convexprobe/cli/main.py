@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             hint = f"; see {context.command_path} --help" if context is not None else ""
-            warn(f"{error.format_message()}{hint}")
+            warn(f"{error.format_message().rstrip('.')}{hint}")
             return error.exit_code
         except (click.Abort, KeyboardInterrupt):
             warn("interrupted")
