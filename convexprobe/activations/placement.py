@@ -9,7 +9,7 @@ import torch
 
 from convexprobe.activations.source import Rows, Source
 from convexprobe.activations.stored import HostRows, StoredRows
-from convexprobe.activations.stream import Stream
+from convexprobe.activations.stream import HELD, SAMPLES, Stream
 from convexprobe.arrays.backend import Array, to_torch
 
 SHARE = 0.5
@@ -22,23 +22,45 @@ def place(rows: Array | StoredRows, device: str | None, limit: float | None) -> 
     Args:
         rows: one layer, `(n, d)`.
         device: where to multiply. None is where the array is, and the CPU for rows on disk.
-        limit: bytes that the rows may take, on the device and on the host alike; None is half of
-            what is free there. An array that is in host memory already stays there.
+        limit: bytes that the rows may take, on the device and on the host alike, and the logits
+            that a solve keeps of them where they are multiplied; None is half of what is free. An
+            array that is in host memory already stays there.
     """
     if device is None and not isinstance(rows, StoredRows):
-        return Rows(rows)
+        return _with_room(Rows(rows), logit_room("device", nbytes(rows), limit))
     target = torch.device("cpu" if device is None else device)
     store = rows if isinstance(rows, StoredRows) else HostRows(to_torch(rows))
     if target.type == "cuda" and target.index is None:
         target = torch.device("cuda", torch.cuda.current_device())
     if isinstance(store, HostRows) and store.tensor.device == target:
-        return Rows(store.tensor)
+        return _with_room(Rows(store.tensor), logit_room("device", store.nbytes, limit))
     tier, allowed = choose_tier(store.nbytes, target, limit, disk=isinstance(rows, StoredRows))
+    room = logit_room(tier, store.nbytes, allowed)
     if tier == "device":
-        return Rows(store.load(target))
+        return _with_room(Rows(store.load(target)), room)
     if tier == "host" and isinstance(rows, StoredRows):
         store = HostRows(store.load(pinned=target.type == "cuda"))
-    return Stream(store, target, allowed)
+    return _with_room(Stream(store, target, allowed), room)
+
+
+def _with_room(source: Source, room: float) -> Source:
+    source.room = room
+    return source
+
+
+def nbytes(rows: Array | StoredRows) -> int:
+    """Bytes of a layer's rows."""
+    return int(rows.shape[0]) * int(rows.shape[1]) * int(rows.dtype.itemsize)
+
+
+def logit_room(tier: str, size: int, limit: float | None) -> float:
+    """Bytes that logits of rows of `size` bytes may take beside them, under a limit for both.
+
+    Rows that are streamed leave the memory to the logits and to the samples that are gathered.
+    """
+    if limit is None:
+        return float("inf")
+    return max(limit - size, 0.0) if tier == "device" else (1.0 - HELD * SAMPLES) * limit
 
 
 def reference(rows: Array | StoredRows, device: str | None) -> Array:

@@ -38,6 +38,7 @@ class Source(ABC):
         n: number of rows.
         d: number of features.
         capacity: rows that may be gathered and held at a time.
+        room: bytes that logits of its rows may take where they are multiplied.
         most_rows: the most rows of a block; by default what stays in the cache decides alone.
     """
 
@@ -45,6 +46,7 @@ class Source(ABC):
     n: int
     d: int
     capacity: int
+    room = float("inf")
     most_rows = sys.maxsize
     _halvings = 0
 

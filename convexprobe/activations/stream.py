@@ -19,9 +19,9 @@ AHEAD = 4
 """Chunks that are read before they are needed, so that fast reads make up for slow ones; see
 `docs/decisions/reading.md`."""
 
-SAMPLES = 0.1
-"""The share of the limit that a gathered sample may take, at `4 d` bytes a row. Solvers hold up to
-four arrays of that size: the sample, its batches, and two while a preconditioner is built."""
+SAMPLES, HELD = 0.1, 4
+"""The share of the limit that a gathered sample may take, at `4 d` bytes a row, and how many arrays
+of that size solvers hold: the sample, its batches, and two while a preconditioner is built."""
 
 LEAST = 2500
 """Rows that may be gathered whatever the limit is: the first sample of every solver."""

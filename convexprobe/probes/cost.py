@@ -12,7 +12,7 @@ import torch
 
 from convexprobe._tables import aligned, html_table
 from convexprobe.activations.checks import check_activations, check_memory
-from convexprobe.activations.placement import choose_tier
+from convexprobe.activations.placement import choose_tier, logit_room, nbytes
 from convexprobe.activations.source import Rows
 from convexprobe.activations.stored import StoredRows
 from convexprobe.activations.stream import AHEAD, capacity, chunk_rows
@@ -144,6 +144,7 @@ def estimate(
             capacity=n if tier == "device" else min(n, capacity(allowed, d)),
             held=tier == "device",
             passes=PASSES,
+            room=_room(x, device, memory_limit),
         )
         loaded = [_loaded(x, device, memory_limit)]
         if held is not None:
@@ -153,7 +154,7 @@ def estimate(
         passes = GRID_PASSES if grid is None else PASSES + FURTHER * (penalties - 1)
         passes *= -(-groups // width)
         costs[name] = Cost(
-            disk=_size(x) if isinstance(x, StoredRows) else 0,
+            disk=nbytes(x) if isinstance(x, StoredRows) else 0,
             host=int(host + more[0] + (work if on_cpu(example) else 0.0)),
             device=0 if on_cpu(example) else int(work + more[1]),
             passes=passes,
@@ -214,10 +215,20 @@ def _tier(
     """Where a layer's rows will be kept, and the bytes that they may take where they are
     multiplied."""
     stored, target = isinstance(x, StoredRows), torch.device(device or "cpu")
-    tier, allowed = choose_tier(_size(x), target, memory_limit, disk=stored)
+    tier, allowed = choose_tier(nbytes(x), target, memory_limit, disk=stored)
     if not stored and (device is None or tier == "device"):
         return "device", np.inf
     return tier, allowed
+
+
+def _room(x: Array | StoredRows, device: str | None, memory_limit: float | None) -> float:
+    """Bytes that logits of all rows may take; see `activations.placement.place`."""
+    stored, target = isinstance(x, StoredRows), torch.device(device or "cpu")
+    here = device is None or (isinstance(x, torch.Tensor) and x.device == target)
+    if here and not stored:
+        return logit_room("device", nbytes(x), memory_limit)
+    tier, allowed = choose_tier(nbytes(x), target, memory_limit, disk=stored)
+    return logit_room(tier, nbytes(x), allowed)
 
 
 def _loaded(
@@ -225,14 +236,10 @@ def _loaded(
 ) -> tuple[float, float]:
     """Bytes of a layer's rows that are loaded to the host, and where they are multiplied."""
     tier, _ = _tier(x, device, memory_limit)
-    stored, size = isinstance(x, StoredRows), float(_size(x))
+    stored, size = isinstance(x, StoredRows), float(nbytes(x))
     if tier == "device":
         return 0.0, size if stored or device is not None else 0.0
     return size if tier == "host" and stored else 0.0, 0.0
-
-
-def _size(x: Array | StoredRows) -> int:
-    return int(x.shape[0]) * int(x.shape[1]) * int(x.dtype.itemsize)
 
 
 def _example(x: Array | StoredRows, device: str | None) -> Array:

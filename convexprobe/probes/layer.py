@@ -150,6 +150,7 @@ def in_numpy(sources: list[Source], columns: int) -> list[Source]:
         if matrix.device.type != "cpu":
             return sources
         found.append(Rows(matrix.numpy()))
+        found[-1].room = source.room
     return found
 
 

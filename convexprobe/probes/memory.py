@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from convexprobe.problem.eigen_blocks import EigenBlocks
+from convexprobe.problem.linear_model import kept_columns
 from convexprobe.problem.objective import CHECKED
 from convexprobe.problem.preconditioners import Curvature, Diagonal, Identity, Preconditioner
 from convexprobe.problem.row_sample import sample_size
@@ -21,6 +22,7 @@ from convexprobe.solvers import LBFGS, NewtonCholesky, Solver
 from convexprobe.solvers.adaptive import Adaptive
 from convexprobe.solvers.auto import Auto, first
 from convexprobe.solvers.ladder import Bought, Level, ladder
+from convexprobe.solvers.line_search import ROWS
 from convexprobe.solvers.stochastic import VarianceReduced
 
 HEAP = 32 << 20
@@ -60,6 +62,7 @@ class Family:
         capacity: rows that a sample may have.
         held: whether all rows are in memory where they are multiplied.
         passes: expected passes of a solve.
+        room: bytes that logits of all rows may take.
     """
 
     n: int
@@ -71,6 +74,7 @@ class Family:
     capacity: int
     held: bool
     passes: float
+    room: float = float("inf")
 
     @property
     def p(self) -> int:
@@ -89,8 +93,10 @@ class Family:
 
     @property
     def logits(self) -> float:
-        """One array of logits."""
-        return float(self.item * self.m * self.k * self.n)
+        """One array of the logits of all rows; 0 where they are not kept."""
+        columns = self.m * self.k
+        kept = columns <= kept_columns(self.n, self.item, self.room)
+        return float(self.item * columns * self.n) if kept else 0.0
 
     @property
     def by_row(self) -> float:
@@ -157,6 +163,8 @@ def _moments(solver: Solver, f: Family) -> list[Moment]:
         sample = [*f.sample(2048), *f.conversion(2048)]
         return [Moment([*[f.by_row] * 3, *sample, *vectors], draw)]
     search = [*f.point, f.logits, f.by_row]
+    if not f.logits:  # a sample, its logits and their change, and three arrays of a trial
+        search = [*f.point, *f.sample(ROWS, 5), *f.conversion(ROWS)]
     if isinstance(solver, NewtonCholesky):
         return [Moment([*search, *vectors, *[8.0 * f.m * f.p**2] * 6])]
     pairs: list[float] = []

@@ -32,8 +32,22 @@ _ABSENT = -1e30
 CALLS = 5e6
 """Flops of a pass that take the time of a step's calls, which no problem is too small for."""
 
+LOGITS = 4e9
+"""Bytes that the logits of all rows and their change along a direction may take together.
+
+Beyond, a line search on a sample takes their place (`solvers/line_search.py`).
+"""
+
+LEAST = 32 << 20
+"""Bytes that they may take wherever the rows are: no more than a few blocks of rows."""
+
 _FLUSH = 2048
 """Rows whose products add up in the compute dtype before float64 takes over."""
+
+
+def kept_columns(n: int, item: int, room: float) -> int:
+    """The most logits a row, `m k`, of which two arrays of all `n` rows fit into `room` bytes."""
+    return int(max(min(room, LOGITS), LEAST) // (2 * item * max(n, 1)))
 
 
 class LinearModel:
@@ -56,6 +70,7 @@ class LinearModel:
         n: number of rows of all ranks.
         own: which of them this rank holds.
         capacity: rows that a sample may hold: as many as fit on every rank, wherever they lie.
+        kept_columns: the most logits of a row, `m k`, with which the logits of all rows are kept.
         frequency: weighted class frequencies, `(m, k)` float64.
         moment: `(1/S) sum_i s_i Y_i x_i^T`, `(m or 1, k, d)` float64.
         mean: weighted feature mean, `(m or 1, d)` float64.
@@ -80,6 +95,8 @@ class LinearModel:
         self.capacity = int(communicator.counts(room).min())
         self.xp = namespace(rows.reference)
         self.dtype = compute_dtype(rows.reference)
+        item = 8 if self.dtype == self.xp.float64 else 4
+        self.kept_columns = int(communicator.counts(kept_columns(rows.n, item, rows.room)).min())
         self.labels = labels if labels.ndim == 2 else labels[None, :]
         self.weights = None if weights is None else cast(weights, self.dtype)
         if self.weights is not None and self.weights.ndim == 1:
@@ -126,6 +143,11 @@ class LinearModel:
         host = to_numpy(self.frequency)
         safe = np.where(host > 0, host, 1.0)
         self.label_entropy = -np.sum(host * np.log(safe), axis=1)
+
+    @property
+    def keeps_logits(self) -> bool:
+        """Whether the logits of all rows have room beside them, on every rank."""
+        return self.m * self.k <= self.kept_columns
 
     def count_rows(self, rows: float) -> None:
         """Count a product with so many rows of this rank.

@@ -82,9 +82,10 @@ class Problem(LinearModel):
         Args:
             w: the point, `(m, p)`.
             logits: its logits `(m, k, n)`, if they are known: then half a pass, and they are kept.
-            keep: whether to keep the logits, `4 m k n` bytes in float32.
+            keep: whether to keep the logits, `4 m k n` bytes in float32, if the family
+                `keeps_logits`.
         """
-        xp = self.xp
+        xp, keep = self.xp, keep and self.keeps_logits
         if logits is None:
             w = cast(cast(w, self.dtype), xp.float64)  # what is reported is what is multiplied
         weights, _ = self.split(w)
@@ -230,10 +231,18 @@ class Problem(LinearModel):
             z, change = at.logits[:, :, span], dz[:, :, span]
             for i, rows in enumerate(ray_terms(z, change, t, self.labels_at(span))):
                 sums[i] = sums[i] + xp.sum(rows * self.weights_at(span), axis=1, dtype=f64)
-        w, _ = self.split(at.w)
+        means = [total / self.total for total in self.all_reduce(*sums)]
+        return self.penalised_ray(at.w, direction, t, *means)
+
+    def penalised_ray(
+        self, w: Array, direction: Array, t: Array, value: Array, slope: Array, curvature: Array
+    ) -> tuple[Array, Array, Array]:
+        """A loss at `w - t d` and its first two derivatives by `t`, `(m,)` each, with the penalty's
+        added."""
+        xp = self.xp
+        w, _ = self.split(w)
         d, _ = self.split(direction)
         moved = w - t[:, None, None] * d
-        value, slope, curvature = (total / self.total for total in self.all_reduce(*sums))
         return (
             value + 0.5 * self.l2 * xp.sum(moved * moved, axis=(1, 2)),
             slope - self.l2 * xp.sum(moved * d, axis=(1, 2)),

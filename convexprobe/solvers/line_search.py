@@ -1,15 +1,32 @@
-"""A line search on logits: one pass, whatever the number of trials."""
+"""A line search that reads the rows once, whatever the number of trials.
+
+Where the logits of all rows are kept, trials read those. Where they are not, a sample of rows finds
+the step, and the evaluation at its end tells whether it serves.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from convexprobe.arrays.backend import Array, cast
+from convexprobe.arrays.backend import Array, cast, generator, like, namespace
 from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.row_sample import draw_rows
+from convexprobe.problem.softmax import ray_terms
 from convexprobe.solvers.base import inner
 
 TRIALS = 10
 """Steps that a line search tries at most; they read no rows."""
+
+READ = 5
+"""Steps that a line search on a sample tries on all rows at most, a pass each."""
+
+ROWS, CANDIDATES = 8192, 1 << 17
+"""Rows of the sample that finds a step, and rows that it is drawn from at least, if there are more:
+drawing from all of them would take longer than the search."""
+
+Measure = Callable[[Array], tuple[Array, ...]]
+"""Steps `(m,)` -> value, slope and curvature along a ray, `(m,)` each."""
 
 
 def line_search(
@@ -24,26 +41,52 @@ def line_search(
     has not risen; if values differ by rounding alone, once the slope has fallen at all (the
     approximate Wolfe condition of Hager and Zhang 2005).
 
+    A family that keeps no logits searches on a sample of rows (`_search_on_sample`).
+
     Args:
         problem: the family.
-        at: the evaluation at the current point; its logits are computed if it has none.
+        at: the evaluation at the current point; its logits are computed if it has none, and the
+            family keeps them.
         direction: descent direction to subtract, `(m, p)`.
         slope_left: the fraction of its slope that a step may leave.
 
     Returns:
-        The evaluation reached, with its logits, and the steps `(m,)`, 0 for a task that stays.
+        The evaluation reached, with its logits, if the family keeps them, and the steps `(m,)`, 0
+        for a task that stays.
     """
     xp = problem.xp
-    if at.logits is None:
-        at = replace(at, logits=problem.logit_change(at.w) + problem.absent[:, :, None])
     direction = cast(cast(direction, problem.dtype), xp.float64)
+    if at.logits is None:
+        if not problem.keeps_logits:
+            return _search_on_sample(problem, at, direction, slope_left)
+        at = replace(at, logits=problem.logit_change(at.w) + problem.absent[:, :, None])
     dz = problem.logit_change(direction)
+
+    def measure(t: Array) -> tuple[Array, ...]:
+        return problem.along_ray(at, direction, dz, t)
+
     slope0 = -inner(at.gradient, direction)
+    t = _bracketed(measure, at, slope0, xp.ones_like(slope0), slope_left, TRIALS)
+    moves = t > 0  # the direction of a task that stays may be infinite: 0 times it is NaN
+    direction = xp.where(moves[:, None], direction, 0.0)
+    if not bool(xp.all(moves)):  # else a copy of the logits for nothing
+        dz = xp.where(moves[:, None, None], dz, 0.0)
+    w = at.w - t[:, None] * direction
+    dz *= -cast(t, dz.dtype)[:, None, None]  # in place, as logits are most of the memory
+    dz += at.logits
+    return problem.evaluate(w, logits=dz), t
+
+
+def _bracketed(
+    measure: Measure, at: Evaluation, slope0: Array, t: Array, slope_left: float, trials: int
+) -> Array:
+    """Steps that are good enough, `(m,)`, from first trials `t`; the longest that is known to be
+    too short where none was found."""
+    xp = namespace(t)
     low = xp.zeros_like(slope0)
     high = xp.full_like(slope0, xp.inf)
-    t = xp.ones_like(slope0)
-    for _ in range(TRIALS):
-        value, slope, curvature = problem.along_ray(at, direction, dz, t)
+    for _ in range(trials):
+        value, slope, curvature = measure(t)
         fell = value <= at.value
         level = xp.abs(value - at.value) <= at.rounding
         small = xp.abs(slope)
@@ -60,12 +103,71 @@ def line_search(
         limit = xp.where(high < xp.inf, middle, 4.0 * t)
         better = xp.where(inside, xp.minimum(newton, 4.0 * t), limit)
         t = xp.where(good, t, better)
-    t = xp.where(good, t, low)
-    moves = t > 0  # the direction of a task that stays may be infinite: 0 times it is NaN
+    return xp.where(good, t, low)
+
+
+def _search_on_sample(
+    problem: Problem, at: Evaluation, direction: Array, slope_left: float
+) -> tuple[Evaluation, Array]:
+    """A line search without the logits of all rows: a pass for each step that is tried on them.
+
+    A sample of rows tells how the loss bends along the ray, and the gradient at its start how steep
+    it is there:
+
+        F(w - t d) ~ F(w) + t F'(0) + [f(t) - f(0) - t f'(0)],
+
+    with `f` the objective on the sample. A search on that model finds the step, and an evaluation
+    there, which is wanted anyway, tells whether it is good on all rows. If not, its slope and the
+    sample's curvature lead to the next.
+    """
+    xp = problem.xp
+    slope0 = -inner(at.gradient, direction)
+    moves = slope0 < 0  # not of a direction that is not finite
     direction = xp.where(moves[:, None], direction, 0.0)
-    if not bool(xp.all(moves)):  # else a copy of the logits for nothing
-        dz = xp.where(moves[:, None, None], dz, 0.0)
-    w = at.w - t[:, None] * direction
-    dz *= -cast(t, dz.dtype)[:, None, None]  # in place, as logits are most of the memory
-    dz += at.logits
-    return problem.evaluate(w, logits=dz), t
+    slope0 = xp.where(moves, slope0, 0.0)
+    along_sample = _sampled_ray(problem, at, direction)
+    zero = xp.zeros_like(slope0)
+    value_there, slope_there, _ = along_sample(zero)
+
+    def model(t: Array) -> tuple[Array, ...]:
+        value, slope, curvature = along_sample(t)
+        bend = slope0 - slope_there
+        return at.value + (value - value_there) + t * bend, slope + bend, curvature
+
+    # Half of what a step may leave: the model is off by some of it.
+    t = _bracketed(model, at, slope0, zero + 1.0, 0.5 * slope_left, TRIALS)
+    reached, tried = at, zero
+
+    def measure(t: Array) -> tuple[Array, ...]:
+        nonlocal reached, tried
+        reached, tried = problem.evaluate(at.w - t[:, None] * direction), t
+        return reached.value, -inner(reached.gradient, direction), along_sample(t)[2]
+
+    t = _bracketed(measure, at, slope0, xp.where(t > 0, t, 1.0), slope_left, READ)
+    if bool(xp.any(t != tried)):
+        reached = problem.evaluate(at.w - t[:, None] * direction)
+    return reached, xp.where(moves, t, 0.0)
+
+
+def _sampled_ray(problem: Problem, at: Evaluation, direction: Array) -> Measure:
+    """The objective along a ray as a sample of rows has it, drawn where the curvature is."""
+    xp, every = problem.xp, max(1, problem.n // CANDIDATES)
+    weights = None if problem.weights is None else problem.weights[:, ::every]
+    size = min(ROWS, problem.capacity)
+    index, inverse_probability = draw_rows(
+        at.uncertainty[:, ::every], weights, size, generator(0), problem.communicator
+    )
+    index = index * every
+    x, labels = problem.rows.take(index), problem.labels_at(index)
+    z, dz = problem.logits(at.w, x), problem.directions(direction, x)
+    share = problem.weights_at(index) * like(inverse_probability, x, problem.dtype)
+    (total,) = problem.all_reduce(xp.sum(share, axis=1, dtype=xp.float64))
+    total = xp.where(total > 0, total, 1.0)
+
+    def measure(t: Array) -> tuple[Array, ...]:
+        terms = ray_terms(z, dz, t, labels)
+        sums = [xp.sum(rows * share, axis=1, dtype=xp.float64) for rows in terms]
+        means = [each / total for each in problem.all_reduce(*sums)]
+        return problem.penalised_ray(at.w, direction, t, *means)
+
+    return measure

@@ -75,7 +75,8 @@ def hessian(problem: Problem, at: Evaluation) -> Array:
     blocks: Array = 0.0
     for span, x in problem.rows.blocks(m * k):
         problem.count_rows(2.0 * x.shape[0])
-        p = softmax_(cast(xp.asarray(at.logits[:, :, span], copy=True), f64))
+        z = problem.logits(at.w, x) if at.logits is None else at.logits[:, :, span]
+        p = softmax_(cast(xp.asarray(z, copy=True), f64))
         share = cast(problem.weights_at(span), f64) / problem.total[:, None] + 0.0 * p[:, 0, :]
         rows = cast(x, f64)
         if problem.bias:
