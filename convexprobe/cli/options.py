@@ -120,7 +120,8 @@ work = together(
     click.option("--solver", type=click.Choice(sorted(SOLVERS)), default="auto", metavar="NAME",
                  help=f"{', '.join(sorted(SOLVERS))}."),
     click.option("--device", metavar="DEVICE", help="A torch device, such as cuda."),
-    click.option("--memory-limit", type=float, metavar="BYTES", help="Of the rows of a layer."),
+    click.option("--memory-limit", type=float, metavar="BYTES",
+                 help="Of a layer's rows and the logits kept of them."),
 )  # fmt: skip
 
 model = together(

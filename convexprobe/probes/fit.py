@@ -128,11 +128,13 @@ def fit_probes(
         max_seconds: budget of seconds for each layer.
         device: a torch device to work on; None works where the activations are, for rows on disk on
             the CPU.
-        memory_limit: bytes that the rows of a layer may take, on the device and on the host alike;
-            None takes half of what is free. A layer that fits is loaded to the device; one that
-            does not is read in blocks, from host memory if it fits there, else from disk, to the
-            same answer. Logits, `4 m k n` bytes, are not counted. Ranks that share a host or a
-            device share what is free there: give each its part.
+        memory_limit: bytes that the rows of a layer may take, on the device and on the host alike,
+            and on the device the logits that a solve keeps of them; None takes half of what is
+            free. A layer that fits is loaded to the device; one that does not is read in blocks,
+            from host memory if it fits there, else from disk, to the same answer. Logits, `8 m k n`
+            bytes in float32, are kept if the rows leave room for them (at most 0.5 GB if there are
+            many rows); if not, a sample of rows finds each step, to the same tolerance. Ranks that
+            share a host or a device share what is free there: give each its part.
         progress: show a bar; None shows it on a terminal.
         process_group: "world" or a `torch.distributed` process group. Its ranks all call this with
             the same arguments, but each with its own rows (activations, labels, weights,

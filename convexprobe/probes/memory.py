@@ -95,7 +95,7 @@ class Family:
     def logits(self) -> float:
         """One array of the logits of all rows; 0 where they are not kept."""
         columns = self.m * self.k
-        kept = columns <= kept_columns(self.n, self.item, self.room)
+        kept = columns <= kept_columns(self.n, self.n, self.item, self.room)
         return float(self.item * columns * self.n) if kept else 0.0
 
     @property

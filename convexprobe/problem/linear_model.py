@@ -32,22 +32,33 @@ _ABSENT = -1e30
 CALLS = 5e6
 """Flops of a pass that take the time of a step's calls, which no problem is too small for."""
 
-LOGITS = 4e9
-"""Bytes that the logits of all rows and their change along a direction may take together.
+LOGITS, MOST_LOGITS, MANY = 5e8, 4e9, 1 << 16
+"""Bytes that the logits of all rows and their change along a direction may take together, if there
+are at least `MANY` rows and if there are fewer.
 
-Beyond, a line search on a sample takes their place (`solvers/line_search.py`).
+Beyond, a line search on a sample takes their place (`solvers/line_search.py`): it is cheap where
+there are many rows, and writing and reading so many logits is not. See
+`docs/decisions/logits.md`.
 """
 
-LEAST = 32 << 20
-"""Bytes that they may take wherever the rows are: no more than a few blocks of rows."""
+LEAST = 64 << 20
+"""Bytes that they may take whatever room there is: no more than a few blocks and their buffers."""
 
 _FLUSH = 2048
 """Rows whose products add up in the compute dtype before float64 takes over."""
 
 
-def kept_columns(n: int, item: int, room: float) -> int:
-    """The most logits a row, `m k`, of which two arrays of all `n` rows fit into `room` bytes."""
-    return int(max(min(room, LOGITS), LEAST) // (2 * item * max(n, 1)))
+def kept_columns(n: int, every: int, item: int, room: float) -> int:
+    """The most logits a row, `m k`, with which a family keeps those of its rows, twice.
+
+    Args:
+        n: rows of this rank.
+        every: rows of all ranks.
+        item: bytes of a logit.
+        room: bytes that they may take.
+    """
+    most = LOGITS if every >= MANY else MOST_LOGITS
+    return int(max(min(room, most), LEAST) // (2 * item * max(n, 1)))
 
 
 class LinearModel:
@@ -96,7 +107,8 @@ class LinearModel:
         self.xp = namespace(rows.reference)
         self.dtype = compute_dtype(rows.reference)
         item = 8 if self.dtype == self.xp.float64 else 4
-        self.kept_columns = int(communicator.counts(kept_columns(rows.n, item, rows.room)).min())
+        columns = kept_columns(rows.n, self.n, item, rows.room)
+        self.kept_columns = int(communicator.counts(columns).min())
         self.labels = labels if labels.ndim == 2 else labels[None, :]
         self.weights = None if weights is None else cast(weights, self.dtype)
         if self.weights is not None and self.weights.ndim == 1:

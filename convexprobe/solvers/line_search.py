@@ -122,7 +122,7 @@ def _search_on_sample(
     """
     xp = problem.xp
     slope0 = -inner(at.gradient, direction)
-    moves = slope0 < 0  # not of a direction that is not finite
+    moves = (slope0 < 0) & (slope0 > -xp.inf)  # not of a direction that is not finite
     direction = xp.where(moves[:, None], direction, 0.0)
     slope0 = xp.where(moves, slope0, 0.0)
     along_sample = _sampled_ray(problem, at, direction)
