@@ -18,7 +18,9 @@ from convexprobe.activations.stored import HostRows
 from convexprobe.activations.stream import Stream
 from convexprobe.arrays.backend import to_numpy
 from convexprobe.arrays.ranks import Communicator
+from convexprobe.problem import fused
 from convexprobe.problem.objective import Problem
+from convexprobe.problem.softmax import row_terms
 from convexprobe.solvers import SOLVERS, Solver
 from convexprobe.solvers.loop import solve
 from convexprobe.solvers.solution import Status
@@ -49,6 +51,22 @@ def on_device(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
     import cupy
 
     return cupy.asarray
+
+
+def test_the_kernels_of_an_evaluation_prove_themselves(
+    on_device: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused, "_trusted", {})
+    monkeypatch.setattr(fused, "BOUGHT", 0.0)
+    rng = np.random.default_rng(0)
+    z = on_device(rng.standard_normal((2, 30, 5000)).astype(np.float32))
+    labels = on_device(rng.integers(30, size=(1, 5000)))
+    for _ in range(2):
+        found = fused.fused_row_terms(z, labels)
+        for a, b in zip(found, row_terms(z, labels), strict=True):
+            np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=1e-5, atol=1e-5)
+    if not isinstance(z, torch.Tensor) or fused._has_triton():
+        assert list(fused._trusted.values()) == [True]
 
 
 def problem_on(

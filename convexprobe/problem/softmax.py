@@ -10,7 +10,7 @@ from typing import NamedTuple
 from convexprobe.arrays.backend import Array, cast, namespace
 from convexprobe.arrays.elementwise import exponential, minus_one_hot_, pick
 
-_NEGLIGIBLE = -41.0
+NEGLIGIBLE = -41.0
 """Logit below the largest at which a probability becomes exactly 0.
 
 `exp(-41) = 1.6e-18` is below the spacing of float64 at 1, and its square is still a normal float32:
@@ -22,7 +22,7 @@ def softmax_(z: Array) -> Array:
     """Probabilities `(m, k, r)` of logits `(m, k, r)`, which it overwrites."""
     xp = namespace(z)
     z -= xp.max(z, axis=1, keepdims=True)
-    p = exponential(z, _NEGLIGIBLE)
+    p = exponential(z, NEGLIGIBLE)
     p /= xp.sum(p, axis=1, keepdims=True)
     return p
 
@@ -63,7 +63,7 @@ def row_terms(z: Array, labels: Array, weights: Array | None = None) -> RowTerms
     xp = namespace(z)
     largest = xp.max(z, axis=1, keepdims=True)
     z = z - largest
-    p = exponential(z, _NEGLIGIBLE)
+    p = exponential(z, NEGLIGIBLE)
     total = xp.sum(p, axis=1, keepdims=True)
     p /= total
     log_total = xp.log(total)[:, 0, :]
@@ -81,7 +81,7 @@ def row_loss(z: Array, labels: Array) -> Array:
     """`logsumexp(z_i) - z_i[y_i]`, nats, `(m, r)`, of logits `(m, k, r)`."""
     xp = namespace(z)
     z = z - xp.max(z, axis=1, keepdims=True)
-    return xp.log(xp.sum(exponential(z, _NEGLIGIBLE), axis=1)) - pick(z, labels)
+    return xp.log(xp.sum(exponential(z, NEGLIGIBLE), axis=1)) - pick(z, labels)
 
 
 def ray_terms(z: Array, dz: Array, t: Array, labels: Array) -> tuple[Array, Array, Array]:
@@ -93,7 +93,7 @@ def ray_terms(z: Array, dz: Array, t: Array, labels: Array) -> tuple[Array, Arra
     xp = namespace(z)
     z = z - cast(t, z.dtype)[:, None, None] * dz
     z -= xp.max(z, axis=1, keepdims=True)
-    p = exponential(z, _NEGLIGIBLE)
+    p = exponential(z, NEGLIGIBLE)
     total = xp.sum(p, axis=1)
     loss = xp.log(total) - pick(z, labels)
     p *= dz

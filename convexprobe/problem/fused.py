@@ -1,0 +1,177 @@
+"""The inner block of an evaluation as one kernel, on devices that can compile it.
+
+`softmax.row_terms` is the oracle of every kernel here and what stands in for it: a kernel is held
+against it on the first block that it is given, and is never used if it fails there or differs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeAlias
+
+import array_api_compat as compat
+import numpy as np
+import torch
+
+from convexprobe.arrays.backend import (
+    Array,
+    cast,
+    epsilon,
+    is_out_of_memory,
+    namespace,
+    on_cpu,
+)
+from convexprobe.problem.softmax import NEGLIGIBLE, RowTerms, row_terms
+
+Kernel: TypeAlias = Callable[[Array, Array, Array], RowTerms]
+"""A function of logits, labels and weights (or None), like `row_terms`."""
+
+BOUGHT = 3e10
+"""Logits on a device after which torch compiles its kernel: until then they took about as long one
+operation at a time as compiling will."""
+
+_seen: dict[torch.device, float] = {}  # logits so far, by device
+_trusted: dict[tuple[Any, ...], bool] = {}  # whether a kernel did what the oracle does
+
+
+def fused_row_terms(z: Array, labels: Array, weights: Array | None = None) -> RowTerms:
+    """`row_terms` by one kernel, where the device has one that proved itself; else as it is."""
+    if isinstance(z, np.ndarray) or on_cpu(z):
+        return row_terms(z, labels, weights)
+    if compat.is_cupy_array(z):
+        return proven(_cupy_kernel, z, labels, weights)
+    if isinstance(z, torch.Tensor) and _pays(z):
+        return proven(_torch_kernel, z, labels, weights)
+    return row_terms(z, labels, weights)
+
+
+def _pays(z: torch.Tensor) -> bool:
+    """Whether so many logits have been seen on a device with Triton that compiling is worth it."""
+    _seen[z.device] = _seen.get(z.device, 0.0) + z.numel()
+    return _seen[z.device] > BOUGHT and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    try:
+        from torch.utils._triton import has_triton
+    except ImportError:
+        return False
+    return bool(has_triton())
+
+
+def proven(make: Callable[[], Kernel], z: Array, labels: Array, weights: Array | None) -> RowTerms:
+    """What the kernel says of a block, if it once agreed with `row_terms` on such a block, and
+    what `row_terms` says if it did not."""
+    key = make, z.dtype, z.shape[1], str(z.device), weights is None
+    if _trusted.get(key):
+        return make()(z, labels, weights)
+    expected = row_terms(z, labels, weights)
+    if key not in _trusted:
+        try:
+            with warnings.catch_warnings():  # of what compilers are made of
+                warnings.simplefilter("ignore")
+                _trusted[key] = _agree(make()(z, labels, weights), expected)
+        except Exception as error:  # whatever a compiler says, there is another way
+            if is_out_of_memory(error):
+                raise
+            _trusted[key] = False
+    return expected
+
+
+def _agree(found: RowTerms, expected: RowTerms) -> bool:
+    """Whether every number is the oracle's to a few roundings of the largest beside it."""
+    xp = namespace(expected.residual)
+    for a, b in zip(found, expected, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        size = 1.0 + (xp.max(xp.abs(b)) if b.shape[-1] else 0.0)
+        far = xp.abs(a - b) > 64.0 * epsilon(b.dtype, b) * size
+        if bool(xp.any(far | (xp.isnan(a) != xp.isnan(b)))):
+            return False
+    return True
+
+
+def one_expression(z: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> RowTerms:
+    """`row_terms` in a form that compilers fuse: comparisons instead of gathers and scatters."""
+    order = torch.arange(z.shape[1], device=z.device)
+    own = labels[:, None, :] == order[None, :, None]
+    largest = z.amax(dim=1, keepdim=True)
+    z = z - largest
+    p = torch.where(z > NEGLIGIBLE, z.exp(), 0.0)
+    total = p.sum(dim=1, keepdim=True)
+    p = p / total
+    log_total = total[:, 0, :].log()
+    loss = log_total - torch.where(own, z, 0.0).sum(dim=1)
+    entropy = log_total - (p * z).sum(dim=1)
+    uncertainty = 1.0 - (p * p).sum(dim=1)
+    residual, largest = p - own.to(p.dtype), largest[:, 0, :]
+    if weights is not None:
+        residual = residual * weights[:, None, :]
+        loss, entropy, largest = loss * weights, entropy * weights, largest * weights
+    return RowTerms(residual, loss, entropy, uncertainty, largest)
+
+
+@cache
+def _torch_kernel() -> Kernel:
+    kernel: Kernel = torch.compile(one_expression, dynamic=True)
+    return kernel
+
+
+ROW = """
+    const long long task = i / rows, row = i - task * rows, start = task * classes * rows + row;
+    const long long own = labels[labels_shared ? row : i];
+    const T weight = weights[weights_shared ? row : i];
+    T top = z[start];
+    for (long long c = 1; c < classes; ++c) {
+        const T logit = z[start + c * rows];
+        top = logit > top || logit != logit ? logit : top;
+    }
+    T total = 0, mean = 0, square = 0;
+    for (long long c = 0; c < classes; ++c) {
+        const T logit = z[start + c * rows] - top;
+        const T e = logit <= T(NEGLIGIBLE) ? T(0) : exp(logit);
+        total += e;
+        mean += e * logit;
+        square += e * e;
+    }
+    for (long long c = 0; c < classes; ++c) {
+        const T logit = z[start + c * rows] - top;
+        const T e = logit <= T(NEGLIGIBLE) ? T(0) : exp(logit);
+        residual[start + c * rows] = (e / total - T(c == own)) * weight;
+    }
+    const T log_total = log(total);
+    loss = (log_total - (z[start + own * rows] - top)) * weight;
+    entropy = (log_total - mean / total) * weight;
+    uncertainty = T(1) - square / total / total;
+    largest = top * weight;
+""".replace("NEGLIGIBLE", repr(NEGLIGIBLE))
+"""One row of one task, number `i` of them, in C++: what a thread of the CuPy kernel does."""
+
+
+@cache
+def _cupy_kernel() -> Kernel:
+    import cupy
+
+    kernel = cupy.ElementwiseKernel(
+        "raw T z, raw int64 labels, raw T weights, int64 classes, int64 rows, "
+        "bool labels_shared, bool weights_shared",
+        "raw T residual, T loss, T entropy, T uncertainty, T largest",
+        ROW,
+        "convexprobe_row_terms",
+    )
+
+    def terms(z: Array, labels: Array, weights: Array | None) -> RowTerms:
+        m, classes, rows = z.shape
+        z, labels = cupy.ascontiguousarray(z), cupy.ascontiguousarray(cast(labels, cupy.int64))
+        given = cupy.ones((1, rows), dtype=z.dtype) if weights is None else weights
+        out = cupy.empty_like(z), *(cupy.empty((m, rows), dtype=z.dtype) for _ in range(4))
+        shared = labels.shape[0] == 1 < m, given.shape[0] == 1 < m
+        kernel(
+            z, labels, cupy.ascontiguousarray(given), classes, rows, *shared, *out, size=m * rows
+        )
+        return RowTerms(*out)
+
+    return terms
