@@ -27,7 +27,8 @@ def place(rows: Array | StoredRows, device: str | None, limit: float | None) -> 
             array that is in host memory already stays there.
     """
     if device is None and not isinstance(rows, StoredRows):
-        return _with_room(Rows(rows), logit_room("device", nbytes(rows), limit))
+        size = 0 if limit is None else nbytes(rows)
+        return _with_room(Rows(rows), logit_room("device", size, limit))
     target = torch.device("cpu" if device is None else device)
     store = rows if isinstance(rows, StoredRows) else HostRows(to_torch(rows))
     if target.type == "cuda" and target.index is None:

@@ -21,6 +21,7 @@ so that type checkers see `Any`.
 """
 
 is_array = compat.is_array_api_obj
+is_cupy = compat.is_cupy_array
 device = compat.device
 
 _KNOWN: dict[type, ModuleType] = {

@@ -11,18 +11,18 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeAlias
 
-import array_api_compat as compat
 import numpy as np
 import torch
 
 from convexprobe.arrays.backend import (
     Array,
-    cast,
     epsilon,
+    is_cupy,
     is_out_of_memory,
     namespace,
     on_cpu,
 )
+from convexprobe.arrays.cupy_kernels import cupy_row_terms
 from convexprobe.problem.softmax import NEGLIGIBLE, RowTerms, row_terms
 
 Kernel: TypeAlias = Callable[[Array, Array, Array], RowTerms]
@@ -40,7 +40,7 @@ def fused_row_terms(z: Array, labels: Array, weights: Array | None = None) -> Ro
     """`row_terms` by one kernel, where the device has one that proved itself; else as it is."""
     if isinstance(z, np.ndarray) or on_cpu(z):
         return row_terms(z, labels, weights)
-    if compat.is_cupy_array(z):
+    if is_cupy(z):
         return proven(_cupy_kernel, z, labels, weights)
     if isinstance(z, torch.Tensor) and _pays(z):
         return proven(_torch_kernel, z, labels, weights)
@@ -120,58 +120,7 @@ def _torch_kernel() -> Kernel:
     return kernel
 
 
-ROW = """
-    const long long task = i / rows, row = i - task * rows, start = task * classes * rows + row;
-    const long long own = labels[labels_shared ? row : i];
-    const T weight = weights[weights_shared ? row : i];
-    T top = z[start];
-    for (long long c = 1; c < classes; ++c) {
-        const T logit = z[start + c * rows];
-        top = logit > top || logit != logit ? logit : top;
-    }
-    T total = 0, mean = 0, square = 0;
-    for (long long c = 0; c < classes; ++c) {
-        const T logit = z[start + c * rows] - top;
-        const T e = logit <= T(NEGLIGIBLE) ? T(0) : exp(logit);
-        total += e;
-        mean += e * logit;
-        square += e * e;
-    }
-    for (long long c = 0; c < classes; ++c) {
-        const T logit = z[start + c * rows] - top;
-        const T e = logit <= T(NEGLIGIBLE) ? T(0) : exp(logit);
-        residual[start + c * rows] = (e / total - T(c == own)) * weight;
-    }
-    const T log_total = log(total);
-    loss = (log_total - (z[start + own * rows] - top)) * weight;
-    entropy = (log_total - mean / total) * weight;
-    uncertainty = T(1) - square / total / total;
-    largest = top * weight;
-""".replace("NEGLIGIBLE", repr(NEGLIGIBLE))
-"""One row of one task, number `i` of them, in C++: what a thread of the CuPy kernel does."""
-
-
 @cache
 def _cupy_kernel() -> Kernel:
-    import cupy
-
-    kernel = cupy.ElementwiseKernel(
-        "raw T z, raw int64 labels, raw T weights, int64 classes, int64 rows, "
-        "bool labels_shared, bool weights_shared",
-        "raw T residual, T loss, T entropy, T uncertainty, T largest",
-        ROW,
-        "convexprobe_row_terms",
-    )
-
-    def terms(z: Array, labels: Array, weights: Array | None) -> RowTerms:
-        m, classes, rows = z.shape
-        z, labels = cupy.ascontiguousarray(z), cupy.ascontiguousarray(cast(labels, cupy.int64))
-        given = cupy.ones((1, rows), dtype=z.dtype) if weights is None else weights
-        out = cupy.empty_like(z), *(cupy.empty((m, rows), dtype=z.dtype) for _ in range(4))
-        shared = labels.shape[0] == 1 < m, given.shape[0] == 1 < m
-        kernel(
-            z, labels, cupy.ascontiguousarray(given), classes, rows, *shared, *out, size=m * rows
-        )
-        return RowTerms(*out)
-
-    return terms
+    terms = cupy_row_terms()
+    return lambda z, labels, weights: RowTerms(*terms(z, labels, weights, NEGLIGIBLE))

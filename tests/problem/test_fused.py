@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from convexprobe.arrays.cupy_kernels import ROW
 from convexprobe.problem import fused
-from convexprobe.problem.fused import ROW, fused_row_terms, one_expression, proven
-from convexprobe.problem.softmax import RowTerms, row_terms
+from convexprobe.problem.fused import fused_row_terms, one_expression, proven
+from convexprobe.problem.softmax import NEGLIGIBLE, RowTerms, row_terms
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 
@@ -77,8 +78,8 @@ SOURCE = """
 #include <cmath>
 using std::exp; using std::log;
 template <typename T> void every(
-    const T* z, const long long* labels, const T* weights, long long classes, long long rows,
-    bool labels_shared, bool weights_shared, T* residual, T* losses, T* entropies,
+    const T* z, const long long* labels, const T* weights, T least, long long classes,
+    long long rows, bool labels_shared, bool weights_shared, T* residual, T* losses, T* entropies,
     T* uncertainties, T* tops, long long size) {
   for (long long i = 0; i < size; ++i) {
     T &loss = losses[i], &entropy = entropies[i], &uncertainty = uncertainties[i],
@@ -86,9 +87,9 @@ template <typename T> void every(
     %s
   }
 }
-#define ENTRY(T) extern "C" void of_##T(const T* z, const long long* l, const T* w, long long k, \\
-    long long n, bool a, bool b, T* r, T* x, T* e, T* u, T* t, long long s) { \\
-    every<T>(z, l, w, k, n, a, b, r, x, e, u, t, s); }
+#define ENTRY(T) extern "C" void of_##T(const T* z, const long long* l, const T* w, T f, \\
+    long long k, long long n, bool a, bool b, T* r, T* x, T* e, T* u, T* t, long long s) { \\
+    every<T>(z, l, w, f, k, n, a, b, r, x, e, u, t, s); }
 ENTRY(float)
 ENTRY(double)
 """
@@ -118,8 +119,10 @@ def test_a_thread_of_the_cupy_kernel_does_one_row(
         return ctypes.c_void_p(array.ctypes.data)
 
     size = ctypes.c_longlong
-    getattr(library, "of_float" if dtype == np.float32 else "of_double")(
-        at(z), at(labels), at(given), size(k), size(rows), ctypes.c_bool(len(labels) == 1),
+    single = dtype == np.float32
+    least = (ctypes.c_float if single else ctypes.c_double)(NEGLIGIBLE)
+    getattr(library, "of_float" if single else "of_double")(
+        at(z), at(labels), at(given), least, size(k), size(rows), ctypes.c_bool(len(labels) == 1),
         ctypes.c_bool(len(given) == 1), *(at(a) for a in out), size(m * rows),
     )  # fmt: skip
     close(out, z, labels, weights)
