@@ -40,6 +40,7 @@ class Source(ABC):
         capacity: rows that may be gathered and held at a time.
         room: bytes that logits of its rows may take where they are multiplied.
         most_rows: the most rows of a block; by default what stays in the cache decides alone.
+        has_narrow: whether `blocks` takes `narrow=True`, for blocks in the stored dtype.
     """
 
     reference: Array
@@ -48,6 +49,7 @@ class Source(ABC):
     capacity: int
     room = float("inf")
     most_rows = sys.maxsize
+    has_narrow = False
     _halvings = 0
 
     @abstractmethod
@@ -104,15 +106,19 @@ class Rows(Source):
         most_rows: see `Source`.
     """
 
+    has_narrow = True
+
     def __init__(self, matrix: Array, most_rows: int = sys.maxsize) -> None:
         self.most_rows = most_rows
         self.matrix = self.reference = contiguous_rows(matrix)
         self.n, self.d = (int(size) for size in matrix.shape)
         self.capacity = self.n
 
-    def blocks(self, columns: int = 0, *, once: bool = False) -> Iterator[tuple[slice, Array]]:
+    def blocks(
+        self, columns: int = 0, *, once: bool = False, narrow: bool = False
+    ) -> Iterator[tuple[slice, Array]]:
         size = self.block(max(self.d, columns))
-        out = self.conversion_buffer(min(size, self.n))
+        out = self.matrix[:0, :] if narrow else self.conversion_buffer(min(size, self.n))
         if once and not out.shape[0]:
             size = max(size, min(self.block(columns), _ONCE))
         for rows in self._slices(size):

@@ -41,6 +41,8 @@ class Stream(Source):
         most_rows: see `Source`.
     """
 
+    has_narrow = True
+
     def __init__(
         self,
         store: StoredRows,
@@ -57,10 +59,12 @@ class Stream(Source):
         self.capacity = capacity(limit, self.d)
         self._spare: list[Tensor] = []
 
-    def blocks(self, columns: int = 0, *, once: bool = False) -> Iterator[tuple[slice, Array]]:
+    def blocks(
+        self, columns: int = 0, *, once: bool = False, narrow: bool = False
+    ) -> Iterator[tuple[slice, Array]]:
         size = self.block(max(self.d, columns))
         step = min(chunk_rows(size, self.store.row_bytes, self.chunk), self.n)
-        out = self.conversion_buffer(min(size, self.n))
+        out = self.reference if narrow else self.conversion_buffer(min(size, self.n))
         starts = iter(range(0, self.n, step))
         buffers = [self._buffer(step) for _ in range(AHEAD + 1)]
         waiting: deque[tuple[int, Tensor, Future[Tensor]]] = deque()

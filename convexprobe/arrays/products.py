@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from convexprobe.arrays import split_products
 from convexprobe.arrays.backend import Array, on_cpu
 
 _FEW = 64
@@ -27,12 +28,15 @@ MKL is up to three times faster for thin products."""
 def dot_rows(a: Array, x: Array) -> Array:
     """`a x^T`, `(q, r)`: rows of `a` `(q, d)` with rows of `x` `(r, d)`.
 
-    On a CPU with few rows in `a` each thread multiplies a part of `x`.
+    On a CPU with few rows in `a` each thread multiplies a part of `x`. Rows of tensors may be in half
+    precision, with `a` in float32: see `split_products`.
     """
     if isinstance(x, np.ndarray):
         if _is_small(a, x):
             return a @ x.T
         return dot_rows(torch.from_dlpack(a), torch.from_dlpack(x)).numpy()
+    if isinstance(x, torch.Tensor) and x.dtype in split_products.WAYS:
+        return split_products.product(a, x.T)
     parts, (q, d), r = _parts(a, x), a.shape, x.shape[0]
     turned = q in _TURNED and isinstance(x, torch.Tensor) and x.device.type == "cpu"
     if parts <= 1:
@@ -52,6 +56,8 @@ def combine_rows(a: Array, x: Array) -> Array:
         if _is_small(a, x):
             return a @ x
         return combine_rows(torch.from_dlpack(a), torch.from_dlpack(x)).numpy()
+    if isinstance(x, torch.Tensor) and x.dtype in split_products.WAYS:
+        return split_products.product(a, x)
     parts = _parts(a, x)
     if parts <= 1:
         return a @ x

@@ -14,7 +14,7 @@ plain matrix products.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +24,7 @@ from convexprobe.arrays.backend import Array, cast, compute_dtype, like, namespa
 from convexprobe.arrays.elementwise import one_hot
 from convexprobe.arrays.products import combine_rows, dot_rows
 from convexprobe.arrays.ranks import ALONE, Communicator
+from convexprobe.arrays.split_products import pays
 from convexprobe.problem.tasks import take_own, take_tasks
 
 _ABSENT = -1e30
@@ -260,6 +261,21 @@ class LinearModel:
         zeros = xp.zeros((self.m, self.k, self.d), dtype=xp.float64, device=bias.device)
         return self.join(zeros, bias)
 
+    def blocks(self, *, once: bool = False) -> Iterator[tuple[slice, Array]]:
+        """Row slices and rows, as `Source.blocks` has them, for products of this module.
+
+        They stay in half precision where those are then faster (`arrays/split_products.py`).
+        """
+        rows: Any = self.rows
+        more = {"narrow": True} if self.multiplies_narrow else {}
+        return rows.blocks(self.m * self.k, once=once, **more)
+
+    @property
+    def multiplies_narrow(self) -> bool:
+        """Whether products read rows in half precision as they are kept."""
+        columns = self.m * (1 if self.k == 2 else self.k)
+        return self.rows.has_narrow and pays(self.rows.reference, columns)
+
     def logits(self, w: Array, x: Array) -> Array:
         """`W x_i + b` for rows `x` `(r, d)`: `(m, k, r)` in the compute dtype; half their pass.
 
@@ -309,7 +325,7 @@ class LinearModel:
     def logit_change(self, v: Array) -> Array:
         """`V x_i + c` of all rows, `(m, k, n)`: how logits change along `v`; half a pass."""
         out = self.empty_logits(v)
-        for span, x in self.rows.blocks(self.m * self.k, once=True):
+        for span, x in self.blocks(once=True):
             out[:, :, span] = self.directions(v, x)
         return out
 

@@ -119,7 +119,7 @@ class Problem(LinearModel):
         loss = entropy = scale = xp.zeros((self.m,), dtype=f64, device=w.device)
         uncertainty = xp.empty((self.m, self.rows.n), dtype=self.dtype, device=w.device)
         kept = self.empty_logits(w) if keep and logits is None else logits
-        for span, x in self.rows.blocks(self.m * self.k, once=logits is not None):
+        for span, x in self.blocks(once=logits is not None):
             z = self.logits(w, x) if logits is None else logits[:, :, span]
             if kept is not None and logits is None:
                 kept[:, :, span] = z
@@ -170,8 +170,11 @@ class Problem(LinearModel):
             terms = xp.reshape(xp.abs(flat) @ checked.size.T, shape) + xp.abs(bias)[:, :, None]
             error = epsilon(f64, w) * terms
         else:
+            rows = checked.narrow
+            if self.multiplies_narrow:  # by the product that makes the logits
+                rows = cast(rows, self.rows.reference.dtype)
             known = logits is not None
-            z = xp.take(logits, checked.at, axis=2) if known else self._logits(w, checked.narrow)
+            z = xp.take(logits, checked.at, axis=2) if known else self._logits(w, rows)
             error = xp.abs(cast(z, f64) - exact)
         share = cast(self.weights_at(checked.host), f64)
         residual = minus_one_hot_(softmax_(exact), xp.take(self.labels, checked.at, axis=1))
@@ -266,10 +269,10 @@ class Problem(LinearModel):
     @in_smaller_blocks
     def _judge(self, w: Array, logits: Array | None) -> tuple[Array, Array]:
         """The loss of this rank's rows, and the weight of those misclassified, `(m,)` each."""
-        xp, columns = self.xp, self.m * self.k
+        xp = self.xp
         loss = wrong = xp.zeros((self.m,), dtype=xp.float64, device=w.device)
-        read = self.rows.blocks(columns, once=True)
-        for span, x in read if logits is None else zip(self.rows.spans(columns), repeat(None)):
+        spans = zip(self.rows.spans(self.m * self.k), repeat(None))
+        for span, x in self.blocks(once=True) if logits is None else spans:
             z = self.logits(w, x) if logits is None else logits[:, :, span]
             labels, weights = self.labels_at(span), self.weights_at(span)
             bad = cast(xp.argmax(z, axis=1) != labels, self.dtype)
