@@ -16,7 +16,9 @@ from convexprobe.activations.placement import place
 from convexprobe.activations.source import Rows
 from convexprobe.activations.stored import HostRows
 from convexprobe.activations.stream import Stream
+from convexprobe.arrays import split_products
 from convexprobe.arrays.backend import to_numpy
+from convexprobe.arrays.products import combine_rows, dot_rows
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.problem import fused
 from convexprobe.problem.objective import Problem
@@ -67,6 +69,25 @@ def test_the_kernels_of_an_evaluation_prove_themselves(
             np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=1e-5, atol=1e-5)
     if not isinstance(z, torch.Tensor) or fused._has_triton():
         assert list(fused._trusted.values()) == [True]
+
+
+@pytest.mark.parametrize("dtype", list(split_products.WAYS))
+def test_products_in_narrow_parts_are_accurate_or_not_used(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(split_products, "_chosen", {})
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(20_000, 512, generator=g).to("cuda", dtype)
+    for a, product, b in (
+        (torch.randn(300, 512, generator=g).cuda(), dot_rows, x.T),
+        (torch.randn(300, 20_000, generator=g).cuda(), combine_rows, x),
+    ):
+        exact, size = a.double() @ b.double(), a.double().abs() @ b.double().abs()
+        plain = ((a @ b.float()).double() - exact).abs() / size
+        found = (product(a, x).double() - exact).abs() / size
+        assert found.max() <= 2 * split_products.WORSE * max(plain.max(), 2.0**-23)
+    assert len(split_products._chosen) == 2
+    assert not torch.backends.cuda.matmul.allow_tf32
 
 
 def problem_on(

@@ -51,6 +51,15 @@ def sums_keep_library_shape_and_dtype(ranks: Ranks) -> None:
 
 
 @check
+def ranks_that_keep_no_logits_find_the_optimum_of_one_process(ranks: Ranks) -> None:
+    ours, alone = problems(random_data(230, 6, 3, weighted=True), [0.01, 0.1], ranks.world)
+    ours.kept_columns = 0
+    found, expected = (solve(p, LBFGS(), tol=1e-5) for p in (ours, alone))
+    assert set(found.status) == {Status.CERTIFIED}
+    assert (np.abs(found.objective - expected.objective) <= found.gap + expected.gap).all()
+
+
+@check
 def an_evaluation_is_that_of_all_rows(ranks: Ranks) -> None:
     data = random_data(230, 6, 3, weighted=True)
     for communicator in ranks.groups():
