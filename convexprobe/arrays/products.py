@@ -28,8 +28,8 @@ MKL is up to three times faster for thin products."""
 def dot_rows(a: Array, x: Array) -> Array:
     """`a x^T`, `(q, r)`: rows of `a` `(q, d)` with rows of `x` `(r, d)`.
 
-    On a CPU with few rows in `a` each thread multiplies a part of `x`. Rows of tensors may be in half
-    precision, with `a` in float32: see `split_products`.
+    On a CPU with few rows in `a` each thread multiplies a part of `x`. Tensors of rows may be in
+    half precision, with `a` in float32: see `split_products`.
     """
     if isinstance(x, np.ndarray):
         if _is_small(a, x):
