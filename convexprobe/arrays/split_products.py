@@ -26,8 +26,8 @@ from torch import Tensor
 
 from convexprobe.arrays.backend import is_out_of_memory, synchronise
 
-DEVICES = ("cuda", "xpu")
-"""Kinds of device with tensor cores."""
+DEVICES = ("cuda",)
+"""Kinds of device with tensor cores (ROCm calls itself so, too)."""
 
 LEAST = 1024
 """Rows of a block from which a shape is judged."""
