@@ -16,13 +16,12 @@ from convexprobe.activations.placement import place
 from convexprobe.activations.source import Rows
 from convexprobe.activations.stored import HostRows
 from convexprobe.activations.stream import Stream
-from convexprobe.arrays import split_products
+from convexprobe.arrays import fused, split_products
 from convexprobe.arrays.backend import to_numpy
 from convexprobe.arrays.products import combine_rows, dot_rows
 from convexprobe.arrays.ranks import Communicator
-from convexprobe.problem import fused
 from convexprobe.problem.objective import Problem
-from convexprobe.problem.softmax import row_terms
+from convexprobe.problem.softmax import best_row_terms, row_terms
 from convexprobe.solvers import SOLVERS, Solver
 from convexprobe.solvers.loop import solve
 from convexprobe.solvers.solution import Status
@@ -64,7 +63,7 @@ def test_the_kernels_of_an_evaluation_prove_themselves(
     z = on_device(rng.standard_normal((2, 30, 5000)).astype(np.float32))
     labels = on_device(rng.integers(30, size=(1, 5000)))
     for _ in range(2):
-        found = fused.fused_row_terms(z, labels)
+        found = best_row_terms(z, labels)
         for a, b in zip(found, row_terms(z, labels), strict=True):
             np.testing.assert_allclose(to_numpy(a), to_numpy(b), rtol=1e-5, atol=1e-5)
     if not isinstance(z, torch.Tensor) or fused._has_triton():

@@ -7,6 +7,13 @@ import torch
 
 from convexprobe.arrays.backend import Array, namespace
 
+NEGLIGIBLE = -41.0
+"""Logit below the largest at which a probability becomes exactly 0.
+
+`exp(-41) = 1.6e-18` is below the spacing of float64 at 1, and its square is still a normal float32:
+products with denormal numbers are many times slower.
+"""
+
 
 def exponential(z: Array, least: float) -> Array:
     """`exp(z)`, exactly 0 where `z <= least`."""

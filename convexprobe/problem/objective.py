@@ -26,9 +26,8 @@ from convexprobe.activations.source import in_smaller_blocks
 from convexprobe.arrays.backend import Array, cast, epsilon, like, to_numpy
 from convexprobe.arrays.elementwise import minus_one_hot_
 from convexprobe.arrays.ranks import local
-from convexprobe.problem.fused import fused_row_terms
 from convexprobe.problem.linear_model import LinearModel, Pullback
-from convexprobe.problem.softmax import ray_terms, row_loss, softmax_
+from convexprobe.problem.softmax import best_row_terms, ray_terms, row_loss, softmax_
 
 CHECKED = 64
 """Rows whose logits are checked against float64 in every evaluation."""
@@ -124,7 +123,7 @@ class Problem(LinearModel):
             if kept is not None and logits is None:
                 kept[:, :, span] = z
             weights = None if self.weights is None else self.weights_at(span)
-            terms = fused_row_terms(z, self.labels_at(span), weights)
+            terms = best_row_terms(z, self.labels_at(span), weights)
             uncertainty[:, span] = terms.uncertainty
             loss = loss + xp.sum(terms.loss, axis=1, dtype=f64)
             entropy = entropy + xp.sum(terms.entropy, axis=1, dtype=f64)

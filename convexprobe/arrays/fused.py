@@ -1,7 +1,8 @@
 """The inner block of an evaluation as one kernel, on devices that can compile it.
 
-`softmax.row_terms` is the oracle of every kernel here and what stands in for it: a kernel is held
-against it on the first block that it is given, and is never used if it fails there or differs.
+`row_terms` of `problem/softmax.py` is the oracle of every kernel here and what stands in for it: a
+kernel is held against it on the first block that it is given, and is never used if it fails there
+or differs.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from convexprobe.arrays.backend import (
     on_cpu,
 )
 from convexprobe.arrays.cupy_kernels import cupy_row_terms
-from convexprobe.problem.softmax import NEGLIGIBLE, RowTerms, row_terms
+from convexprobe.arrays.elementwise import NEGLIGIBLE
 
-Kernel: TypeAlias = Callable[[Array, Array, Array], RowTerms]
+Terms: TypeAlias = tuple[Array, ...]
+"""Residuals, losses, entropies, uncertainties and largest logits: the fields of `RowTerms`."""
+
+Kernel: TypeAlias = Callable[[Array, Array, Array], Terms]
 """A function of logits, labels and weights (or None), like `row_terms`."""
 
 BOUGHT = 3e10
@@ -36,14 +40,21 @@ _seen: dict[torch.device, float] = {}  # logits so far, by device
 _trusted: dict[tuple[Any, ...], bool] = {}  # whether a kernel did what the oracle does
 
 
-def fused_row_terms(z: Array, labels: Array, weights: Array | None = None) -> RowTerms:
-    """`row_terms` by one kernel, where the device has one that proved itself; else as it is."""
+def fused_row_terms(
+    row_terms: Kernel, z: Array, labels: Array, weights: Array | None = None
+) -> Terms:
+    """`row_terms` by one kernel, where the device has one that proved itself; else as it is.
+
+    Args:
+        row_terms: the function itself.
+        z, labels, weights: its arguments.
+    """
     if isinstance(z, np.ndarray) or on_cpu(z):
         return row_terms(z, labels, weights)
     if is_cupy(z):
-        return proven(_cupy_kernel, z, labels, weights)
+        return proven(_cupy_kernel, row_terms, z, labels, weights)
     if isinstance(z, torch.Tensor) and _pays(z):
-        return proven(_torch_kernel, z, labels, weights)
+        return proven(_torch_kernel, row_terms, z, labels, weights)
     return row_terms(z, labels, weights)
 
 
@@ -62,7 +73,9 @@ def _has_triton() -> bool:
     return bool(has_triton())
 
 
-def proven(make: Callable[[], Kernel], z: Array, labels: Array, weights: Array | None) -> RowTerms:
+def proven(
+    make: Callable[[], Kernel], row_terms: Kernel, z: Array, labels: Array, weights: Array | None
+) -> Terms:
     """What the kernel says of a block, if it once agreed with `row_terms` on such a block, and
     what `row_terms` says if it did not."""
     key = make, z.dtype, z.shape[1], str(z.device), weights is None
@@ -81,9 +94,9 @@ def proven(make: Callable[[], Kernel], z: Array, labels: Array, weights: Array |
     return expected
 
 
-def _agree(found: RowTerms, expected: RowTerms) -> bool:
+def _agree(found: Terms, expected: Terms) -> bool:
     """Whether every number is the oracle's to a few roundings of the largest beside it."""
-    xp = namespace(expected.residual)
+    xp = namespace(expected[0])
     for a, b in zip(found, expected, strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:
             return False
@@ -94,7 +107,7 @@ def _agree(found: RowTerms, expected: RowTerms) -> bool:
     return True
 
 
-def one_expression(z: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> RowTerms:
+def one_expression(z: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> Terms:
     """`row_terms` in a form that compilers fuse: comparisons instead of gathers and scatters."""
     order = torch.arange(z.shape[1], device=z.device)
     own = labels[:, None, :] == order[None, :, None]
@@ -111,7 +124,7 @@ def one_expression(z: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor 
     if weights is not None:
         residual = residual * weights[:, None, :]
         loss, entropy, largest = loss * weights, entropy * weights, largest * weights
-    return RowTerms(residual, loss, entropy, uncertainty, largest)
+    return residual, loss, entropy, uncertainty, largest
 
 
 @cache
@@ -123,4 +136,4 @@ def _torch_kernel() -> Kernel:
 @cache
 def _cupy_kernel() -> Kernel:
     terms = cupy_row_terms()
-    return lambda z, labels, weights: RowTerms(*terms(z, labels, weights, NEGLIGIBLE))
+    return lambda z, labels, weights: terms(z, labels, weights, NEGLIGIBLE)
