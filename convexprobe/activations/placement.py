@@ -51,7 +51,8 @@ def _with_room(source: Source, room: float) -> Source:
 
 def nbytes(rows: Array | StoredRows) -> int:
     """Bytes of a layer's rows."""
-    return int(rows.shape[0]) * int(rows.shape[1]) * int(rows.dtype.itemsize)
+    item = getattr(rows.dtype, "itemsize", 8)  # the array standard has no such attribute
+    return int(rows.shape[0]) * int(rows.shape[1]) * int(item)
 
 
 def logit_room(tier: str, size: int, limit: float | None) -> float:
