@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convexprobe.activations.source import Source
 from convexprobe.activations.stored import CHUNK, HostRows, Read, StoredRows
-from convexprobe.arrays.backend import Array, cast, compute_dtype, convert
+from convexprobe.arrays.backend import Array, cast, compute_dtype, convert, to_numpy
 
 AHEAD = 4
 """Chunks that are read before they are needed, so that fast reads make up for slow ones; see
@@ -86,8 +86,8 @@ class Stream(Source):
                 buffers.append(buffer)
         self._spare = buffers
 
-    def take(self, index: np.ndarray) -> Array:
-        rows = self.store.gather(np.asarray(index)).to(self.device)
+    def take(self, index: Array) -> Array:
+        rows = self.store.gather(to_numpy(index)).to(self.device, non_blocking=True)
         return cast(rows, compute_dtype(self.reference))
 
     def subset(self, index: np.ndarray) -> Source:
@@ -135,8 +135,8 @@ class _Subset(Source):
         for span in self.spans(max(self.d, columns)):
             yield span, self.base.take(self.index[span])
 
-    def take(self, index: np.ndarray) -> Array:
-        return self.base.take(self.index[index])
+    def take(self, index: Array) -> Array:
+        return self.base.take(self.index[to_numpy(index)])
 
     def subset(self, index: np.ndarray) -> Source:
         return _Subset(self.base, self.index[index])

@@ -53,8 +53,8 @@ class Standardized(Source):
         """Halve the base's blocks."""
         return self.base.halve()
 
-    def take(self, index: np.ndarray) -> Array:
-        """The rows of a host index."""
+    def take(self, index: Array) -> Array:
+        """The base's rows of an index."""
         return self._standardize(self.base.take(index))
 
     def subset(self, index: np.ndarray) -> Standardized:

@@ -20,7 +20,15 @@ from typing import Any, Self
 import numpy as np
 
 from convexprobe.activations.source import Source, in_smaller_blocks
-from convexprobe.arrays.backend import Array, cast, compute_dtype, like, namespace, to_numpy
+from convexprobe.arrays.backend import (
+    Array,
+    beside,
+    cast,
+    compute_dtype,
+    like,
+    namespace,
+    to_numpy,
+)
 from convexprobe.arrays.elementwise import one_hot
 from convexprobe.arrays.products import combine_rows, dot_rows
 from convexprobe.arrays.ranks import ALONE, Communicator
@@ -179,21 +187,24 @@ class LinearModel:
             communicator=self.communicator,
         )
 
-    def labels_at(self, index: slice | np.ndarray) -> Array:
-        """Class indices of this rank's rows of a slice or host index, `(m or 1, r)`."""
+    def labels_at(self, index: slice | Array) -> Array:
+        """Class indices of this rank's rows of a slice or an index, `(m or 1, r)`."""
         return self._at(self.labels, index)
 
-    def weights_at(self, index: slice | np.ndarray) -> Array:
-        """Weights of this rank's rows of a slice or host index, `(m or 1, r)`; ones if equal."""
+    def weights_at(self, index: slice | Array) -> Array:
+        """Weights of this rank's rows of a slice or an index, `(m or 1, r)`; ones if equal."""
         if self.weights is not None:
             return self._at(self.weights, index)
-        rows = len(range(*index.indices(self.rows.n))) if isinstance(index, slice) else len(index)
+        if isinstance(index, slice):
+            rows = len(range(*index.indices(self.rows.n)))
+        else:
+            rows = index.shape[0]
         return self.xp.ones((1, rows), dtype=self.dtype, device=self.labels.device)
 
-    def _at(self, array: Array, index: slice | np.ndarray) -> Array:
+    def _at(self, array: Array, index: slice | Array) -> Array:
         if isinstance(index, slice):
             return array[:, index]
-        return self.xp.take(array, like(index, array), axis=1)
+        return self.xp.take(array, beside(index, array), axis=1)
 
     def split(self, w: Array) -> tuple[Array, Array]:
         """Weights `(m, k, d)` and biases `(m, k)` of `w`; zeros in a family without biases."""

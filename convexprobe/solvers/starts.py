@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convexprobe.arrays.backend import Array, cast, generator, like, to_numpy
+from convexprobe.arrays.backend import Array, beside, cast, generator, to_numpy
 from convexprobe.arrays.elementwise import minus_one_hot_, pick
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import Pullback
@@ -151,10 +151,10 @@ def transferred(
     size = max(1500, 3 * min(problem.d, 1024) // 2)
     uncertainty = 1.0 - xp.sum(p * p, axis=1)
     index, inclusion = draw_rows(uncertainty, share, size, generator(seed), problem.communicator)
-    own, drawn = problem.communicator.span(len(index))
-    take, x = like(index, z), source.take(index)
+    own, drawn = problem.communicator.span(index.shape[0])
+    take, x = beside(index, z), source.take(index)
     p, share = xp.take(p, take, axis=2), xp.take(share, take, axis=1)
-    inclusion = like(inclusion, z, problem.dtype)
+    inclusion = cast(beside(inclusion, z), problem.dtype)
     sample = Sample(problem, index, own, drawn, x, p, share, inclusion)
     inverse = curvature.build(sample)
     shared, mass = curvature.row_curvature(problem, sample.p, sample.weight)
