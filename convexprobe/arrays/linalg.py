@@ -64,11 +64,23 @@ def solve_triangular(factor: Array, b: Array, *, upper: bool) -> Array:
     return namespace(factor).linalg.solve(factor, b)  # the standard has no triangular solver
 
 
+def solve(matrix: Array, b: Array) -> Array:
+    """`matrix^-1 b` for matrices `(..., r, r)` and `b` `(..., r, c)`, without a check of them.
+
+    The check would make the host wait for a device. A singular matrix gives numbers that are not
+    finite on a device; elsewhere it may raise.
+    """
+    if isinstance(matrix, torch.Tensor):
+        return torch.linalg.solve_ex(matrix, b).result
+    return namespace(matrix).linalg.solve(matrix, b)
+
+
 def arithmetic(reference: Array) -> str:
     """Name what decides the bits of dense algebra on the array's device, and checksum some bits."""
     place = torch.backends.cpu.get_cpu_capability()
     if not on_cpu(reference):
-        place = torch.cuda.get_device_name(to_torch(reference).device)
+        device = to_torch(reference).device
+        place = torch.get_device_module(device).get_device_name(device)
     noise = generator(0).standard_normal((96, 96))
     matrix = like(noise + noise.T + 100.0 * np.eye(96), reference, namespace(reference).float64)
     bits = zlib.crc32(to_numpy(inverse_spd(matrix) @ matrix).tobytes())

@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from convexprobe.arrays.backend import Array, cast, generator, namespace
+from convexprobe.arrays.linalg import solve
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Inverse, Preconditioner
 from convexprobe.problem.row_sample import Sample, sample_size
-from convexprobe.solvers.base import SolverState, check_settings, fresh_inverse, has_fallen, inner
+from convexprobe.solvers.base import (
+    SolverState,
+    check_settings,
+    fresh_inverse,
+    has_fallen,
+    inner,
+    losses,
+)
 from convexprobe.solvers.ladder import STALE, Bought, ladder
 from convexprobe.solvers.line_search import line_search
 
@@ -81,7 +89,7 @@ class LBFGS:
             return state.inverse, state.built, bought
         there = 1.0 if level != bought.level else bought.there + 1.0
         inverse = build(levels[level].recipe, levels[level].rows)
-        return inverse, at.loss, Bought(level, there, since=1.0)
+        return inverse, losses(at), Bought(level, there, since=1.0)
 
     def step(self, problem: Problem, w: Array, state: LBFGSState) -> tuple[Array, LBFGSState]:
         xp, at = problem.xp, state.at
@@ -122,7 +130,7 @@ def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) 
     own = xp.sum(products * eye, axis=2)  # (m, pairs)
     usable = own > 0
     products = products + eye * cast(~usable, eye.dtype)[:, None, :]
-    a = xp.linalg.solve(products, steps @ gradient[:, :, None])
+    a = solve(products, steps @ gradient[:, :, None])
     q = gradient - (transposed @ a)[:, :, 0]
     latest = xp.max(xp.where(usable, order[None, :], -1.0), axis=1)  # -1 where there is none
     chosen = cast(order[None, :] == latest[:, None], eye.dtype)
@@ -131,5 +139,5 @@ def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) 
     scale = xp.where(curvature > 0, sy / xp.where(curvature > 0, curvature, 1.0), 1.0)
     r = inverse.solve(q) * xp.where(latest >= 0, scale, 1.0)[:, None]
     right = xp.where(usable, own, 0.0)[:, :, None] * a - changes @ r[:, :, None]
-    back = xp.linalg.solve(xp.matrix_transpose(products), right)
+    back = solve(xp.matrix_transpose(products), right)
     return r + (xp.matrix_transpose(steps) @ back)[:, :, 0]

@@ -50,7 +50,7 @@ def line_search(
         good = (fell & (small <= slope_left * xp.abs(slope0))) | (
             level & (small <= 0.9 * xp.abs(slope0))
         )
-        if bool(xp.all(good)):
+        if done := bool(xp.all(good)):
             break
         short = (slope <= 0) & (fell | level)
         low, high = xp.where(short, t, low), xp.where(short, high, t)
@@ -61,9 +61,9 @@ def line_search(
         better = xp.where(inside, xp.minimum(newton, 4.0 * t), limit)
         t = xp.where(good, t, better)
     t = xp.where(good, t, low)
-    moves = t > 0  # the direction of a task that stays may be infinite: 0 times it is NaN
-    direction = xp.where(moves[:, None], direction, 0.0)
-    if not bool(xp.all(moves)):  # else a copy of the logits for nothing
+    if not done:  # a task may stay; its direction may be infinite, and 0 times it is NaN
+        moves = t > 0
+        direction = xp.where(moves[:, None], direction, 0.0)
         dz = xp.where(moves[:, None, None], dz, 0.0)
     w = at.w - t[:, None] * direction
     dz *= -cast(t, dz.dtype)[:, None, None]  # in place, as logits are most of the memory

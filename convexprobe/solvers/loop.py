@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from convexprobe.arrays.backend import Array, cast, synchronise, to_numpy
+from convexprobe.arrays.backend import Array, cast, to_numpy
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.tasks import take_tasks
 from convexprobe.solvers.base import Solver
-from convexprobe.solvers.certifier import lower_bounds
+from convexprobe.solvers.certifier import lower_bounds, read
 from convexprobe.solvers.solution import Record, Solution, Status
 
 STALLED_STEPS = 8
@@ -58,8 +58,9 @@ class _Best:
         allowance, and the gap fell by less than a hundredth.
         """
         before = self.gap[tasks]
+        assert at.host is not None
         for i, t in enumerate(tasks):
-            value, rounding = float(at.value[i]), float(at.rounding[i])
+            value, rounding = float(at.host.value[i]), float(at.host.rounding[i])
             # The allowance covers a systematic error: between steps values agree far better.
             moved = abs(value - self.last[t]) > max(0.1 * rounding, notable[i])
             self.quiet[t] = 0 if moved else self.quiet[t] + 1
@@ -70,7 +71,7 @@ class _Best:
                 self.w[t], self.objective[t], self.rounding[t] = at.w[i, :], value, rounding
                 self.logits[t] = None if at.logits is None else at.logits[i, :, :]
             if bound[i] > self.bound[t]:
-                self.bound[t], self.doubt[t] = bound[i], float(at.doubt[i])
+                self.bound[t], self.doubt[t] = bound[i], float(at.host.doubt[i])
         self.quiet[tasks] *= ~(self.gap[tasks] < 0.99 * before)
 
     @property
@@ -160,16 +161,19 @@ def solve(
     step = 0
     while True:
         at = state.at if state.at is not None else family.evaluate(w)
+        if at.host is None:
+            (at,) = read(family, at)  # the device has done its work: a clock can be read
+            state = replace(state, at=at) if state.at is not None else state
+        assert at.host is not None
         unpenalised = family.host_l2 == 0
         notable = np.where(unpenalised, 1e-2 * target[active], 0.0)
-        synchronise(problem.rows.reference)
         elapsed = problem.communicator.clock(time.perf_counter() - started)
         spent = problem.passes
         last = step == 0 or elapsed >= max_seconds or spent - before >= max_passes
         last = last or step >= max_steps
         last = last or bool((best.quiet[active] >= STALLED_STEPS - 1).any())
         bound = lower_bounds(family, at, state.sample, target[active], step, last)
-        score = to_numpy(at.value) if stopping is None else stopping(at.w)
+        score = at.host.value if stopping is None else stopping(at.w)
         best.update(active, at, bound, notable, score)
         history.append(Record(step, spent, elapsed, best.objective.copy(), best.gap))
         for callback in callbacks:

@@ -15,6 +15,7 @@ from convexprobe.solvers.base import (
     has_fallen,
     inner,
 )
+from convexprobe.solvers.certifier import read
 from convexprobe.solvers.conjugate_gradient import conjugate_gradient
 from convexprobe.solvers.ladder import Level
 from convexprobe.solvers.line_search import line_search
@@ -101,7 +102,8 @@ class NewtonCG:
         predicted = t * t * inner(at.gradient, direction)
         moved = predicted > 0
         ratio = xp.where(moved, change / xp.where(moved, predicted, 1.0), 1.0)
-        growth = 2 * state.growth if float(xp.max(ratio)) > 2.0 else state.growth
+        new, ratio = read(problem, new, ratio)
+        growth = 2 * state.growth if ratio.max() > 2.0 else state.growth
         steps = state.steps + 1
         sample = self._draw(problem, new, growth, steps)
         return new.w, NewtonState(new, sample, steps, inverse, built, growth, state.began, paid)
