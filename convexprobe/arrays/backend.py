@@ -95,6 +95,13 @@ def beside(values: Array, reference: Array) -> Array:
     return like(values, reference) if isinstance(values, np.ndarray) else values
 
 
+def move(array: Array, reference: Array, dtype: Any) -> Array:
+    """The array in the library, on the device and in a dtype of a reference's, wherever it is."""
+    if namespace(array) is namespace(reference) and device(array) == device(reference):
+        return cast(array, dtype)
+    return like(to_numpy(array), reference, dtype)
+
+
 def to_torch(array: Array) -> torch.Tensor:
     """The array as a contiguous tensor on its device, sharing its memory where that is possible."""
     array = contiguous_rows(as_array(array))

@@ -64,6 +64,7 @@ class LinearModel:
         n: number of rows of all ranks.
         own: which of them this rank holds.
         capacity: rows that a sample may hold: as many as fit on every rank, wherever they lie.
+        host_total: `S`, host `(m or 1,)`.
         frequency: weighted class frequencies, `(m, k)` float64.
         moment: `(1/S) sum_i s_i Y_i x_i^T`, `(m or 1, k, d)` float64.
         mean: weighted feature mean, `(m or 1, d)` float64.
@@ -131,7 +132,7 @@ class LinearModel:
         frequency = totals[:, :, -1] / self.total[:, None]
         self.frequency = xp.broadcast_to(frequency, (self.m, self.k))
         self.absent = cast(self.frequency <= 0, self.dtype) * _ABSENT
-        host = to_numpy(self.frequency)
+        self.host_total, host = to_numpy(self.total), to_numpy(self.frequency)
         safe = np.where(host > 0, host, 1.0)
         self.label_entropy = -np.sum(host * np.log(safe), axis=1)
 
@@ -169,7 +170,7 @@ class LinearModel:
         out._parent = self._parent or self
         out.m, out.host_l2 = len(index), self.host_l2[index] if l2 is None else l2
         out.l2 = like(out.host_l2, self.rows.reference)
-        for name in ("labels", "weights", "moment", "mean", "total"):
+        for name in ("labels", "weights", "moment", "mean", "total", "host_total"):
             setattr(out, name, take_own(getattr(self, name), index))
         for name in ("frequency", "absent", "label_entropy"):
             setattr(out, name, take_tasks(getattr(self, name), index))

@@ -269,17 +269,20 @@ class Problem(LinearModel):
 
     def errors(self, w: Array) -> np.ndarray:
         """Weighted fraction of rows that are misclassified, host `(m,)`; see `judge`."""
-        return self.judge(w)[1]
+        return self.judge(w)[2]
 
-    def judge(self, w: Array, logits: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean cross-entropy in nats and weighted fraction of misclassified rows, host `(m,)` each.
+    def judge(self, w: Array, logits: Array | None = None) -> tuple[np.ndarray, ...]:
+        """Mean cross-entropy and objective, both in nats, and weighted fraction of misclassified
+        rows, host `(m,)` each.
 
         The predicted class is the first of those with the largest logit, as `numpy.argmax` has it.
         Half a pass, or none if the logits `(m, k, n)` at `w` are given.
         """
         loss, wrong = self.all_reduce(*self._judge(w, logits))
-        loss, wrong = to_numpy_together(loss / self.total, wrong / self.total)
-        return loss, wrong
+        weights, _ = self.split(w)
+        square = self.xp.sum(weights * weights, axis=(1, 2))
+        loss, wrong, square = to_numpy_together(loss / self.total, wrong / self.total, square)
+        return loss, loss + 0.5 * self.host_l2 * square, wrong
 
     @in_smaller_blocks
     def _judge(self, w: Array, logits: Array | None) -> tuple[Array, Array]:

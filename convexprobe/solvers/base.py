@@ -69,7 +69,7 @@ def fresh_inverse(
     assert state.at is not None
     if state.inverse is None or has_fallen(state, fraction):
         return build(), losses(state.at)
-    return state.inverse, state.built
+    return state.inverse, to_numpy(state.built)
 
 
 def inner(a: Array, b: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from convexprobe.arrays.backend import Array, cast, generator, namespace
+from convexprobe.arrays.backend import Array, cast, generator, namespace, to_numpy
 from convexprobe.arrays.linalg import solve
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Inverse, Preconditioner
@@ -86,7 +86,7 @@ class LBFGS:
         if level is None:
             assert state.inverse is not None
             bought = Bought(bought.level, bought.there + 1.0, bought.since + 1.0)
-            return state.inverse, state.built, bought
+            return state.inverse, to_numpy(state.built), bought
         there = 1.0 if level != bought.level else bought.there + 1.0
         inverse = build(levels[level].recipe, levels[level].rows)
         return inverse, losses(at), Bought(level, there, since=1.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from convexprobe.arrays.backend import Array, cast, to_numpy
+from convexprobe.arrays.backend import Array, cast
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.tasks import take_tasks
@@ -39,8 +39,7 @@ class _Best:
         self.objective = np.full(m, np.inf)
         self.rounding, self.bound, self.doubt = np.zeros(m), np.zeros(m), np.zeros(m)
         self.score, self.last = np.full(m, np.inf), np.full(m, np.inf)
-        weights, _ = problem.split(w)
-        self.moved = to_numpy(problem.xp.any(weights != 0, axis=(1, 2)))  # from zero weights
+        self.moved = np.zeros(m, dtype=bool)  # whether the start has weights that are not zero
         self.stale = np.zeros(m, dtype=int)  # evaluations in a row without a lower score
         self.quiet = np.zeros(m, dtype=int)  # quiet steps in a row
 
@@ -161,10 +160,14 @@ def solve(
     step = 0
     while True:
         at = state.at if state.at is not None else family.evaluate(w)
-        if at.host is None:
-            (at,) = read(family, at)  # the device has done its work: a clock can be read
-            state = replace(state, at=at) if state.at is not None else state
-        assert at.host is not None
+        if step == 0:
+            weights, _ = family.split(w)
+            at, moved = read(family, at, family.xp.any(weights != 0, axis=(1, 2)))
+            best.moved = moved > 0
+        elif at.host is None:
+            (at,) = read(family, at)
+        state = replace(state, at=at) if state.at is not None else state
+        assert at.host is not None  # the device has done its work: a clock can be read
         unpenalised = family.host_l2 == 0
         notable = np.where(unpenalised, 1e-2 * target[active], 0.0)
         elapsed = problem.communicator.clock(time.perf_counter() - started)
@@ -215,10 +218,8 @@ def solve(
     points = cast(cast(problem.xp.stack(best.w), problem.dtype), problem.xp.float64)
     known = all(z is not None for z in best.logits)
     close = known and (best.rounding <= CLOSE * problem.label_entropy).all()
-    loss, errors = problem.judge(points, problem.xp.stack(best.logits) if close else None)
-    weights, _ = problem.split(points)
-    square = to_numpy(problem.xp.sum(weights * weights, axis=(1, 2)))
-    objective = loss + 0.5 * problem.host_l2 * square
+    logits = problem.xp.stack(best.logits) if close else None
+    loss, objective, errors = problem.judge(points, logits)
     gap = best.gap + np.fmax(objective - best.objective, 0.0)
     for t in range(problem.m):
         if status[t] is Status.CERTIFIED and gap[t] > target[t]:
