@@ -29,15 +29,15 @@ def place(rows: Array | StoredRows, device: str | None, limit: float | None) -> 
         return Rows(rows)
     target = torch.device("cpu" if device is None else device)
     store = rows if isinstance(rows, StoredRows) else HostRows(to_torch(rows))
-    if target.type == "cuda" and target.index is None:
-        target = torch.device("cuda", torch.cuda.current_device())
+    if target.type != "cpu":
+        target = torch.empty(0, device=target).device  # with its number
     if isinstance(store, HostRows) and store.tensor.device == target:
         return Rows(store.tensor)
     tier, allowed = choose_tier(store.nbytes, target, limit, disk=isinstance(rows, StoredRows))
     if tier == "device":
         return Rows(store.load(target))
     if tier == "host" and isinstance(rows, StoredRows):
-        store = HostRows(store.load(pinned=target.type == "cuda"))
+        store = HostRows(store.load(pinned=target.type != "cpu"))
     return Stream(store, target, allowed)
 
 
@@ -68,11 +68,12 @@ def choose_tier(
 def free_memory(device: torch.device) -> float:
     """Bytes that can be allocated on a device.
 
-    On the host that is the least of what the machine and the process's control group (a container,
-    a batch system) have left.
+    On the host, and on a device that shares its memory, that is the least of what the machine and
+    the process's control group (a container, a batch system) have left.
     """
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+    known = getattr(torch.get_device_module(device), "mem_get_info", None)
+    if known is not None:
+        return float(known(device)[0])
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024.0 * next(int(s.split()[1]) for s in lines if s.startswith("MemAvailable"))
