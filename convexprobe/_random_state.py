@@ -18,7 +18,8 @@ def random_states_kept(seed: int | None = None) -> Iterator[None]:
     accelerator = torch.accelerator.current_accelerator()
     kind = "cpu" if accelerator is None else accelerator.type
     module: Any = torch.get_device_module(kind)
-    used = accelerator is not None and getattr(module, "is_initialized", module.is_available)()
+    ready = getattr(module, "is_initialized", None) or module.is_available
+    used = accelerator is not None and ready()
     with torch.random.fork_rng(range(module.device_count()) if used else (), device_type=kind):
         try:
             if seed is not None:
@@ -27,7 +28,7 @@ def random_states_kept(seed: int | None = None) -> Iterator[None]:
                 # torch.manual_seed would also reseed a device that is initialised later
                 torch.default_generator.manual_seed(seed)
                 if used:
-                    getattr(module, "manual_seed_all", module.manual_seed)(seed)
+                    (getattr(module, "manual_seed_all", None) or module.manual_seed)(seed)
             yield
         finally:
             random.setstate(python)
