@@ -18,7 +18,8 @@ CHECKS = sorted(Path(__file__).parent.glob("checks_of_*.py"))
 
 @pytest.mark.parametrize("file", CHECKS, ids=[file.stem for file in CHECKS])
 def test_the_checks_on_the_simulated_device_pass(file: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", file]
+    plain = ["--tb=short", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *plain, str(file)]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], env=kept, capture_output=True, text=True
