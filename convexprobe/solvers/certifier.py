@@ -21,7 +21,7 @@ REACH = 200.0
 
 def read(
     family: Problem, at: Evaluation, *more: Array
-) -> tuple[Evaluation, *tuple[np.ndarray, ...]]:
+) -> tuple[Evaluation, list[np.ndarray]]:
     """The evaluation with its numbers on the host, and more numbers `(m,)`, for one wait.
 
     Args:
@@ -35,8 +35,9 @@ def read(
         numbers.append(lower_bound(family, at))
     found = to_numpy_together(*numbers, *more)
     own, rest = found[: len(numbers)], found[len(numbers) :]
-    bound = own[5] if len(own) > 5 else None
-    return replace(at, host=HostNumbers(*own[:5], bound)), *rest
+    value, loss, rounding, doubt, hope, *bound = own
+    host = HostNumbers(value, loss, rounding, doubt, hope, bound[0] if bound else None)
+    return replace(at, host=host), rest
 
 
 def lower_bounds(
@@ -59,7 +60,7 @@ def lower_bounds(
             rounding is about to end a task.
     """
     if at.host is None:
-        (at,) = read(family, at)
+        at, _ = read(family, at)
     assert at.host is not None
     value, hope = at.host.value, at.host.estimated_gap
     target = np.maximum(target, at.host.rounding)  # no gap is below that

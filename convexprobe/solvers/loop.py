@@ -162,10 +162,10 @@ def solve(
         at = state.at if state.at is not None else family.evaluate(w)
         if step == 0:
             weights, _ = family.split(w)
-            at, moved = read(family, at, family.xp.any(weights != 0, axis=(1, 2)))
+            at, (moved,) = read(family, at, family.xp.any(weights != 0, axis=(1, 2)))
             best.moved = moved > 0
         elif at.host is None:
-            (at,) = read(family, at)
+            at, _ = read(family, at)
         state = replace(state, at=at) if state.at is not None else state
         assert at.host is not None  # the device has done its work: a clock can be read
         unpenalised = family.host_l2 == 0

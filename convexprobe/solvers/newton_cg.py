@@ -103,7 +103,7 @@ class NewtonCG:
         predicted = t * t * inner(at.gradient, direction)
         moved = predicted > 0
         ratio = xp.where(moved, change / xp.where(moved, predicted, 1.0), 1.0)
-        new, ratio = read(problem, new, ratio)
+        new, (ratio,) = read(problem, new, ratio)
         growth = 2 * state.growth if ratio.max() > 2.0 else state.growth
         steps = state.steps + 1
         sample = self._draw(problem, new, growth, steps)
