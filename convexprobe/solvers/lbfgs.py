@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 
 from convexprobe.arrays.backend import Array, cast, generator, namespace, to_numpy
 from convexprobe.arrays.linalg import solve
-from convexprobe.problem.objective import Problem
+from convexprobe.problem.leading import Leading, directions, leading
+from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse, Preconditioner
 from convexprobe.problem.row_sample import Sample, sample_size
 from convexprobe.solvers.base import (
@@ -17,8 +18,13 @@ from convexprobe.solvers.base import (
     inner,
     losses,
 )
+from convexprobe.solvers.conjugate_gradient import conjugate_gradient
 from convexprobe.solvers.ladder import STALE, Bought, ladder
+from convexprobe.solvers.leading_step import pays
 from convexprobe.solvers.line_search import line_search
+
+NEWTON = 12
+"""Inner iterations of a warm start's first step at most."""
 
 SLOPE = 0.5
 """The fraction of the slope that a step may leave: half as much work as at a fifth, and as many
@@ -28,11 +34,13 @@ passes."""
 @dataclass
 class LBFGSState(SolverState):
     """Attributes: `steps_taken` and `changes`, pairs of steps and changes of gradient, `(m, p)`
-    each, newest last; `bought`, the place on the ladder."""
+    each, newest last; `bought`, the place on the ladder; `leading`, the leading directions, once
+    they pay."""
 
     steps_taken: list[Array] = field(default_factory=list)
     changes: list[Array] = field(default_factory=list)
     bought: Bought = field(default_factory=Bought)
+    leading: Leading | None = None
 
 
 @dataclass(frozen=True)
@@ -91,20 +99,36 @@ class LBFGS:
         inverse = build(levels[level].recipe, levels[level].rows)
         return inverse, losses(at), Bought(level, there, since=1.0)
 
+    def _newton(self, problem: Problem, at: Evaluation, inverse: Inverse) -> Array:
+        """The first direction of a warm start with many classes: an inexact Newton step, whose error
+        is small in all directions alike, so that a bound can follow at once."""
+        size = sample_size(problem.n, problem.d, self.rows, 2)
+        sample = Sample.draw(problem, at, size, generator(self.seed, 0))
+        return conjugate_gradient(
+            sample.curvature, at.gradient, inverse, tolerance=0.2, iterations=NEWTON
+        )
+
     def step(self, problem: Problem, w: Array, state: LBFGSState) -> tuple[Array, LBFGSState]:
         xp, at = problem.xp, state.at
         assert at is not None
-        steps = state.steps + 1
+        steps, many = state.steps + 1, directions(problem) > 0
+        warm = many and state.inverse is not None and state.steps == 0
         inverse, built, bought = self._metric(problem, state)
-        direction = two_loop(inverse, at.gradient, state.steps_taken, state.changes)
-        new, _ = line_search(problem, at, direction, slope_left=SLOPE)
+        if warm:
+            direction = self._newton(problem, at, inverse)
+        else:
+            direction = two_loop(inverse, at.gradient, state.steps_taken, state.changes)
+        top = state.leading
+        if top is None and many and pays(problem, at):
+            top = leading(problem)
+        new, _ = line_search(problem, at, direction, slope_left=SLOPE, leading=top)
         s, y = new.w - at.w, new.gradient - at.gradient
         # A pair without positive curvature (a task that stayed) would break the metric.
         good = inner(s, y) > 1e-12 * xp.sqrt(inner(s, s) * inner(y, y))
         s, y = xp.where(good[:, None], s, 0.0), xp.where(good[:, None], y, 0.0)
         taken = [*state.steps_taken, s][-self.memory :]
         changes = [*state.changes, y][-self.memory :]
-        return new.w, LBFGSState(new, None, steps, inverse, built, taken, changes, bought)
+        return new.w, LBFGSState(new, None, steps, inverse, built, taken, changes, bought, top)
 
 
 def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) -> Array:

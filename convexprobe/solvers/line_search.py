@@ -5,15 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from convexprobe.arrays.backend import Array, cast
+from convexprobe.problem.leading import Leading
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.solvers.base import inner
+from convexprobe.solvers.leading_step import leading_step
 
 TRIALS = 10
 """Steps that a line search tries at most; they read no rows."""
 
 
 def line_search(
-    problem: Problem, at: Evaluation, direction: Array, *, slope_left: float = 0.2
+    problem: Problem,
+    at: Evaluation,
+    direction: Array,
+    *,
+    slope_left: float = 0.2,
+    leading: Leading | None = None,
 ) -> tuple[Evaluation, Array]:
     """The point `w - t d` of each task with little slope left along `d`: one pass in all.
 
@@ -29,6 +36,7 @@ def line_search(
         at: the evaluation at the current point; its logits are computed if it has none.
         direction: descent direction to subtract, `(m, p)`.
         slope_left: the fraction of its slope that a step may leave.
+        leading: directions in which a step for all rows follows, before the gradient is taken.
 
     Returns:
         The evaluation reached, with its logits, and the steps `(m,)`, 0 for a task that stays.
@@ -68,4 +76,9 @@ def line_search(
     w = at.w - t[:, None] * direction
     dz *= -cast(t, dz.dtype)[:, None, None]  # in place, as logits are most of the memory
     dz += at.logits
-    return problem.evaluate(w, logits=dz), t
+    if leading is None:
+        return problem.evaluate(w, logits=dz), t
+    new = problem.evaluate(w - leading_step(problem, leading, w, dz), logits=dz)
+    if bool(xp.any(new.value > at.value + at.rounding)):  # the quadratic model held no further
+        new = problem.evaluate(w, keep=True)
+    return new, t
