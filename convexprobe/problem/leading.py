@@ -10,6 +10,7 @@ solve for these directions without sampling.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from convexprobe.activations.source import Rows
 from convexprobe.arrays.backend import Array, cast, generator, like
@@ -55,11 +56,11 @@ class Leading(PerTask):
         return problem.join(weights, bias - weights @ self.centre)
 
 
-def directions(problem: Problem) -> int:
+def directions(problem: Any) -> int:
     """How many directions are worth their coordinates; 0 where none are.
 
     Rows that are streamed would be read once more, and families with few classes are as quick to
-    multiply with.
+    multiply with. It asks the family's sizes alone.
     """
     if problem.capacity < problem.n:
         return 0

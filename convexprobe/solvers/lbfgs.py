@@ -100,8 +100,10 @@ class LBFGS:
         return inverse, losses(at), Bought(level, there, since=1.0)
 
     def _newton(self, problem: Problem, at: Evaluation, inverse: Inverse) -> Array:
-        """The first direction of a warm start with many classes: an inexact Newton step, whose error
-        is small in all directions alike, so that a bound can follow at once."""
+        """The first direction of a warm start with many classes: an inexact Newton step.
+
+        Its error is small in all directions alike, so that a bound can follow at once.
+        """
         size = sample_size(problem.n, problem.d, self.rows, 2)
         sample = Sample.draw(problem, at, size, generator(self.seed, 0))
         return conjugate_gradient(

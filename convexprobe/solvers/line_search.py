@@ -79,6 +79,6 @@ def line_search(
     if leading is None:
         return problem.evaluate(w, logits=dz), t
     new = problem.evaluate(w - leading_step(problem, leading, w, dz), logits=dz)
-    if bool(xp.any(new.value > at.value + at.rounding)):  # the quadratic model held no further
+    if not bool(xp.all(new.value <= at.value + at.rounding)):  # also a NaN: its model broke down
         new = problem.evaluate(w, keep=True)
     return new, t

@@ -32,7 +32,6 @@ from convexprobe.problem.row_sample import Sample, draw_rows
 from convexprobe.problem.softmax import softmax_
 from convexprobe.problem.tasks import PerTask, take_tasks
 
-
 RIDGE = 0.01
 """Of a regression of old logits, in units of the mean feature variance."""
 
