@@ -28,7 +28,7 @@ from torch import Tensor
 from convexprobe._files import open_regular
 from convexprobe.activations.layers import Activations
 from convexprobe.activations.manifest import FLOATS, LABELS
-from convexprobe.activations.stored import HostRows
+from convexprobe.activations.stored import HostRows, empty_rows
 
 Arrays = dict[str, Any]
 """Arrays by name, NumPy's or torch's."""
@@ -41,8 +41,7 @@ class MappedRows(HostRows):
     """
 
     def load(self, device: torch.device | str = "cpu", *, pinned: bool = False) -> Tensor:
-        out = torch.empty(self.shape, dtype=self.dtype, device=device, pin_memory=pinned)
-        return out.copy_(self.tensor)
+        return empty_rows(self.shape, self.dtype, device, pinned=pinned).copy_(self.tensor)
 
 
 def is_readable(path: Path) -> bool:

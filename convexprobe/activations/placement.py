@@ -31,8 +31,8 @@ def place(rows: Array | StoredRows, device: str | None, limit: float | None) -> 
         return _with_room(Rows(rows), logit_room("device", size, limit))
     target = torch.device("cpu" if device is None else device)
     store = rows if isinstance(rows, StoredRows) else HostRows(to_torch(rows))
-    if target.type == "cuda" and target.index is None:
-        target = torch.device("cuda", torch.cuda.current_device())
+    if target.type != "cpu":
+        target = torch.empty(0, device=target).device  # with its number
     if isinstance(store, HostRows) and store.tensor.device == target:
         return _with_room(Rows(store.tensor), logit_room("device", store.nbytes, limit))
     tier, allowed = choose_tier(store.nbytes, target, limit, disk=isinstance(rows, StoredRows))
@@ -40,7 +40,7 @@ def place(rows: Array | StoredRows, device: str | None, limit: float | None) -> 
     if tier == "device":
         return _with_room(Rows(store.load(target)), room)
     if tier == "host" and isinstance(rows, StoredRows):
-        store = HostRows(store.load(pinned=target.type == "cuda"))
+        store = HostRows(store.load(pinned=target.type != "cpu"))
     return _with_room(Stream(store, target, allowed), room)
 
 
@@ -92,11 +92,12 @@ def choose_tier(
 def free_memory(device: torch.device) -> float:
     """Bytes that can be allocated on a device.
 
-    On the host that is the least of what the machine and the process's control group (a container,
-    a batch system) have left.
+    On the host, and on a device that shares its memory, that is the least of what the machine and
+    the process's control group (a container, a batch system) have left.
     """
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+    known = getattr(torch.get_device_module(device), "mem_get_info", None)
+    if known is not None:
+        return float(known(device)[0])
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = 1024.0 * next(int(s.split()[1]) for s in lines if s.startswith("MemAvailable"))

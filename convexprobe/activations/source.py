@@ -12,13 +12,13 @@ import numpy as np
 
 from convexprobe.arrays.backend import (
     Array,
+    beside,
     cast,
     compute_dtype,
     contiguous_rows,
     convert,
     device,
     is_out_of_memory,
-    like,
     namespace,
 )
 from convexprobe.arrays.products import block_rows
@@ -60,8 +60,8 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def take(self, index: np.ndarray) -> Array:
-        """The rows `(s, d)` of a host index."""
+    def take(self, index: Array) -> Array:
+        """The rows `(s, d)` of a host index; or of one on their device, ascending, none twice."""
 
     @abstractmethod
     def subset(self, index: np.ndarray) -> Source:
@@ -124,12 +124,13 @@ class Rows(Source):
         for rows in self._slices(size):
             yield rows, convert(self.matrix[rows, :], out)
 
-    def take(self, index: np.ndarray) -> Array:
+    def take(self, index: Array) -> Array:
         """A copy of the rows, or the matrix itself if the index has all its rows in order."""
         xp = namespace(self.matrix)
-        if len(index) == self.n and (index == np.arange(self.n)).all():
+        ordered = not isinstance(index, np.ndarray)
+        if index.shape[0] == self.n and (ordered or (index == np.arange(self.n)).all()):
             return cast(self.matrix, compute_dtype(self.matrix))
-        rows = xp.take(self.matrix, like(index, self.matrix), axis=0)
+        rows = xp.take(self.matrix, beside(index, self.matrix), axis=0)
         return cast(rows, compute_dtype(self.matrix))
 
     def subset(self, index: np.ndarray) -> Rows:

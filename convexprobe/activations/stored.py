@@ -19,6 +19,22 @@ Read: TypeAlias = Callable[[int, int, Tensor], Tensor]
 """Reads rows `start` to `stop` into a buffer of at least so many rows, or gives a view of them."""
 
 
+def empty_rows(
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    *,
+    pinned: bool = False,
+) -> Tensor:
+    """Uninitialised memory; pinned, where torch can pin any for the accelerator at hand."""
+    try:
+        return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
+    except (NotImplementedError, RuntimeError):
+        if not pinned:
+            raise
+        return torch.empty(shape, dtype=dtype, device=device)
+
+
 class StoredRows(ABC):
     """Rows `(n, d)` of one layer that can be read by range and by index.
 
@@ -40,7 +56,7 @@ class StoredRows(ABC):
 
     def buffer(self, rows: int, *, pinned: bool = False) -> Tensor:
         """Host memory for `read`; if pinned, a device copies from it while the host goes on."""
-        return torch.empty((rows, self.shape[1]), dtype=self.dtype, pin_memory=pinned)
+        return empty_rows((rows, self.shape[1]), self.dtype, pinned=pinned)
 
     @property
     def row_bytes(self) -> int:
@@ -55,7 +71,7 @@ class StoredRows(ABC):
     def load(self, device: torch.device | str = "cpu", *, pinned: bool = False) -> Tensor:
         """All rows `(n, d)` in memory, in the stored dtype; needs no second copy of that size."""
         n = self.shape[0]
-        out = torch.empty(self.shape, dtype=self.dtype, device=device, pin_memory=pinned)
+        out = empty_rows(self.shape, self.dtype, device, pinned=pinned)
         step = max(CHUNK // self.row_bytes, 1)
         buffer = None if out.device.type == "cpu" else self.buffer(min(step, n))
         with self.reader() as read:
@@ -63,7 +79,7 @@ class StoredRows(ABC):
                 stop = min(start + step, n)
                 rows = read(start, stop, out[start:stop] if buffer is None else buffer)
                 if buffer is not None:
-                    out[start:stop] = rows
+                    out[start:stop].copy_(rows, non_blocking=True)  # ends before the call does
         return out
 
 
@@ -85,5 +101,6 @@ class HostRows(StoredRows):
         return self.tensor[:0]  # views need none
 
     def load(self, device: torch.device | str = "cpu", *, pinned: bool = False) -> Tensor:
-        out = self.tensor.to(device)
-        return out.pin_memory() if pinned else out
+        if pinned:
+            return empty_rows(self.shape, self.dtype, pinned=True).copy_(self.tensor)
+        return self.tensor.to(device)

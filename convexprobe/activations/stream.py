@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convexprobe.activations.source import Source
 from convexprobe.activations.stored import CHUNK, HostRows, Read, StoredRows
-from convexprobe.arrays.backend import Array, cast, compute_dtype, convert
+from convexprobe.arrays.backend import Array, cast, compute_dtype, convert, on_cpu, to_numpy
 
 AHEAD = 4
 """Chunks that are read before they are needed, so that fast reads make up for slow ones; see
@@ -81,8 +81,8 @@ class Stream(Source):
             while waiting:
                 start, buffer, future = waiting.popleft()
                 rows = future.result()
-                if rows.is_cuda:  # their memory belongs to the copy's CUDA stream until this one
-                    rows.record_stream(torch.cuda.current_stream(rows.device))
+                if not on_cpu(rows):  # their memory belongs to the copy's stream until this one
+                    rows.record_stream(torch.accelerator.current_stream(rows.device))
                 ask(pool, read)
                 for first in range(0, len(rows), size):
                     part = rows[first : first + size]
@@ -90,8 +90,8 @@ class Stream(Source):
                 buffers.append(buffer)
         self._spare = buffers
 
-    def take(self, index: np.ndarray) -> Array:
-        rows = self.store.gather(np.asarray(index)).to(self.device)
+    def take(self, index: Array) -> Array:
+        rows = self.store.gather(to_numpy(index)).to(self.device, non_blocking=True)
         return cast(rows, compute_dtype(self.reference))
 
     def subset(self, index: np.ndarray) -> Source:
@@ -103,15 +103,15 @@ class Stream(Source):
             buffer = self._spare.pop()
             if len(buffer) >= rows or isinstance(self.store, HostRows):
                 return buffer
-        return self.store.buffer(rows, pinned=self.device.type == "cuda")
+        return self.store.buffer(rows, pinned=self.device.type != "cpu")
 
     def _fetch(self, read: Read, start: int, stop: int, buffer: Tensor) -> Tensor:
         """Rows on the device, in the reading thread; afterwards the buffer may be overwritten."""
         rows = read(start, stop, buffer)
-        if self.device.type != "cuda":
-            return rows.to(self.device)
-        side = torch.cuda.Stream(self.device)  # a copy here does not wait for the products
-        with torch.cuda.stream(side):
+        if self.device.type == "cpu":
+            return rows
+        side = torch.Stream(device=self.device)  # a copy here does not wait for the products
+        with side:
             rows = rows.to(self.device, non_blocking=True)
         side.synchronize()
         return rows
@@ -139,8 +139,8 @@ class _Subset(Source):
         for span in self.spans(max(self.d, columns)):
             yield span, self.base.take(self.index[span])
 
-    def take(self, index: np.ndarray) -> Array:
-        return self.base.take(self.index[index])
+    def take(self, index: Array) -> Array:
+        return self.base.take(self.index[to_numpy(index)])
 
     def subset(self, index: np.ndarray) -> Source:
         return _Subset(self.base, self.index[index])

@@ -30,8 +30,8 @@ class Widened(Source):
         """The base's spans."""
         return self.base.spans(columns)
 
-    def take(self, index: np.ndarray) -> Array:
-        """The rows of a host index."""
+    def take(self, index: Array) -> Array:
+        """The base's rows of an index."""
         return self._wide(self.base.take(index))
 
     def subset(self, index: np.ndarray) -> Widened:

@@ -67,13 +67,40 @@ def to_numpy(array: Array) -> np.ndarray:
     return np.from_dlpack(array)  # asked for by name: np.asarray would be an implicit copy
 
 
+def to_numpy_together(*arrays: Array) -> list[np.ndarray]:
+    """Host copies of arrays of one shape; from a device they come in one copy, as float64.
+
+    The host waits for each copy from a device, so that one for each number would idle the device.
+    """
+    if on_cpu(arrays[0]):
+        return [to_numpy(array) for array in arrays]
+    xp = namespace(*arrays)
+    return list(to_numpy(xp.stack([cast(array, xp.float64) for array in arrays])))
+
+
 def like(values: Any, reference: Array, dtype: Any = None) -> Array:
     """Host values (NumPy or Python) as an array of the reference's library and device."""
     values = np.asarray(values)
-    if not values.flags.writeable and isinstance(reference, torch.Tensor):
-        values = values.copy()  # torch warns about, and may not write to, read-only memory
-    out = namespace(reference).asarray(values, device=device(reference))
+    if isinstance(reference, torch.Tensor):
+        # torch warns about, and may not write to, read-only memory
+        own = values if values.flags.writeable else values.copy()
+        # a copy from memory that is not pinned ends before the call does, without a wait
+        out = torch.asarray(own).to(reference.device, non_blocking=True)
+    else:
+        out = namespace(reference).asarray(values, device=device(reference))
     return out if dtype is None else cast(out, dtype)
+
+
+def beside(values: Array, reference: Array) -> Array:
+    """Values from the host, or on the reference's device already, as an array there."""
+    return like(values, reference) if isinstance(values, np.ndarray) else values
+
+
+def move(array: Array, reference: Array, dtype: Any) -> Array:
+    """The array in the library, on the device and in a dtype of a reference's, wherever it is."""
+    if namespace(array) is namespace(reference) and device(array) == device(reference):
+        return cast(array, dtype)
+    return like(to_numpy(array), reference, dtype)
 
 
 def to_torch(array: Array) -> torch.Tensor:
@@ -159,15 +186,15 @@ def on_cpu(array: Array) -> bool:
 
 def synchronise(array: Array) -> None:
     """Wait until the array's device has done its work, so that a clock can be read."""
-    if isinstance(array, torch.Tensor) and array.device.type == "cuda":
-        torch.cuda.synchronize(array.device)
+    if isinstance(array, torch.Tensor) and not on_cpu(array):
+        torch.accelerator.synchronize(array.device)
     elif compat.is_cupy_array(array):
         array.device.synchronize()
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the error says that a device has no room for an array."""
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if isinstance(error, torch.OutOfMemoryError):
         return True
     kind = type(error)  # by name: importing CuPy needs a driver
     return kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("cupy")
@@ -176,3 +203,26 @@ def is_out_of_memory(error: Exception) -> bool:
 def generator(*key: int) -> np.random.Generator:
     """A private random stream for the key: the same draws on every library and device."""
     return np.random.default_rng(key)
+
+
+_GOLDEN, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
+
+
+def uniform(key: int, rows: slice, reference: Array) -> Array:
+    """Random numbers in [0, 1), one for each row number of a slice, float64, made on the device.
+
+    Number `i` is draw `i` of the generator SplitMix64 from the seed `key` (Steele, Lea and Flood
+    2014, "Fast splittable pseudorandom number generators"), so every library, device and division
+    of the rows has the same one.
+
+    Args:
+        key: an integer of 63 bits.
+        rows: the first row and the end.
+        reference: an array of the library and device.
+    """
+    xp = namespace(reference)
+    z = xp.arange(rows.start + 1, rows.stop + 1, dtype=xp.int64, device=device(reference))
+    z = z * _GOLDEN + key  # of 64 bits, like what follows: it wraps
+    for shift, factor in ((30, _FIRST), (27, _SECOND), (31, 1)):
+        z = (z ^ ((z >> shift) & (2 ** (64 - shift) - 1))) * factor  # masked: no sign moves in
+    return cast((z >> 11) & (2**53 - 1), xp.float64) * 2.0**-53

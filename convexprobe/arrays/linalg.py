@@ -14,15 +14,23 @@ import torch
 from convexprobe.arrays.backend import Array, generator, like, namespace, on_cpu, to_numpy, to_torch
 
 
-def inverse_spd(matrix: Array) -> Array:
+def inverse_spd(matrix: Array, *, wait: bool = True) -> Array:
     """Inverses of symmetric positive definite matrices `(..., r, r)`.
 
-    By Cholesky where the library has that inverse, which is faster; else by LU.
+    By Cholesky where the library has that inverse, which is faster; else by LU, also for a matrix
+    that is not positive definite.
+
+    Args:
+        matrix: the matrices.
+        wait: whether the host waits until a device says that all of them are; if it does not, the
+            inverse of one that is not is NaN there.
     """
     if isinstance(matrix, np.ndarray):
         return inverse_spd(to_torch(matrix)).numpy()
     if isinstance(matrix, torch.Tensor):
         factor, failed = torch.linalg.cholesky_ex(matrix)
+        if not wait and not on_cpu(matrix):
+            return torch.cholesky_inverse(factor).where(failed[..., None, None] == 0, torch.nan)
         if not bool(failed.any()):
             return torch.cholesky_inverse(factor)
     return namespace(matrix).linalg.inv(matrix)
@@ -64,11 +72,23 @@ def solve_triangular(factor: Array, b: Array, *, upper: bool) -> Array:
     return namespace(factor).linalg.solve(factor, b)  # the standard has no triangular solver
 
 
+def solve(matrix: Array, b: Array) -> Array:
+    """`matrix^-1 b` for matrices `(..., r, r)` and `b` `(..., r, c)`, without a check of them.
+
+    The check would make the host wait for a device. A singular matrix gives numbers that are not
+    finite on a device; elsewhere it may raise.
+    """
+    if isinstance(matrix, torch.Tensor):
+        return torch.linalg.solve_ex(matrix, b).result
+    return namespace(matrix).linalg.solve(matrix, b)
+
+
 def arithmetic(reference: Array) -> str:
     """Name what decides the bits of dense algebra on the array's device, and checksum some bits."""
     place = torch.backends.cpu.get_cpu_capability()
     if not on_cpu(reference):
-        place = torch.cuda.get_device_name(to_torch(reference).device)
+        device = to_torch(reference).device
+        place = torch.get_device_module(device).get_device_name(device)
     noise = generator(0).standard_normal((96, 96))
     matrix = like(noise + noise.T + 100.0 * np.eye(96), reference, namespace(reference).float64)
     bits = zlib.crc32(to_numpy(inverse_spd(matrix) @ matrix).tobytes())
@@ -87,13 +107,18 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
         return values.numpy(), vectors.numpy()
     xp = namespace(matrix)
     matrix = xp.where(xp.isfinite(matrix), matrix, 0.0)
+    host, finite = on_cpu(matrix), None
     try:
         values, vectors = xp.linalg.eigh(matrix)
-        if bool(xp.all(xp.isfinite(vectors))):
+        finite = xp.all(xp.isfinite(vectors))
+        if host and bool(finite):
             return values, vectors
     except (np.linalg.LinAlgError, torch.linalg.LinAlgError):
         pass
     diagonal = xp.linalg.diagonal(matrix)
     order = xp.argsort(diagonal)
     eye = xp.eye(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
-    return xp.take(diagonal, order), xp.take(eye, order, axis=1)
+    diagonal, eye = xp.take(diagonal, order), xp.take(eye, order, axis=1)
+    if host or finite is None:
+        return diagonal, eye
+    return xp.where(finite, values, diagonal), xp.where(finite, vectors, eye)  # nobody waits

@@ -12,7 +12,8 @@ import torch
 def full_precision() -> Iterator[None]:
     """Switch autocast off, on every kind of device where it is on; also a decorator."""
     with ExitStack() as stack:
-        for device in ("cpu", "cuda", "xpu", "mps"):
+        accelerator = torch.accelerator.current_accelerator()
+        for device in ("cpu", *([] if accelerator is None else [accelerator.type])):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield

@@ -149,9 +149,13 @@ class Communicator:
 
     def _device(self, tensor: torch.Tensor) -> torch.device:
         """Where messages about the tensor are sent from."""
-        if dist.get_backend(self.process_group) == "nccl":
-            return torch.device("cuda", torch.cuda.current_device())
-        return tensor.device
+        backend, here = dist.get_backend(self.process_group), tensor.device.type
+        known = dist.Backend.backend_capability.get(backend, [here])
+        if here in known:
+            return tensor.device
+        if "cpu" in known:
+            return torch.device("cpu")
+        return torch.device(known[0], torch.accelerator.current_device_index())
 
     def _raise_disagreement(self, failed: str, length: int) -> None:
         """Raise one error on every rank: that of the first that failed, or what each is doing."""

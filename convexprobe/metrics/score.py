@@ -11,7 +11,8 @@ import numpy as np
 
 from convexprobe._arguments import check_choice, check_real
 from convexprobe._tables import html_table
-from convexprobe.arrays.backend import generator
+from convexprobe.arrays.backend import Array, cast, generator, namespace
+from convexprobe.arrays.elementwise import one_hot, pick
 from convexprobe.metrics.measures import Measures, bootstrap
 from convexprobe.metrics.predictions import Predictions
 
@@ -163,20 +164,24 @@ def score(
     )
 
 
-def tally(logits: np.ndarray, truth: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def tally(logits: Array, truth: Array, weights: Array | None = None) -> Array:
     """Weighted sums over rows, `(2 + k,)`: misclassified, loss in nats, and rows of each class.
 
     The predicted class is the first of those with the largest logit.
 
     Args:
-        logits: host `(n, k)`; minus infinity for a class of probability 0.
-        truth: class indices, host `(n,)`.
-        weights: row weights, host `(n,)`; None counts every row once.
+        logits: `(n, k)`, of any library, as are the others; minus infinity for a class of
+            probability 0.
+        truth: class indices, `(n,)`.
+        weights: row weights, `(n,)` float64; None counts every row once.
     """
-    z = logits.astype(np.float64)
-    z -= z.max(axis=1, keepdims=True)
-    loss = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(truth)), truth]
-    s = np.ones(len(truth)) if weights is None else weights
-    loss = np.where(s > 0, loss, 0.0)  # of a row that does not count it may be infinite
-    wrong = logits.argmax(axis=1) != truth
-    return np.array([s @ wrong, s @ loss, *np.bincount(truth, s, minlength=logits.shape[1])])
+    xp = namespace(logits)
+    z = cast(logits, xp.float64)
+    z = z - xp.max(z, axis=1, keepdims=True)
+    own = pick(xp.matrix_transpose(z)[None, :, :], truth[None, :])[0, :]
+    loss = xp.log(xp.sum(xp.exp(z), axis=1)) - own
+    s = xp.ones_like(loss) if weights is None else weights
+    loss = xp.where(s > 0, loss, 0.0)  # of a row that does not count it may be infinite
+    wrong = cast(xp.argmax(logits, axis=1) != truth, xp.float64)
+    counts = cast(one_hot(truth[None, :], logits.shape[1])[0, :, :], xp.float64) @ s
+    return xp.concat([xp.stack([s @ wrong, s @ loss]), counts])

@@ -213,7 +213,7 @@ def _problem(x: Source, job: Job, where: str) -> tuple[Problem, float]:
         variance = typical_variance(problem, job.sample_weight) if job.options.l2 is None else 1.0
     # squares of larger values, and penalties in their units, overflow in solvers
     largest = 0.01 * float(problem.xp.finfo(problem.dtype).max) ** 0.5
-    moment = float(np.abs(to_numpy(problem.moment)).max())
+    moment = float(problem.xp.max(problem.xp.abs(problem.moment)))
     if not (moment < 0.1 * largest and variance * max(GRID) < largest**2):
         with job.communicator.raise_together():
             check_finite(x, where)
@@ -253,8 +253,10 @@ def typical_variance(problem: Problem, weights: np.ndarray | None) -> float:
     """
     xp, rows = problem.xp, problem.rows
     centre = xp.mean(problem.mean, axis=0)  # near the mean, so that squares do not cancel
-    host = np.ones(rows.n) if weights is None else weights
-    s = like(host, rows.reference, xp.float64)
+    if weights is None:
+        s = xp.ones(rows.n, dtype=xp.float64, device=centre.device)
+    else:
+        s = like(weights, rows.reference, xp.float64)
     first = second = total = xp.zeros_like(centre)
     for span, x in rows.blocks():
         x = cast(x, xp.float64) - centre

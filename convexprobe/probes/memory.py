@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from convexprobe.problem.eigen_blocks import EigenBlocks
+from convexprobe.problem.leading import directions
 from convexprobe.problem.linear_model import kept_columns
 from convexprobe.problem.objective import CHECKED
 from convexprobe.problem.preconditioners import Curvature, Diagonal, Identity, Preconditioner
@@ -22,6 +23,7 @@ from convexprobe.solvers import LBFGS, NewtonCholesky, Solver
 from convexprobe.solvers.adaptive import Adaptive
 from convexprobe.solvers.auto import Auto, first
 from convexprobe.solvers.ladder import Bought, Level, ladder
+from convexprobe.solvers.leading_step import SAMPLE
 from convexprobe.solvers.line_search import ROWS
 from convexprobe.solvers.stochastic import VarianceReduced
 
@@ -186,6 +188,11 @@ def _moments(solver: Solver, f: Family) -> list[Moment]:
     # the heap cannot reuse between arrays that live on.
     always += [0.25 * f.logits if f.m > 1 else 0.0, 0.25 * f.logits if f.logits < HEAP else 0.0]
     worst = []
+    if isinstance(solver, LBFGS) and (q := directions(f)):  # all rows in the leading directions
+        inside = [f.item * f.n * q, 8.0 * f.d * q]
+        always += inside
+        blocks, _ = _preconditioner(EigenBlocks(q), replace(f, d=q), f.drawn(SAMPLE))
+        worst += [Moment([*always, *f.point, f.logits, *f.sample(SAMPLE), *blocks])]
     bounded = max(2500, f.n // 20)  # rows of a bound that is repaired or corrected
 
     def drawing(rows: int) -> Moment:

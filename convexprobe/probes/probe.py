@@ -13,7 +13,16 @@ from convexprobe._arguments import check_integer, shown
 from convexprobe.activations.checks import check_activations, check_finite
 from convexprobe.activations.placement import place
 from convexprobe.activations.source import Source
-from convexprobe.arrays.backend import Array, compute_dtype, like, namespace, to_numpy
+from convexprobe.arrays.backend import (
+    Array,
+    cast,
+    compute_dtype,
+    like,
+    move,
+    namespace,
+    on_cpu,
+    to_numpy,
+)
 from convexprobe.arrays.precision import full_precision
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.predictions import MOST_LOGITS, joined, predictions
@@ -293,15 +302,29 @@ def tallies(
     Raises:
         ValueError: a row whose logits are not finite.
     """
-    parameters = [_parameters(probe, rows) for probe in probes]
-    sums = [np.zeros(2 + len(probe.classes)) for probe in probes]
+    parameters, host = [_parameters(probe, rows) for probe in probes], on_cpu(rows.reference)
+    xp = np if host else namespace(rows.reference)
+    sums: list[Array] = [0.0] * len(probes)
+    bad: list[Array] = [0.0] * len(probes)
     for span, block in rows.blocks():
-        s = None if weights is None else weights[span]
-        for probe, total, own in zip(probes, sums, parameters, strict=True):
+        truth, s = codes[span], None if weights is None else weights[span]
+        if not host:
+            truth, s = like(truth, block), None if s is None else like(s, block)
+        for i, own in enumerate(parameters):
             z = _product(block, *own)
-            _check_logits(z, probe, rows, span.start, where)
-            total += tally(to_numpy(z), codes[span], s)
-    return sums
+            if host:  # at the first block at fault: looking costs nothing
+                _check_logits(z, probes[i], rows, span.start, where)
+                z = to_numpy(z)
+            else:
+                bad[i] = bad[i] + xp.sum(cast(_overflowing(z, own[1]), xp.float64))
+            sums[i] = sums[i] + tally(z, truth, s)
+    if host:
+        return sums
+    sizes = np.cumsum([len(probe.classes) + 2 for probe in probes])
+    *found, faults = np.split(to_numpy(xp.concat([*sums, xp.stack(bad)])), sizes)
+    if faults.any():
+        _refuse_overflow(probes[int(faults.argmax())], rows, where)
+    return found
 
 
 def unchecked_logits(probe: Probe, rows: Source) -> Array:
@@ -313,9 +336,8 @@ def unchecked_logits(probe: Probe, rows: Source) -> Array:
 
 def _parameters(probe: Probe, rows: Source) -> tuple[Array, Array]:
     """Weights and bias where the rows are multiplied, in the dtype of the products."""
-    dtype = compute_dtype(rows.reference)
-    weights, bias = (like(to_numpy(a), rows.reference, dtype) for a in (probe.weights, probe.bias))
-    return weights, bias
+    reference, dtype = rows.reference, compute_dtype(rows.reference)
+    return move(probe.weights, reference, dtype), move(probe.bias, reference, dtype)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # checked afterwards, on every library
@@ -323,15 +345,26 @@ def _product(block: Array, weights: Array, bias: Array) -> Array:
     return block @ weights.T + bias[None, :]
 
 
-def _check_logits(z: Array, probe: Probe, rows: Source, start: int, where: str) -> None:
-    """Refuse logits that are not finite, of rows from `start` on; name the first row at fault.
+def _overflowing(z: Array, bias: Array) -> Array:
+    """Which rows `(n,)` have logits `(n, k)` that are not finite.
 
     A class without rows has minus infinity for a bias, and for its logits.
     """
     xp = namespace(z)
-    absent = like(np.isneginf(to_numpy(probe.bias)), z)[None, :]
-    bad = xp.any(~(xp.isfinite(z) | absent), axis=1)
-    if bool(xp.any(bad)):
+    return xp.any(~(xp.isfinite(z) | (bias == -xp.inf)[None, :]), axis=1)
+
+
+def _check_logits(z: Array, probe: Probe, rows: Source, start: int, where: str) -> None:
+    """Refuse logits that are not finite, of rows from `start` on; name the first row at fault."""
+    bad = _overflowing(z, move(probe.bias, z, z.dtype))
+    if bool(namespace(z).any(bad)):
         check_finite(rows, where)
         row = start + int(to_numpy(bad).argmax())
         raise ValueError(f"{where}: row {row} is so large that its logits overflow; scale it down")
+
+
+def _refuse_overflow(probe: Probe, rows: Source, where: str) -> None:
+    """Find the row whose logits are not finite, and refuse it."""
+    own = _parameters(probe, rows)
+    for span, block in rows.blocks():
+        _check_logits(_product(block, *own), probe, rows, span.start, where)

@@ -112,5 +112,5 @@ def make_probe(problem: Problem, classes: tuple[Any, ...], task: int, solution: 
         bias=xp.asarray(bias[:k], copy=True),
         classes=classes,
         validation_error=None,
-        rows=float(problem.total[task if problem.total.shape[0] > 1 else 0]),
+        rows=float(problem.host_total[task if len(problem.host_total) > 1 else 0]),
     )

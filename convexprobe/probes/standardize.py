@@ -54,8 +54,8 @@ class Standardized(Source):
         """Halve the base's blocks."""
         return self.base.halve()
 
-    def take(self, index: np.ndarray) -> Array:
-        """The rows of a host index."""
+    def take(self, index: Array) -> Array:
+        """The base's rows of an index."""
         return self._standardize(self.base.take(index))
 
     def subset(self, index: np.ndarray) -> Standardized:
@@ -109,7 +109,7 @@ class Standardized(Source):
             bias = np.pad(to_numpy(handed[-1].bias), (0, absent))
             bias = np.where(np.isfinite(bias), bias, 0.0)  # the family keeps absent classes out
             parameters.append(np.concatenate([weights.ravel(), bias]).astype(np.float64))
-        losses, errors = family.judge(xp.stack([like(w, family.moment) for w in parameters]))
+        losses, _, errors = family.judge(xp.stack([like(w, family.moment) for w in parameters]))
         out = []
         for probe, loss, error in zip(handed, losses.tolist(), errors.tolist(), strict=True):
             size = np.sum((to_numpy(probe.weights).astype(np.float64) * self.scale) ** 2)

@@ -95,7 +95,7 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]
     # The system is singular along constants and for classes with no mass in the sample.
     size = xp.max(mass, axis=1)[:, None, None]
     ridge = size * (1e-12 * eye + 1.0 / problem.k)[None, :, :] + 1e-300 * eye[None, :, :]
-    beta = inverse_spd(k_matrix + ridge) @ delta[:, :, None]
+    beta = inverse_spd(k_matrix + ridge, wait=False) @ delta[:, :, None]
     beta = beta - xp.min(beta, axis=1, keepdims=True)
     beta = xp.where(xp.isfinite(beta), beta, xp.zeros_like(beta))
     # Q_ik = P_ik (1 - beta_k + P_i.beta) >= 0 whenever the range of beta is below 1.

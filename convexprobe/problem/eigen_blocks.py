@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from convexprobe.arrays.backend import Array, cast, generator, like, namespace
+from convexprobe.arrays.backend import Array, beside, cast, generator, namespace
 from convexprobe.arrays.linalg import eigh, inverse_spd
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Inverse
@@ -94,8 +94,8 @@ def _eigenbasis(
         index, inverse_probability = draw_rows(
             shared[None, :], None, rank, generator(0), problem.communicator
         )
-        scale = like(inverse_probability**0.5, root, root.dtype)
-        root = xp.take(root, like(index, root), axis=0) * scale[:, None]
+        scale = cast(beside(inverse_probability**0.5, root), root.dtype)
+        root = xp.take(root, beside(index, root), axis=0) * scale[:, None]
     root = problem.communicator.all_gather(root)
     values, inner = eigh(cast(root @ root.T, f64))
     values, inner = xp.flip(values, axis=0), xp.flip(inner, axis=1)

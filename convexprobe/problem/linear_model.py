@@ -20,7 +20,15 @@ from typing import Any, Self
 import numpy as np
 
 from convexprobe.activations.source import Source, in_smaller_blocks
-from convexprobe.arrays.backend import Array, cast, compute_dtype, like, namespace, to_numpy
+from convexprobe.arrays.backend import (
+    Array,
+    beside,
+    cast,
+    compute_dtype,
+    like,
+    namespace,
+    to_numpy,
+)
 from convexprobe.arrays.elementwise import one_hot
 from convexprobe.arrays.products import combine_rows, dot_rows
 from convexprobe.arrays.ranks import ALONE, Communicator
@@ -82,6 +90,7 @@ class LinearModel:
         n: number of rows of all ranks.
         own: which of them this rank holds.
         capacity: rows that a sample may hold: as many as fit on every rank, wherever they lie.
+        host_total: `S`, host `(m or 1,)`.
         kept_columns: the most logits of a row, `m k`, with which the logits of all rows are kept.
         frequency: weighted class frequencies, `(m, k)` float64.
         moment: `(1/S) sum_i s_i Y_i x_i^T`, `(m or 1, k, d)` float64.
@@ -153,7 +162,7 @@ class LinearModel:
         frequency = totals[:, :, -1] / self.total[:, None]
         self.frequency = xp.broadcast_to(frequency, (self.m, self.k))
         self.absent = cast(self.frequency <= 0, self.dtype) * _ABSENT
-        host = to_numpy(self.frequency)
+        self.host_total, host = to_numpy(self.total), to_numpy(self.frequency)
         safe = np.where(host > 0, host, 1.0)
         self.label_entropy = -np.sum(host * np.log(safe), axis=1)
 
@@ -196,7 +205,7 @@ class LinearModel:
         out._parent = self._parent or self
         out.m, out.host_l2 = len(index), self.host_l2[index] if l2 is None else l2
         out.l2 = like(out.host_l2, self.rows.reference)
-        for name in ("labels", "weights", "moment", "mean", "total"):
+        for name in ("labels", "weights", "moment", "mean", "total", "host_total"):
             setattr(out, name, take_own(getattr(self, name), index))
         for name in ("frequency", "absent", "label_entropy"):
             setattr(out, name, take_tasks(getattr(self, name), index))
@@ -214,21 +223,24 @@ class LinearModel:
             communicator=self.communicator,
         )
 
-    def labels_at(self, index: slice | np.ndarray) -> Array:
-        """Class indices of this rank's rows of a slice or host index, `(m or 1, r)`."""
+    def labels_at(self, index: slice | Array) -> Array:
+        """Class indices of this rank's rows of a slice or an index, `(m or 1, r)`."""
         return self._at(self.labels, index)
 
-    def weights_at(self, index: slice | np.ndarray) -> Array:
-        """Weights of this rank's rows of a slice or host index, `(m or 1, r)`; ones if equal."""
+    def weights_at(self, index: slice | Array) -> Array:
+        """Weights of this rank's rows of a slice or an index, `(m or 1, r)`; ones if equal."""
         if self.weights is not None:
             return self._at(self.weights, index)
-        rows = len(range(*index.indices(self.rows.n))) if isinstance(index, slice) else len(index)
+        if isinstance(index, slice):
+            rows = len(range(*index.indices(self.rows.n)))
+        else:
+            rows = index.shape[0]
         return self.xp.ones((1, rows), dtype=self.dtype, device=self.labels.device)
 
-    def _at(self, array: Array, index: slice | np.ndarray) -> Array:
+    def _at(self, array: Array, index: slice | Array) -> Array:
         if isinstance(index, slice):
             return array[:, index]
-        return self.xp.take(array, like(index, array), axis=1)
+        return self.xp.take(array, beside(index, array), axis=1)
 
     def split(self, w: Array) -> tuple[Array, Array]:
         """Weights `(m, k, d)` and biases `(m, k)` of `w`; zeros in a family without biases."""

@@ -23,7 +23,14 @@ from typing import NamedTuple
 import numpy as np
 
 from convexprobe.activations.source import in_smaller_blocks
-from convexprobe.arrays.backend import Array, cast, epsilon, like, to_numpy
+from convexprobe.arrays.backend import (
+    Array,
+    cast,
+    epsilon,
+    like,
+    to_numpy,
+    to_numpy_together,
+)
 from convexprobe.arrays.elementwise import minus_one_hot_
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import LinearModel, Pullback
@@ -31,6 +38,24 @@ from convexprobe.problem.softmax import best_row_terms, ray_terms, row_loss, sof
 
 CHECKED = 64
 """Rows whose logits are checked against float64 in every evaluation."""
+
+
+@dataclass(frozen=True)
+class HostNumbers:
+    """The numbers of an evaluation that decisions need, host `(m,)` each, in nats.
+
+    Attributes:
+        value, loss, rounding, doubt: those of the evaluation.
+        estimated_gap: as `certificate.estimated_gap` has it.
+        bound: the lower bound without a sample, or None if it was not computed yet.
+    """
+
+    value: np.ndarray
+    loss: np.ndarray
+    rounding: np.ndarray
+    doubt: np.ndarray
+    estimated_gap: np.ndarray
+    bound: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +73,7 @@ class Evaluation:
         doubt: `||e||^2 / (2 l2)` for the gradient's estimated rounding error `e`, nats, `(m,)`
             float64: what it may add to the cost in a lower bound.
         logits: `(m, k, n)` in the compute dtype, if they were kept for a line search.
+        host: what `solvers.certifier.read` read of it, if it did.
     """
 
     w: Array
@@ -59,6 +85,7 @@ class Evaluation:
     rounding: Array
     doubt: Array
     logits: Array = None
+    host: HostNumbers | None = None
 
 
 class _Checked(NamedTuple):
@@ -254,16 +281,20 @@ class Problem(LinearModel):
 
     def errors(self, w: Array) -> np.ndarray:
         """Weighted fraction of rows that are misclassified, host `(m,)`; see `judge`."""
-        return self.judge(w)[1]
+        return self.judge(w)[2]
 
-    def judge(self, w: Array, logits: Array | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean cross-entropy in nats and weighted fraction of misclassified rows, host `(m,)` each.
+    def judge(self, w: Array, logits: Array | None = None) -> tuple[np.ndarray, ...]:
+        """Mean cross-entropy and objective, both in nats, and weighted fraction of misclassified
+        rows, host `(m,)` each.
 
         The predicted class is the first of those with the largest logit, as `numpy.argmax` has it.
         Half a pass, or none if the logits `(m, k, n)` at `w` are given.
         """
         loss, wrong = self.all_reduce(*self._judge(w, logits))
-        return to_numpy(loss / self.total), to_numpy(wrong / self.total)
+        weights, _ = self.split(w)
+        square = self.xp.sum(weights * weights, axis=(1, 2))
+        loss, wrong, square = to_numpy_together(loss / self.total, wrong / self.total, square)
+        return loss, loss + 0.5 * self.host_l2 * square, wrong
 
     @in_smaller_blocks
     def _judge(self, w: Array, logits: Array | None) -> tuple[Array, Array]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from convexprobe.arrays.backend import Array, cast, generator, like
+from convexprobe.arrays.backend import Array, beside, cast, generator
 from convexprobe.arrays.linalg import eigh, inverse_spd
 from convexprobe.arrays.products import combine_rows, dot_rows
 from convexprobe.problem.objective import Problem
@@ -105,9 +105,9 @@ class Curvature:
             index, inverse_probability = draw_rows(
                 1.0 - xp.sum(p * p, axis=1), weight, self.rank, generator(0), problem.communicator
             )
-            kept, thinned = like(index, x), True
+            kept, thinned = beside(index, x), True
             x, p = xp.take(x, kept, axis=0), xp.take(p, kept, axis=2)
-            inclusion = like(inverse_probability, x, problem.dtype)
+            inclusion = cast(beside(inverse_probability, x), problem.dtype)
             weight = xp.take(weight, kept, axis=1) * inclusion
         whole, part = problem.all_reduce(xp.sum(sample.weight, axis=1), xp.sum(weight, axis=1))
         weight = weight * (whole / part)[:, None]

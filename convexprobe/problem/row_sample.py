@@ -7,12 +7,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from convexprobe.activations.source import Rows
-from convexprobe.arrays.backend import Array, cast, like, to_numpy
+from convexprobe.arrays.backend import (
+    Array,
+    beside,
+    cast,
+    namespace,
+    on_cpu,
+    to_numpy,
+    uniform,
+)
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.problem.linear_model import Pullback
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.softmax import curvature_product, softmax_
 from convexprobe.problem.tasks import PerTask, take_own, take_tasks
+
+ROUNDS, FEW_ROUNDS = 21, 8
+"""Rounds in which inclusion probabilities are found, at most, and where nobody looks whether they
+are: two or three do but for rows whose uncertainties are orders apart."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +33,7 @@ class Sample(PerTask):
 
     Attributes:
         problem: the family.
-        index: which of this rank's rows, host `(s,)`.
+        index: which of this rank's rows, `(s,)`; see `Source.take`.
         own: where they stand among the rows that all ranks drew.
         rows: how many all ranks drew.
         x: the rows, `(s, d)`.
@@ -32,7 +44,7 @@ class Sample(PerTask):
     """
 
     problem: Problem
-    index: np.ndarray
+    index: Array
     own: slice
     rows: int
     x: Array
@@ -61,17 +73,17 @@ class Sample(PerTask):
         cls,
         problem: Problem,
         w: Array,
-        index: np.ndarray,
-        inverse_probability: np.ndarray,
+        index: Array,
+        inverse_probability: Array,
         logits: Array | None = None,
     ) -> Sample:
         """Gather the rows and their probabilities at `w`, from the logits of all rows if given."""
         xp = problem.xp
         x = problem.rows.take(index)
-        own, rows = problem.communicator.span(len(index))
-        z = problem.logits(w, x) if logits is None else xp.take(logits, like(index, x), axis=2)
+        own, rows = problem.communicator.span(index.shape[0])
+        z = problem.logits(w, x) if logits is None else xp.take(logits, beside(index, x), axis=2)
         share = problem.weights_at(index) / cast(problem.total, problem.dtype)[:, None]
-        inclusion = like(inverse_probability, x, problem.dtype)
+        inclusion = cast(beside(inverse_probability, x), problem.dtype)
         return cls(problem, index, own, rows, x, softmax_(z), share, inclusion)
 
     def take_tasks(self, index: list[int]) -> Sample:
@@ -106,8 +118,11 @@ def draw_rows(
     size: int,
     rng: np.random.Generator,
     communicator: Communicator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """About `size` rows, host `(s,)`, and their inverse inclusion probabilities; see `Sample.draw`.
+) -> tuple[Array, Array]:
+    """About `size` rows, `(s,)`, and their inverse inclusion probabilities; see `Sample.draw`.
+
+    Rows on a device are drawn there, so that what the draw is made from does not travel: the host
+    waits once, for the number of rows.
 
     Args:
         uncertainty: `(m, n)`; of this rank's rows, like the weights and what is returned.
@@ -117,21 +132,42 @@ def draw_rows(
         communicator: the ranks.
     """
     own, n = communicator.span(uncertainty.shape[1])
-    chance = np.ones(uncertainty.shape[1])
-    if size < n:
-        relative = to_numpy(uncertainty).astype(np.float64)
-        if weights is not None:
-            relative = relative * to_numpy(weights)
-        (total,) = communicator.all_reduce(relative.sum(axis=1, keepdims=True))
-        relative /= np.maximum(total / n, 1e-30)
-        quality = 0.9 * relative.mean(axis=0) + 0.1
-        if weights is not None:  # rows held out of every task are no use
-            quality *= to_numpy(weights).max(axis=0) > 0
-        chance = quality
-        for _ in range(21):  # rows capped at 1 leave room that the others fill
-            (total,) = communicator.all_reduce(chance.sum(keepdims=True))
-            if chance is not quality and abs(total[0] - size) <= 0.01 * size:
-                break
-            chance = np.minimum(1.0, chance * (size / total[0]))
-    index = np.flatnonzero(rng.random(n)[own] < chance)
-    return index, 1.0 / chance[index]
+    host = on_cpu(uncertainty)
+    if host:  # NumPy's calls take the least time
+        uncertainty = to_numpy(uncertainty)
+        weights = None if weights is None else to_numpy(weights)
+    xp = namespace(uncertainty)
+    place = {"device": uncertainty.device}
+    if size >= n:
+        index = xp.arange(uncertainty.shape[1], **place)
+        return index, xp.ones(uncertainty.shape[1], dtype=xp.float64, **place)
+    relative = cast(uncertainty, xp.float64)
+    if weights is not None:
+        relative = relative * weights
+    (total,) = communicator.all_reduce(xp.sum(relative, axis=1, keepdims=True))
+    relative = relative / xp.clip(total / n, 1e-30, None)
+    quality = 0.9 * xp.mean(relative, axis=0) + 0.1
+    if weights is not None:  # rows held out of every task are no use
+        quality = quality * cast(xp.max(weights, axis=0) > 0, xp.float64)
+    chance = _inclusion(quality, size, communicator, ends=host or communicator.size > 1)
+    random = rng.random(n)[own] if host else uniform(int(rng.integers(1 << 62)), own, chance)
+    (index,) = xp.nonzero(random < chance)
+    return index, 1.0 / xp.take(chance, index)
+
+
+def _inclusion(quality: Array, size: int, communicator: Communicator, *, ends: bool) -> Array:
+    """Probabilities `min(1, c quality)`, `(n,)`, that add up to `size` over the ranks, about.
+
+    Rows capped at 1 leave room that the others fill, round by round. Where reading the sum costs
+    little, the rounds end as soon as it is right; else there are a few, and those after do nothing.
+    """
+    xp, chance = namespace(quality), quality
+    for turn in range(ROUNDS if ends else FEW_ROUNDS):
+        (total,) = communicator.all_reduce(xp.sum(chance, keepdims=True))
+        factor, right = size / total, xp.abs(total - size) <= 0.01 * size
+        if turn and ends and bool(right[0]):
+            break
+        if turn and not ends:
+            factor = xp.where(right, 1.0, factor)
+        chance = xp.clip(chance * factor, None, 1.0)
+    return chance

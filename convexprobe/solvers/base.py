@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
+import numpy as np
+
 from convexprobe._arguments import check_integer, check_real, shown
-from convexprobe.arrays.backend import Array, namespace
+from convexprobe.arrays.backend import Array, namespace, to_numpy
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.row_sample import Sample
@@ -26,7 +28,7 @@ class SolverState:
         sample: rows evaluated at the current `w`, or None; the certificate uses them.
         steps: steps taken; with the seed it determines every random draw.
         inverse: a preconditioner for points near `w`, or None before the first.
-        built: the losses where it was built, `(m,)`.
+        built: the losses where it was built, `(m,)`, on the host once one was built.
     """
 
     at: Evaluation | None
@@ -46,10 +48,15 @@ class Solver(Protocol):
         """One iteration, about one pass: the next `w` and its state."""
 
 
+def losses(at: Evaluation) -> np.ndarray:
+    """The losses of an evaluation, host `(m,)`, which the loop has read."""
+    return to_numpy(at.loss) if at.host is None else at.host.loss
+
+
 def has_fallen(state: SolverState, fraction: float) -> bool:
     """Whether a task's loss is below this fraction of what it was at the last build."""
     assert state.at is not None
-    return bool(namespace(state.built).any(state.at.loss < fraction * state.built))
+    return bool((losses(state.at) < fraction * to_numpy(state.built)).any())
 
 
 def fresh_inverse(
@@ -61,8 +68,8 @@ def fresh_inverse(
     """
     assert state.at is not None
     if state.inverse is None or has_fallen(state, fraction):
-        return build(), state.at.loss
-    return state.inverse, state.built
+        return build(), losses(state.at)
+    return state.inverse, to_numpy(state.built)
 
 
 def inner(a: Array, b: Array) -> Array:

@@ -6,15 +6,36 @@ multiplies a sample once: it is paid for once its estimated gap is within the ta
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from convexprobe.arrays.backend import generator, to_numpy
+from convexprobe.arrays.backend import Array, generator, on_cpu, to_numpy, to_numpy_together
 from convexprobe.problem.certificate import estimated_gap, lower_bound
-from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.objective import Evaluation, HostNumbers, Problem
 from convexprobe.problem.row_sample import Sample
 
 REACH = 200.0
 """How many targets the estimated gap may be for a bound to be computed at all."""
+
+
+def read(family: Problem, at: Evaluation, *more: Array) -> tuple[Evaluation, list[np.ndarray]]:
+    """The evaluation with its numbers on the host, and more numbers `(m,)`, for one wait.
+
+    Args:
+        family: the tasks at work.
+        at: their evaluation.
+        more: what else a decision needs.
+    """
+    numbers = [at.value, at.loss, at.rounding, at.doubt]
+    numbers.append(estimated_gap(family, at.gradient, at.value))
+    if not on_cpu(at.value):  # to compute a bound takes less time there than to wait for it
+        numbers.append(lower_bound(family, at))
+    found = to_numpy_together(*numbers, *more)
+    own, rest = found[: len(numbers)], found[len(numbers) :]
+    value, loss, rounding, doubt, hope, *bound = own
+    host = HostNumbers(value, loss, rounding, doubt, hope, bound[0] if bound else None)
+    return replace(at, host=host), rest
 
 
 def lower_bounds(
@@ -36,11 +57,14 @@ def lower_bounds(
         last: whether a bound is wanted however far it is: at the start, and where a budget or
             rounding is about to end a task.
     """
-    value, hope = to_numpy(at.value), to_numpy(estimated_gap(family, at.gradient, at.value))
-    target = np.maximum(target, to_numpy(at.rounding))  # no gap is below that
+    if at.host is None:
+        at, _ = read(family, at)
+    assert at.host is not None
+    value, hope = at.host.value, at.host.estimated_gap
+    target = np.maximum(target, at.host.rounding)  # no gap is below that
     if not (last or (hope <= REACH * target).any()):
         return np.zeros(family.m)  # no loss is negative
-    bound = to_numpy(lower_bound(family, at))
+    bound = to_numpy(lower_bound(family, at)) if at.host.bound is None else at.host.bound
     near = (value - bound > target) & (hope <= target) & (family.host_l2 > 0)
     if not (near.any() and family.bias):  # without biases there is nothing to repair
         return bound

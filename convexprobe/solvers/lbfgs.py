@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from convexprobe.arrays.backend import Array, cast, generator, namespace
-from convexprobe.problem.objective import Problem
+from convexprobe.arrays.backend import Array, cast, generator, namespace, to_numpy
+from convexprobe.arrays.linalg import solve
+from convexprobe.problem.leading import Leading, directions, leading
+from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse, Preconditioner
 from convexprobe.problem.row_sample import Sample, sample_size
-from convexprobe.solvers.base import SolverState, check_settings, fresh_inverse, has_fallen, inner
+from convexprobe.solvers.base import (
+    SolverState,
+    check_settings,
+    fresh_inverse,
+    has_fallen,
+    inner,
+    losses,
+)
+from convexprobe.solvers.conjugate_gradient import conjugate_gradient
 from convexprobe.solvers.ladder import STALE, Bought, ladder
+from convexprobe.solvers.leading_step import pays
 from convexprobe.solvers.line_search import line_search
+
+NEWTON = 12
+"""Inner iterations of a warm start's first step at most."""
 
 SLOPE = 0.5
 """The fraction of the slope that a step may leave: half as much work as at a fifth, and as many
@@ -20,11 +34,13 @@ passes."""
 @dataclass
 class LBFGSState(SolverState):
     """Attributes: `steps_taken` and `changes`, pairs of steps and changes of gradient, `(m, p)`
-    each, newest last; `bought`, the place on the ladder."""
+    each, newest last; `bought`, the place on the ladder; `leading`, the leading directions, once
+    they pay."""
 
     steps_taken: list[Array] = field(default_factory=list)
     changes: list[Array] = field(default_factory=list)
     bought: Bought = field(default_factory=Bought)
+    leading: Leading | None = None
 
 
 @dataclass(frozen=True)
@@ -78,25 +94,43 @@ class LBFGS:
         if level is None:
             assert state.inverse is not None
             bought = Bought(bought.level, bought.there + 1.0, bought.since + 1.0)
-            return state.inverse, state.built, bought
+            return state.inverse, to_numpy(state.built), bought
         there = 1.0 if level != bought.level else bought.there + 1.0
         inverse = build(levels[level].recipe, levels[level].rows)
-        return inverse, at.loss, Bought(level, there, since=1.0)
+        return inverse, losses(at), Bought(level, there, since=1.0)
+
+    def _newton(self, problem: Problem, at: Evaluation, inverse: Inverse) -> Array:
+        """The first direction of a warm start with many classes: an inexact Newton step.
+
+        Its error is small in all directions alike, so that a bound can follow at once.
+        """
+        size = sample_size(problem.n, problem.d, self.rows, 2)
+        sample = Sample.draw(problem, at, size, generator(self.seed, 0))
+        return conjugate_gradient(
+            sample.curvature, at.gradient, inverse, tolerance=0.2, iterations=NEWTON
+        )
 
     def step(self, problem: Problem, w: Array, state: LBFGSState) -> tuple[Array, LBFGSState]:
         xp, at = problem.xp, state.at
         assert at is not None
-        steps = state.steps + 1
+        steps, many = state.steps + 1, directions(problem) > 0
+        warm = many and state.inverse is not None and state.steps == 0
         inverse, built, bought = self._metric(problem, state)
-        direction = two_loop(inverse, at.gradient, state.steps_taken, state.changes)
-        new, _ = line_search(problem, at, direction, slope_left=SLOPE)
+        if warm:
+            direction = self._newton(problem, at, inverse)
+        else:
+            direction = two_loop(inverse, at.gradient, state.steps_taken, state.changes)
+        top = state.leading
+        if top is None and many and pays(problem, at):
+            top = leading(problem)
+        new, _ = line_search(problem, at, direction, slope_left=SLOPE, leading=top)
         s, y = new.w - at.w, new.gradient - at.gradient
         # A pair without positive curvature (a task that stayed) would break the metric.
         good = inner(s, y) > 1e-12 * xp.sqrt(inner(s, s) * inner(y, y))
         s, y = xp.where(good[:, None], s, 0.0), xp.where(good[:, None], y, 0.0)
         taken = [*state.steps_taken, s][-self.memory :]
         changes = [*state.changes, y][-self.memory :]
-        return new.w, LBFGSState(new, None, steps, inverse, built, taken, changes, bought)
+        return new.w, LBFGSState(new, None, steps, inverse, built, taken, changes, bought, top)
 
 
 def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) -> Array:
@@ -122,7 +156,7 @@ def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) 
     own = xp.sum(products * eye, axis=2)  # (m, pairs)
     usable = own > 0
     products = products + eye * cast(~usable, eye.dtype)[:, None, :]
-    a = xp.linalg.solve(products, steps @ gradient[:, :, None])
+    a = solve(products, steps @ gradient[:, :, None])
     q = gradient - (transposed @ a)[:, :, 0]
     latest = xp.max(xp.where(usable, order[None, :], -1.0), axis=1)  # -1 where there is none
     chosen = cast(order[None, :] == latest[:, None], eye.dtype)
@@ -131,5 +165,5 @@ def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) 
     scale = xp.where(curvature > 0, sy / xp.where(curvature > 0, curvature, 1.0), 1.0)
     r = inverse.solve(q) * xp.where(latest >= 0, scale, 1.0)[:, None]
     right = xp.where(usable, own, 0.0)[:, :, None] * a - changes @ r[:, :, None]
-    back = xp.linalg.solve(xp.matrix_transpose(products), right)
+    back = solve(xp.matrix_transpose(products), right)
     return r + (xp.matrix_transpose(steps) @ back)[:, :, 0]

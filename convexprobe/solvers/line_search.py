@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from convexprobe.arrays.backend import Array, cast, generator, like, namespace
+from convexprobe.arrays.backend import Array, beside, cast, generator, namespace
+from convexprobe.problem.leading import Leading
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.row_sample import draw_rows
 from convexprobe.problem.softmax import ray_terms
 from convexprobe.solvers.base import inner
+from convexprobe.solvers.leading_step import leading_step
 
 TRIALS = 10
 """Steps that a line search tries at most; they read no rows."""
@@ -30,7 +32,12 @@ Measure = Callable[[Array], tuple[Array, ...]]
 
 
 def line_search(
-    problem: Problem, at: Evaluation, direction: Array, *, slope_left: float = 0.2
+    problem: Problem,
+    at: Evaluation,
+    direction: Array,
+    *,
+    slope_left: float = 0.2,
+    leading: Leading | None = None,
 ) -> tuple[Evaluation, Array]:
     """The point `w - t d` of each task with little slope left along `d`: one pass in all.
 
@@ -49,6 +56,7 @@ def line_search(
             family keeps them.
         direction: descent direction to subtract, `(m, p)`.
         slope_left: the fraction of its slope that a step may leave.
+        leading: directions in which a step for all rows follows, before the gradient is taken.
 
     Returns:
         The evaluation reached, with its logits, if the family keeps them, and the steps `(m,)`, 0
@@ -66,26 +74,31 @@ def line_search(
         return problem.along_ray(at, direction, dz, t)
 
     slope0 = -inner(at.gradient, direction)
-    t = _bracketed(measure, at, slope0, xp.ones_like(slope0), slope_left, TRIALS)
-    moves = t > 0  # the direction of a task that stays may be infinite: 0 times it is NaN
-    direction = xp.where(moves[:, None], direction, 0.0)
-    if not bool(xp.all(moves)):  # else a copy of the logits for nothing
+    t, done = _bracketed(measure, at, slope0, xp.ones_like(slope0), slope_left, TRIALS)
+    if not done:  # a task may stay; its direction may be infinite, and 0 times it is NaN
+        moves = t > 0
+        direction = xp.where(moves[:, None], direction, 0.0)
         dz = xp.where(moves[:, None, None], dz, 0.0)
     w = at.w - t[:, None] * direction
     dz *= -cast(t, dz.dtype)[:, None, None]  # in place, as logits are most of the memory
     dz += at.logits
-    return problem.evaluate(w, logits=dz), t
+    if leading is None:
+        return problem.evaluate(w, logits=dz), t
+    new = problem.evaluate(w - leading_step(problem, leading, w, dz), logits=dz)
+    if not bool(xp.all(new.value <= at.value + at.rounding)):  # also a NaN: its model broke down
+        new = problem.evaluate(w, keep=True)
+    return new, t
 
 
 def _bracketed(
     measure: Measure, at: Evaluation, slope0: Array, t: Array, slope_left: float, trials: int
-) -> Array:
-    """Steps that are good enough, `(m,)`, from first trials `t`; the longest that is known to be
-    too short where none was found."""
+) -> tuple[Array, bool]:
+    """Steps that are good enough, `(m,)`, from first trials `t`, and whether each is: else it is
+    the longest that is known to be too short."""
     xp = namespace(t)
     low = xp.zeros_like(slope0)
     high = xp.full_like(slope0, xp.inf)
-    for _ in range(trials):
+    for trial in range(trials):
         value, slope, curvature = measure(t)
         fell = value <= at.value
         level = xp.abs(value - at.value) <= at.rounding
@@ -93,17 +106,19 @@ def _bracketed(
         good = (fell & (small <= slope_left * xp.abs(slope0))) | (
             level & (small <= 0.9 * xp.abs(slope0))
         )
-        if bool(xp.all(good)):
+        if done := bool(xp.all(good)):
             break
         short = (slope <= 0) & (fell | level)
         low, high = xp.where(short, t, low), xp.where(short, high, t)
         newton = t - slope / xp.where(curvature > 0, curvature, 1.0)
         inside = (curvature > 0) & (newton > low) & (newton < high)
+        if trial >= 2:  # small steps back from beyond a valley would use up the trials
+            inside = inside & ((low > 0) | (newton < 0.5 * t))
         middle = xp.where(low > 0, 0.5 * (low + high), 0.1 * high)
         limit = xp.where(high < xp.inf, middle, 4.0 * t)
         better = xp.where(inside, xp.minimum(newton, 4.0 * t), limit)
         t = xp.where(good, t, better)
-    return xp.where(good, t, low)
+    return xp.where(good, t, low), done
 
 
 def _search_on_sample(
@@ -135,7 +150,7 @@ def _search_on_sample(
         return at.value + (value - value_there) + t * bend, slope + bend, curvature
 
     # Half of what a step may leave: the model is off by some of it.
-    t = _bracketed(model, at, slope0, zero + 1.0, 0.5 * slope_left, TRIALS)
+    t, _ = _bracketed(model, at, slope0, zero + 1.0, 0.5 * slope_left, TRIALS)
     reached, tried = at, zero
 
     def measure(t: Array) -> tuple[Array, ...]:
@@ -143,7 +158,7 @@ def _search_on_sample(
         reached, tried = problem.evaluate(at.w - t[:, None] * direction), t
         return reached.value, -inner(reached.gradient, direction), along_sample(t)[2]
 
-    t = _bracketed(measure, at, slope0, xp.where(t > 0, t, 1.0), slope_left, READ)
+    t, _ = _bracketed(measure, at, slope0, xp.where(t > 0, t, 1.0), slope_left, READ)
     if bool(xp.any(t != tried)):
         reached = problem.evaluate(at.w - t[:, None] * direction)
     return reached, xp.where(moves, t, 0.0)
@@ -160,7 +175,7 @@ def _sampled_ray(problem: Problem, at: Evaluation, direction: Array) -> Measure:
     index = index * every
     x, labels = problem.rows.take(index), problem.labels_at(index)
     z, dz = problem.logits(at.w, x), problem.directions(direction, x)
-    share = problem.weights_at(index) * like(inverse_probability, x, problem.dtype)
+    share = problem.weights_at(index) * cast(beside(inverse_probability, x), problem.dtype)
     (total,) = problem.all_reduce(xp.sum(share, axis=1, dtype=xp.float64))
     total = xp.where(total > 0, total, 1.0)
 

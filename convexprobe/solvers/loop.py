@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from convexprobe.arrays.backend import Array, cast, synchronise, to_numpy
+from convexprobe.arrays.backend import Array, cast
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.tasks import take_tasks
 from convexprobe.solvers.base import Solver
-from convexprobe.solvers.certifier import lower_bounds
+from convexprobe.solvers.certifier import lower_bounds, read
 from convexprobe.solvers.solution import Record, Solution, Status
 
 STALLED_STEPS = 8
@@ -39,8 +39,7 @@ class _Best:
         self.objective = np.full(m, np.inf)
         self.rounding, self.bound, self.doubt = np.zeros(m), np.zeros(m), np.zeros(m)
         self.score, self.last = np.full(m, np.inf), np.full(m, np.inf)
-        weights, _ = problem.split(w)
-        self.moved = to_numpy(problem.xp.any(weights != 0, axis=(1, 2)))  # from zero weights
+        self.moved = np.zeros(m, dtype=bool)  # whether the start has weights that are not zero
         self.stale = np.zeros(m, dtype=int)  # evaluations in a row without a lower score
         self.quiet = np.zeros(m, dtype=int)  # quiet steps in a row
 
@@ -58,8 +57,9 @@ class _Best:
         allowance, and the gap fell by less than a hundredth.
         """
         before = self.gap[tasks]
+        assert at.host is not None
         for i, t in enumerate(tasks):
-            value, rounding = float(at.value[i]), float(at.rounding[i])
+            value, rounding = float(at.host.value[i]), float(at.host.rounding[i])
             # The allowance covers a systematic error: between steps values agree far better.
             moved = abs(value - self.last[t]) > max(0.1 * rounding, notable[i])
             self.quiet[t] = 0 if moved else self.quiet[t] + 1
@@ -70,7 +70,7 @@ class _Best:
                 self.w[t], self.objective[t], self.rounding[t] = at.w[i, :], value, rounding
                 self.logits[t] = None if at.logits is None else at.logits[i, :, :]
             if bound[i] > self.bound[t]:
-                self.bound[t], self.doubt[t] = bound[i], float(at.doubt[i])
+                self.bound[t], self.doubt[t] = bound[i], float(at.host.doubt[i])
         self.quiet[tasks] *= ~(self.gap[tasks] < 0.99 * before)
 
     @property
@@ -160,16 +160,23 @@ def solve(
     step = 0
     while True:
         at = state.at if state.at is not None else family.evaluate(w)
+        if step == 0:
+            weights, _ = family.split(w)
+            at, (moved,) = read(family, at, family.xp.any(weights != 0, axis=(1, 2)))
+            best.moved = moved > 0
+        elif at.host is None:
+            at, _ = read(family, at)
+        state = replace(state, at=at) if state.at is not None else state
+        assert at.host is not None  # the device has done its work: a clock can be read
         unpenalised = family.host_l2 == 0
         notable = np.where(unpenalised, 1e-2 * target[active], 0.0)
-        synchronise(problem.rows.reference)
         elapsed = problem.communicator.clock(time.perf_counter() - started)
         spent = problem.passes
         last = step == 0 or elapsed >= max_seconds or spent - before >= max_passes
         last = last or step >= max_steps
         last = last or bool((best.quiet[active] >= STALLED_STEPS - 1).any())
         bound = lower_bounds(family, at, state.sample, target[active], step, last)
-        score = to_numpy(at.value) if stopping is None else stopping(at.w)
+        score = at.host.value if stopping is None else stopping(at.w)
         best.update(active, at, bound, notable, score)
         history.append(Record(step, spent, elapsed, best.objective.copy(), best.gap))
         for callback in callbacks:
@@ -211,10 +218,8 @@ def solve(
     points = cast(cast(problem.xp.stack(best.w), problem.dtype), problem.xp.float64)
     known = all(z is not None for z in best.logits)
     close = known and (best.rounding <= CLOSE * problem.label_entropy).all()
-    loss, errors = problem.judge(points, problem.xp.stack(best.logits) if close else None)
-    weights, _ = problem.split(points)
-    square = to_numpy(problem.xp.sum(weights * weights, axis=(1, 2)))
-    objective = loss + 0.5 * problem.host_l2 * square
+    logits = problem.xp.stack(best.logits) if close else None
+    loss, objective, errors = problem.judge(points, logits)
     gap = best.gap + np.fmax(objective - best.objective, 0.0)
     for t in range(problem.m):
         if status[t] is Status.CERTIFIED and gap[t] > target[t]:

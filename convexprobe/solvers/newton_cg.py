@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from convexprobe.arrays.backend import Array, generator
+from convexprobe.arrays.backend import Array, generator, to_numpy
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Curvature, Preconditioner
 from convexprobe.problem.row_sample import Sample, sample_size
@@ -14,7 +14,9 @@ from convexprobe.solvers.base import (
     check_settings,
     has_fallen,
     inner,
+    losses,
 )
+from convexprobe.solvers.certifier import read
 from convexprobe.solvers.conjugate_gradient import conjugate_gradient
 from convexprobe.solvers.ladder import Level
 from convexprobe.solvers.line_search import line_search
@@ -83,11 +85,11 @@ class NewtonCG:
     def step(self, problem: Problem, w: Array, state: NewtonState) -> tuple[Array, NewtonState]:
         xp, at, sample = problem.xp, state.at, state.sample
         assert at is not None and sample is not None
-        inverse, built, paid = state.inverse, state.built, state.paid
+        inverse, built, paid = state.inverse, to_numpy(state.built), state.paid
         build = Level(self.preconditioner, sample.rows)
         due = problem.passes - paid >= build.price(problem)
         if inverse is None or (due and has_fallen(state, STALE)):
-            inverse, built, paid = self.preconditioner.build(sample), at.loss, problem.passes
+            inverse, built, paid = self.preconditioner.build(sample), losses(at), problem.passes
         direction = conjugate_gradient(
             sample.curvature,
             at.gradient,
@@ -101,7 +103,8 @@ class NewtonCG:
         predicted = t * t * inner(at.gradient, direction)
         moved = predicted > 0
         ratio = xp.where(moved, change / xp.where(moved, predicted, 1.0), 1.0)
-        growth = 2 * state.growth if float(xp.max(ratio)) > 2.0 else state.growth
+        new, (ratio,) = read(problem, new, ratio)
+        growth = 2 * state.growth if ratio.max() > 2.0 else state.growth
         steps = state.steps + 1
         sample = self._draw(problem, new, growth, steps)
         return new.w, NewtonState(new, sample, steps, inverse, built, growth, state.began, paid)

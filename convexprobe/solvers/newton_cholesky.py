@@ -106,10 +106,10 @@ def _ordered(problem: Problem, matrix: Array) -> Array:
     place = np.arange(problem.p).reshape(k, -1)
     order = like(np.concatenate([place[:, :d].ravel(), place[:, d:].ravel()]), matrix)
     matrix = xp.take(xp.take(matrix, order, axis=1), order, axis=2)
-    kind = np.concatenate([np.zeros(k * d), np.ones(problem.p - k * d)])
-    free, weights = like(np.outer(kind, kind) / k, matrix), like(np.diag(1.0 - kind), matrix)
+    eye = xp.eye(problem.p, dtype=matrix.dtype, device=matrix.device)
+    kind = cast(xp.arange(problem.p, device=matrix.device) >= k * d, matrix.dtype)
+    free, weights = kind[:, None] * kind[None, :] / k, eye * (1.0 - kind)
     size = xp.max(xp.abs(matrix), axis=(1, 2))[:, None, None]
     # Without a penalty this alone keeps rounding out of directions that no row has.
     least = like(np.where(problem.host_l2 > 0, 1e-16, 1e-5), matrix)[:, None, None] * size + 1e-300
-    eye = like(np.eye(problem.p), matrix)
     return matrix + problem.l2[:, None, None] * weights + size * free + least * eye

@@ -9,7 +9,9 @@ the objective around those logits,
 
 is minimised by one solve with `X^T diag(h) X / S + l2 I`. It uses what the old probe said of every
 row, not its weights, and so follows a representation that rotates; it returns the old probe if that
-was optimal and nothing changed. `docs/decisions/path.md` has how near the optimum it starts.
+was optimal and nothing changed. Where the old logits are of a part of the rows only, their labels
+would be most of what such a step learns: then a ridge regression follows the logits alone.
+`docs/decisions/path.md` has how near the optimum either starts.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convexprobe.arrays.backend import Array, cast, generator, like, to_numpy
+from convexprobe.activations.source import Source
+from convexprobe.arrays.backend import Array, beside, cast, generator, to_numpy
 from convexprobe.arrays.elementwise import minus_one_hot_, pick
+from convexprobe.arrays.linalg import inverse_spd
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import Pullback
 from convexprobe.problem.objective import Problem
@@ -27,6 +31,9 @@ from convexprobe.problem.preconditioners import Curvature, Inverse
 from convexprobe.problem.row_sample import Sample, draw_rows
 from convexprobe.problem.softmax import softmax_
 from convexprobe.problem.tasks import PerTask, take_tasks
+
+RIDGE = 0.01
+"""Of a regression of old logits, in units of the mean feature variance."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,9 @@ def best_start(
     consider("copied", problem.communicator.broadcast(copied))
     if previous.logits is None or previous.rows is None:
         return Start(best, names)
-    moved, inverse = transferred(problem, best, previous.logits, previous.rows)
+    kept = problem.all_reduce(np.asarray(float(len(previous.rows))))[0]
+    move = transferred if kept == problem.n else regressed
+    moved, inverse = move(problem, best, previous.logits, previous.rows)
     consider("transferred", moved)
     return Start(best, names, inverse if set(names) == {"transferred"} else None)
 
@@ -136,26 +145,17 @@ def transferred(
     shared = shared / xp.sum(present, axis=1, keepdims=True)
     base = problem.join((weights - shared) * present, bias)
     source = problem.rows if len(rows) == problem.rows.n else problem.rows.subset(rows)
-    z = cast(logits, problem.dtype)
-    z = xp.where(xp.isfinite(z) & (problem.absent[:, :, None] == 0), z, 0.0)
+    z = _cleaned(problem, logits)
     p = softmax_(z + problem.absent[:, :, None])
     residual = minus_one_hot_(xp.asarray(p, copy=True), problem.labels_at(rows))
-    # A rank may remember fewer of its rows than another: they stand for all of its rows.
-    share = problem.weights_at(rows) * (problem.rows.n / max(len(rows), 1))
-    share = share / problem.all_reduce(xp.sum(share, axis=1, keepdims=True))[0]
+    share = _share(problem, rows)
     residual *= share[:, None, :]
     pulled = Pullback(problem, problem.m)
     for span, x in source.blocks(problem.m * problem.k, once=True):
         pulled.add(residual[:, :, span], x)
 
-    size = max(1500, 3 * min(problem.d, 1024) // 2)
-    uncertainty = 1.0 - xp.sum(p * p, axis=1)
-    index, inclusion = draw_rows(uncertainty, share, size, generator(seed), problem.communicator)
-    own, drawn = problem.communicator.span(len(index))
-    take, x = like(index, z), source.take(index)
-    p, share = xp.take(p, take, axis=2), xp.take(share, take, axis=1)
-    inclusion = like(inclusion, z, problem.dtype)
-    sample = Sample(problem, index, own, drawn, x, p, share, inclusion)
+    sample = _drawn(problem, source, p, share, seed)
+    take = beside(sample.index, z)
     inverse = curvature.build(sample)
     shared, mass = curvature.row_curvature(problem, sample.p, sample.weight)
     mass, total = problem.all_reduce(mass, xp.sum(shared))
@@ -167,6 +167,89 @@ def transferred(
     gap *= present
     (right,) = problem.all_reduce(problem.pullback(gap * h, sample.x) - pulled.value())
     return base + inverse.solve(right - problem.penalty(base)), inverse
+
+
+def regressed(
+    problem: Problem, base: Array, logits: Array, rows: np.ndarray, *, seed: int = 0
+) -> tuple[Array, Inverse]:
+    """Follow given logits of some rows: a ridge regression of what the base misses of them.
+
+    A Newton step would take in the labels of these rows alone, which says little of the others
+    where parameters are many: its noise is that of a probe fitted to them. What an old probe says
+    of a row has no noise, and a few rows for each feature tell how a representation moved.
+
+    The ridge is a hundredth of the mean feature variance: directions that vary less, or that the
+    rows do not span, stay as in the base.
+
+    Args:
+        problem: the family.
+        base: parameters `(m, p)`.
+        logits: the old logits `(m, k, r)`; those of classes without rows are ignored.
+        rows: which of this rank's rows they are of, host `(r,)`.
+        seed: of the draw.
+
+    Returns:
+        The parameters, `(m, p)` float64, and a preconditioner near them.
+    """
+    xp, f64 = problem.xp, problem.xp.float64
+    source = problem.rows.subset(rows)
+    z = _cleaned(problem, logits)
+    present = cast(problem.absent == 0, problem.dtype)[:, :, None]
+    centre = problem.centre(xp.mean(problem.mean, axis=0))
+    pulled, gram, total = Pullback(problem, problem.m), 0.0, 0.0
+    for span, x in source.blocks(problem.m * problem.k):
+        missed = z[:, :, span] - problem.directions(base, x)
+        # A number that all logits of a row share does not matter.
+        missed -= xp.sum(missed * present, axis=1, keepdims=True) / xp.sum(
+            present, axis=1, keepdims=True
+        )
+        missed *= present
+        x = x - cast(centre, problem.dtype)
+        pulled.add(missed, x)
+        gram = gram + cast(xp.matrix_transpose(x) @ x, f64)
+        total = total + cast(xp.sum(x, axis=0), f64)
+    both, gram, total, count = problem.all_reduce(
+        pulled.value(), gram, total, np.asarray(float(len(rows)))
+    )
+    count = float(count)
+    right, shift = problem.split(both)
+    mean, shift = problem.centre(total / count), shift / count
+    gram = gram / count - mean[:, None] * mean[None, :]
+    eye = xp.eye(problem.d, dtype=f64, device=gram.device)
+    ridge = RIDGE * xp.sum(gram * eye) / problem.d + 1e-300
+    change = (right / count - shift[:, :, None] * mean) @ inverse_spd(gram + ridge * eye)
+    moved = base + problem.join(change, shift - change @ (centre + mean))
+    p = softmax_(z + problem.absent[:, :, None])
+    sample = _drawn(problem, source, p, _share(problem, rows), seed)
+    return moved, Curvature().build(sample)
+
+
+def _cleaned(problem: Problem, logits: Array) -> Array:
+    """The logits in the compute dtype, 0 where they are not finite or a class has no rows."""
+    xp, z = problem.xp, cast(logits, problem.dtype)
+    return xp.where(xp.isfinite(z) & (problem.absent[:, :, None] == 0), z, 0.0)
+
+
+def _share(problem: Problem, rows: np.ndarray) -> Array:
+    """The weights of these rows, which stand for all of this rank's, as shares of all ranks'.
+
+    A rank may remember fewer of its rows than another.
+    """
+    share = problem.weights_at(rows) * (problem.rows.n / max(len(rows), 1))
+    return share / problem.all_reduce(problem.xp.sum(share, axis=1, keepdims=True))[0]
+
+
+def _drawn(problem: Problem, source: Source, p: Array, share: Array, seed: int) -> Sample:
+    """A sample of the rows of a source with probabilities `p` `(m, k, r)`."""
+    xp = problem.xp
+    size = max(1500, 3 * min(problem.d, 1024) // 2)
+    uncertainty = 1.0 - xp.sum(p * p, axis=1)
+    index, inclusion = draw_rows(uncertainty, share, size, generator(seed), problem.communicator)
+    own, drawn = problem.communicator.span(index.shape[0])
+    take, x = beside(index, p), source.take(index)
+    p, share = xp.take(p, take, axis=2), xp.take(share, take, axis=1)
+    inclusion = cast(beside(inclusion, p), problem.dtype)
+    return Sample(problem, index, own, drawn, x, p, share, inclusion)
 
 
 def _objective(problem: Problem, w: Array, index: np.ndarray) -> Array:

@@ -172,9 +172,15 @@ def cut(sample: Sample, rng: np.random.Generator) -> list[MiniBatch]:
     xp, rows = sample.problem.xp, sample.rows
     order = rng.permutation(rows)
     count = max(-(-rows // BATCH), min(32, rows // 8), 1)
+    own = [
+        local(part, sample.own)
+        for part in np.split(order, [rows * j // count for j in range(1, count)])
+    ]
+    ends = np.cumsum([0, *(len(part) for part in own)]).tolist()
+    whole = like(np.concatenate(own), sample.x)  # to a device in one copy
     batches = []
-    for a, b in pairwise(rows * j // count for j in range(count + 1)):
-        index = like(local(order[a:b], sample.own), sample.x)
+    for a, b in pairwise(ends):
+        index = whole[a:b]
         x, p = xp.take(sample.x, index, axis=0), xp.take(sample.p, index, axis=2)
         weight = xp.take(sample.weight, index, axis=1)
         batches.append(MiniBatch(sample.problem, x, p, weight))

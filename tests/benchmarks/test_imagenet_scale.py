@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.scale import imagenet
+from benchmarks.scale import imagenet, warm
 from benchmarks.scale.cost_model import CostModel, Measurement, sample_rows
 from benchmarks.scale.spectrum import BLOCK, Features, decay
 
@@ -67,3 +67,11 @@ def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
     assert results["torch_lbfgs"]["status"] == "arrived"
     text = (tmp_path / "imagenet_scale.md").read_text()
     assert text.count("| certified |") == len(solved) and results["machine"] in text
+
+
+def test_a_checkpoint_is_measured_from_three_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    warm.main(["--size", "600", "32", "5", "--repeats", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| cold", "| copied", "| remembered"]
+    assert all(line.endswith("| certified |") for line in lines[2:])
+    assert lines[2].split(" | ")[3:5] == ["1.00", "1.00"]

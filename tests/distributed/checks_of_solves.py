@@ -17,13 +17,15 @@ from convexprobe import SOLVERS, Status, fit_probes
 from convexprobe.arrays.backend import generator, to_numpy
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.certificate import lower_bound
+from convexprobe.problem.leading import leading
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Curvature, Diagonal
 from convexprobe.problem.row_sample import Sample
 from convexprobe.solvers import LBFGS, SAGA, NewtonCG
 from convexprobe.solvers.early_stopping import ValidationLoss
+from convexprobe.solvers.leading_step import leading_step
 from convexprobe.solvers.loop import solve
-from convexprobe.solvers.starts import Previous, best_start, transferred
+from convexprobe.solvers.starts import Previous, best_start, regressed, transferred
 from tests.distributed.world import RANKS, Ranks, check, problems, same_bits, uneven
 from tests.oracle import random_data
 from tests.storage import Exhausted
@@ -186,6 +188,22 @@ def a_rank_may_remember_fewer_of_its_rows(ranks: Ranks) -> None:
         old = logits[:, :, problem.own][:, :, rows]
         found.append(transferred(problem, problem.constant_classifier(), old, rows)[0])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-8)
+
+
+@check
+def leading_directions_and_regressions_are_those_of_one_process(ranks: Ranks) -> None:
+    data = random_data(230, 256, 64, seed=15)
+    logits = generator(2).standard_normal((1, 64, 230))
+    found = []
+    for problem in problems(data, [0.01], ranks.world):
+        w = 0.01 * generator(1).standard_normal((1, problem.p))
+        top, at = leading(problem), problem.evaluate(w, keep=True)
+        step = leading_step(problem, top, at.w, np.array(at.logits))
+        rows = np.arange(0, problem.rows.n)
+        moved, inverse = regressed(problem, w, logits[:, :, problem.own], rows)
+        found.append([top.basis @ top.basis.T, step, moved, inverse.solve(w)])
+    for x, y in zip(*found, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-8)
 
 
 @check

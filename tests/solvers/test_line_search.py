@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from convexprobe.arrays.backend import to_numpy
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
 from convexprobe.solvers.base import inner
-from convexprobe.solvers.line_search import line_search
+from convexprobe.solvers.line_search import TRIALS, _bracketed, line_search
 from convexprobe.solvers.loop import solve
 from tests.oracle import minimum, random_data, reference
 
@@ -65,6 +66,17 @@ def test_the_step_is_near_the_exact_minimum_for_one_pass(scale: float, library: 
         # A fifth of the slope left: most of what an exact search gains.
         assert start - reached >= 0.9 * (start - best)
         assert reached == pytest.approx(reference(data, to_numpy(new.w)[i], l2)[0], rel=1e-12)
+
+
+def test_a_valley_that_newton_s_steps_come_back_to_slowly_is_found() -> None:
+    """`t^21 - 1e-9 t` has its minimum at 0.3; from beyond, Newton's steps shrink t by a twentieth."""
+    at: Any = SimpleNamespace(value=np.zeros(1), rounding=np.zeros(1))
+
+    def measure(t: np.ndarray) -> tuple[np.ndarray, ...]:
+        return t**21 - 1e-9 * t, 21 * t**20 - 1e-9, 420 * t**19
+
+    t, done = _bracketed(measure, at, np.array([-1e-9]), np.ones(1), 0.5, TRIALS)
+    assert done and 0.2 < t[0] < 0.33
 
 
 def test_a_task_without_a_way_down_stays() -> None:

@@ -13,7 +13,7 @@ import convexprobe.probes.warm_start
 import convexprobe.problem.preconditioners
 from convexprobe.arrays.backend import to_numpy
 from convexprobe.problem.preconditioners import Curvature
-from convexprobe.solvers.starts import Previous, best_start, transferred
+from convexprobe.solvers.starts import Previous, best_start, regressed, transferred
 from tests.oracle import Data, dense_hessian, minimum, random_data, reference
 
 DATA = random_data(300, 6, 3)
@@ -69,6 +69,59 @@ def test_it_is_the_minimiser_of_the_quadratic_model_around_any_logits() -> None:
     found, _ = transferred(problem, np.zeros((1, 10)), logits(data, w), np.arange(200))
     np.testing.assert_allclose(found[0, :4] - found[0, 4:8], newton[:4] - newton[4:8], atol=1e-6)
     assert found[0, 8] - found[0, 9] == pytest.approx(newton[8] - newton[9], abs=1e-6)
+
+
+@pytest.mark.parametrize("base", ["zero", "far"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_regression_follows_a_linear_map_from_a_few_rows(
+    library: ModuleType, base: str, bias: bool
+) -> None:
+    # The ridge shrinks towards the base: exact up to its share of the variance.
+    rng = np.random.default_rng(2)
+    data = random_data(4000, 20, 5)
+    turned = replace(data, x=data.x @ (rotation(20) * 3.0) + (2.0 if bias else 0.0))
+    problem = turned.problem(L2, library, bias=bias)
+    old = rng.standard_normal(105)
+    old[100:] *= bias
+    start = 0.1 * rng.standard_normal((1, problem.p)) * (base == "far")
+    rows = np.arange(0, 4000, 40)
+    z = logits(data, old)
+    found, _ = regressed(problem, library.asarray(start), library.asarray(z[:, :, rows]), rows)
+    missed = to_numpy(problem.logit_change(found)) - z
+    missed -= missed.mean(axis=1, keepdims=True)  # softmax does not see what a row's logits share
+    apart = to_numpy(problem.logit_change(library.asarray(start))) - z
+    assert np.abs(missed).mean() < 0.03 * np.abs(apart).mean()
+
+
+def test_a_regression_on_fewer_rows_than_features_leaves_the_base_where_it_sees_nothing() -> None:
+    data = random_data(60, 200, 3)
+    problem = data.problem(L2)
+    w = 0.1 * np.random.default_rng(0).standard_normal((1, 603))
+    rows = np.arange(0, 60, 6)
+    moved, inverse = regressed(problem, w, logits(data, w[0])[:, :, rows], rows)
+    np.testing.assert_allclose(moved, w, atol=1e-8)  # nothing was missed
+    other, _ = regressed(problem, w, 5.0 + 0.0 * logits(data, w[0])[:, :, rows], rows)
+    unseen = np.linalg.svd(data.x[rows])[2][10:]
+    change = (other - w)[0, :600].reshape(3, 200)
+    assert np.abs(change @ unseen.T).max() < 0.1 * np.abs(change).max()
+    assert np.isfinite(inverse.solve(w)).all()
+
+
+def test_rows_without_labels_to_spare_start_from_old_logits_and_not_from_a_fit_to_them() -> None:
+    data = random_data(3000, 40, 8)
+    old = cxp.fit_probes(data.x, data.y, l2=1e-4, tol=1e-5)["activations"]
+    w = np.concatenate([old.weights.ravel(), old.bias])
+    turned = replace(data, x=data.x @ rotation(40))
+    problem, rows = turned.problem(1e-4), np.arange(0, 3000, 20)
+    z = logits(data, w)[:, :, rows]
+    zero = problem.constant_classifier()
+    by_step, by_logits = (f(problem, zero, z, rows)[0] for f in (transferred, regressed))
+    lowest = old.objective - old.gap
+    excess = [float(problem.evaluate(v).value[0]) - lowest for v in (by_step, by_logits)]
+    assert excess[1] < 0.1 * excess[0]
+    start = best_start(problem, Previous(w[None], z, rows))
+    assert start.names == ["transferred"]
+    assert float(problem.evaluate(start.w).value[0]) - lowest == pytest.approx(excess[1], rel=0.5)
 
 
 def test_with_more_features_than_rows_the_transfer_starts_from_the_base() -> None:
