@@ -20,6 +20,9 @@ from convexprobe.solvers.leading_step import leading_step
 TRIALS = 10
 """Steps that a line search tries at most; they read no rows."""
 
+NEWTON = 3
+"""Newton's steps in a bracket at most, then it is halved: from beyond a valley they can be short."""
+
 READ = 5
 """Steps that a line search on a sample tries on all rows at most, a pass each."""
 
@@ -112,8 +115,8 @@ def _bracketed(
         low, high = xp.where(short, t, low), xp.where(short, high, t)
         newton = t - slope / xp.where(curvature > 0, curvature, 1.0)
         inside = (curvature > 0) & (newton > low) & (newton < high)
-        if trial >= 2:  # small steps back from beyond a valley would use up the trials
-            inside = inside & ((low > 0) | (newton < 0.5 * t))
+        if trial >= NEWTON:
+            inside = inside & (high == xp.inf)
         middle = xp.where(low > 0, 0.5 * (low + high), 0.1 * high)
         limit = xp.where(high < xp.inf, middle, 4.0 * t)
         better = xp.where(inside, xp.minimum(newton, 4.0 * t), limit)

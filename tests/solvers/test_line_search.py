@@ -69,14 +69,14 @@ def test_the_step_is_near_the_exact_minimum_for_one_pass(scale: float, library: 
 
 
 def test_a_valley_that_newton_s_steps_come_back_to_slowly_is_found() -> None:
-    """`t^21 - 1e-9 t` has its minimum at 0.3; from beyond, Newton's steps shrink t by a twentieth."""
+    """From beyond the minimum at 0.3 of `t^21 - 1e-9 t`, Newton's steps take a twentieth off t."""
     at: Any = SimpleNamespace(value=np.zeros(1), rounding=np.zeros(1))
 
     def measure(t: np.ndarray) -> tuple[np.ndarray, ...]:
         return t**21 - 1e-9 * t, 21 * t**20 - 1e-9, 420 * t**19
 
     t, done = _bracketed(measure, at, np.array([-1e-9]), np.ones(1), 0.5, TRIALS)
-    assert done and 0.2 < t[0] < 0.33
+    assert done and 0.2 < t[0] < 0.33, t
 
 
 def test_a_task_without_a_way_down_stays() -> None:
