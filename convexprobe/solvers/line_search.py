@@ -21,7 +21,7 @@ TRIALS = 10
 """Steps that a line search tries at most; they read no rows."""
 
 NEWTON = 3
-"""Newton's steps in a bracket at most, then it is halved: from beyond a valley they can be short."""
+"""Newton's steps in a bracket at most; then it is halved, as they can be short."""
 
 READ = 5
 """Steps that a line search on a sample tries on all rows at most, a pass each."""
