@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint docs dist clean
+.PHONY: demo test lint gpu docs dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/digits.py --out out
@@ -14,6 +14,9 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+gpu:  # installs nothing: a machine with a GPU may have no network, and has a torch of its own
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu --out out
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict  # a broken link fails; the site is in out/site

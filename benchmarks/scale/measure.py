@@ -30,13 +30,17 @@ class Run:
     Attributes:
         device: "cpu" or "cuda".
         deadline: when the run should end, in seconds of `time.perf_counter`.
-        out: folder of `imagenet_scale.json`, which is written after every part.
+        out: folder of the file.
+        name: of the JSON file, which is written after every part.
+        dtype: of the rows.
         results: by name of the part.
     """
 
     device: str
     deadline: float
     out: Path
+    name: str = "imagenet_scale.json"
+    dtype: torch.dtype = torch.float16
     results: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,9 +52,9 @@ class Run:
         """Add a part and write all results, so that a run which is killed leaves what it had."""
         self.results[part] = value
         self.out.mkdir(parents=True, exist_ok=True)
-        temporary = self.out / "imagenet_scale.json.tmp"
+        temporary = self.out / f"{self.name}.tmp"
         temporary.write_text(json.dumps(self.results, indent=1))
-        temporary.replace(self.out / "imagenet_scale.json")
+        temporary.replace(self.out / self.name)
 
     def clock(self) -> float:
         """Wait for the device, then return `time.perf_counter()`."""
@@ -105,12 +109,12 @@ def solve(
 
 def cold_and_warm(run: Run, features: Features, limit: float = inf) -> list[Measurement]:
     """Solve a checkpoint cold, then the next one warm, whose time includes that of `remember`."""
-    x, y = features.make(run.device)
+    x, y = features.make(run.device, run.dtype)
     probes, cold = solve(run, features, x, y, limit=limit)
     started = run.clock()
     memory = remember(probes, x)
     spent = run.clock() - started
     del x, y  # only one checkpoint may be in memory
     later = replace(features, drift=DRIFT)
-    _, warm = solve(run, later, *later.make(run.device), memory, limit)
+    _, warm = solve(run, later, *later.make(run.device, run.dtype), memory, limit)
     return [cold, replace(warm, seconds=warm.seconds + spent)]
