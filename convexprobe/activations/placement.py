@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,31 +15,94 @@ from convexprobe.activations.source import Rows, Source
 from convexprobe.activations.stored import HostRows, StoredRows
 from convexprobe.activations.stream import HELD, SAMPLES, Stream
 from convexprobe.arrays.backend import Array, to_torch
+from convexprobe.arrays.ranks import Communicator
 
 SHARE = 0.5
 """The share of the free memory that a layer's rows may take when no limit is given."""
 
 
-def place(rows: Array | StoredRows, device: str | None, limit: float | None) -> Source:
+@dataclass(frozen=True)
+class Neighbours:
+    """How many ranks, this one among them, divide the free memory of the host and of a device.
+
+    Attributes:
+        host: those on this host, wherever they work.
+        device: those that work on the same device of it.
+    """
+
+    host: int = 1
+    device: int = 1
+
+    @classmethod
+    def of(
+        cls, layers: Iterable[Array | StoredRows], device: str | None, communicator: Communicator
+    ) -> Neighbours:
+        """Those that place layers where this rank places its own. A message: every rank calls this.
+
+        Args:
+            layers: the rows of this rank.
+            device: as for `place`.
+            communicator: the ranks.
+        """
+        if communicator.process_group is None:
+            return cls()
+        with communicator.raise_together():
+            where = sorted({identity(target_of(rows, device)) for rows in layers})
+            texts = communicator.texts(json.dumps([socket.gethostname(), where]))
+        every = [json.loads(text) for text in texts]
+        host, own = every[communicator.rank]
+        here = [others for name, others in every if name == host]
+        return cls(len(here), sum(not set(own).isdisjoint(others) for others in here))
+
+
+ALONE_HERE = Neighbours()
+"""No other rank shares this one's memory."""
+
+
+def target_of(rows: Array | StoredRows, device: str | None) -> torch.device:
+    """Where rows will be multiplied; the CPU for those on disk, if no device is named."""
+    if device is None and isinstance(rows, torch.Tensor):
+        return rows.device
+    target = torch.device("cpu" if device is None else device)
+    # with its number
+    return target if target.type == "cpu" else torch.empty(0, device=target).device
+
+
+def identity(device: torch.device) -> str:
+    """A name of the device that is the same in all processes of a host."""
+    if device.type == "cpu":
+        return "cpu"
+    module = torch.get_device_module(device)
+    known = getattr(module, "get_device_properties", lambda _: None)(device)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # what a process's numbers count
+    return str(getattr(known, "uuid", f"{device} of {visible}"))
+
+
+def place(
+    rows: Array | StoredRows,
+    device: str | None,
+    limit: float | None,
+    neighbours: Neighbours = ALONE_HERE,
+) -> Source:
     """The rows in the fastest memory that has room: the device's, else the host's, else the disk.
 
     Args:
         rows: one layer, `(n, d)`.
         device: where to multiply. None is where the array is, and the CPU for rows on disk.
         limit: bytes that the rows may take, on the device and on the host alike, and the logits
-            that a solve keeps of them where they are multiplied; None is half of what is free. An
-            array that is in host memory already stays there.
+            that a solve keeps of them where they are multiplied; None is half of what is free,
+            divided among the neighbours. An array that is in host memory already stays there.
+        neighbours: the ranks that share the memory.
     """
     if device is None and not isinstance(rows, StoredRows):
         size = 0 if limit is None else nbytes(rows)
         return _with_room(Rows(rows), logit_room("device", size, limit))
-    target = torch.device("cpu" if device is None else device)
+    target = target_of(rows, device)
     store = rows if isinstance(rows, StoredRows) else HostRows(to_torch(rows))
-    if target.type != "cpu":
-        target = torch.empty(0, device=target).device  # with its number
     if isinstance(store, HostRows) and store.tensor.device == target:
         return _with_room(Rows(store.tensor), logit_room("device", store.nbytes, limit))
-    tier, allowed = choose_tier(store.nbytes, target, limit, disk=isinstance(rows, StoredRows))
+    stored = isinstance(rows, StoredRows)
+    tier, allowed = choose_tier(store.nbytes, target, limit, disk=stored, neighbours=neighbours)
     room = logit_room(tier, store.nbytes, allowed)
     if tier == "device":
         return _with_room(Rows(store.load(target)), room)
@@ -71,16 +138,22 @@ def reference(rows: Array | StoredRows, device: str | None) -> Array:
 
 
 def choose_tier(
-    size: int, target: torch.device, limit: float | None, *, disk: bool
+    size: int,
+    target: torch.device,
+    limit: float | None,
+    *,
+    disk: bool,
+    neighbours: Neighbours = ALONE_HERE,
 ) -> tuple[str, float]:
     """Choose "device" (where rows are multiplied), "host" or "disk" for so many bytes of rows.
 
     Returns:
         The tier, and the bytes that rows may take on the device.
     """
+    shared = neighbours.host if target.type == "cpu" else neighbours.device
     on_device, on_host = (
-        free_memory(where) * SHARE if limit is None else limit
-        for where in (target, torch.device("cpu"))
+        free_memory(where) * SHARE / ranks if limit is None else limit
+        for where, ranks in ((target, shared), (torch.device("cpu"), neighbours.host))
     )
     if size <= on_device:
         return "device", on_device

@@ -14,17 +14,21 @@ that of one process, up to rounding, however the rows are distributed.
 
 Every message begins with a part of fixed length that says who sends it, so ranks that are in
 different functions see that at once. A rank that fails sends such a part too, and all others, which
-wait for its next sum, raise its error.
+wait for its next sum, raise its error. It also leaves a note in the group's store: ranks that are
+in the middle of a pass look there every second, and join. A rank that can send nothing any more
+leaves a note of another kind, and ranks that wait for a sum end at that.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -45,6 +49,12 @@ _FIRST = 64
 _FAILED = 0
 """The code of a rank that has failed; those of functions are larger."""
 
+_LOOK = 1.0
+"""Seconds between two looks into the group's store."""
+
+_WILL_SEND, _LOST = "convexprobe/failed", "convexprobe/lost"
+"""Keys in the group's store: the errors of ranks that will send them, and of one that will not."""
+
 
 class LostRankError(RuntimeError):
     """Another rank is gone or silent: nothing that this one does can go on."""
@@ -59,6 +69,9 @@ class Communicator:
     """
 
     process_group: Any = None
+    _looked: list[float] = field(
+        default_factory=lambda: [time.monotonic()], init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, process_group: Any) -> Communicator:
@@ -102,7 +115,8 @@ class Communicator:
 
         Raises:
             RuntimeError: another rank is in another function, or has arrays of another size.
-            LostRankError: a rank is gone, or did not answer within the group's timeout.
+            LostRankError: a rank is gone, cannot send its error, or did not answer within the
+                group's timeout.
             TypeError, ValueError, ...: a rank failed in `raise_together`, with such an error.
         """
         if self.process_group is None:
@@ -136,7 +150,10 @@ class Communicator:
         if len(flat) == 0:
             return flat
         try:
-            dist.all_reduce(flat, group=self.process_group)
+            work = dist.all_reduce(flat, group=self.process_group, async_op=True)
+            self._wait(work, flat)
+        except LostRankError:
+            raise
         except RuntimeError as error:
             raise _of_all(
                 LostRankError(
@@ -146,6 +163,62 @@ class Communicator:
                 )
             ) from error
         return flat
+
+    def _wait(self, work: Any, flat: torch.Tensor) -> None:
+        """Wait for a sum on its way, unless a rank says that it can send nothing any more."""
+        started = looked = time.monotonic()
+        while not work.is_completed():
+            if flat.device.type == "cpu":
+                with suppress(RuntimeError):  # not yet; or an error, which is raised below
+                    work.wait(timedelta(seconds=_LOOK))
+                    return
+            else:  # `wait` does not wait on the host; with a time limit it ends the whole group
+                time.sleep(min(0.1 * (time.monotonic() - started), 0.01))
+            if time.monotonic() - looked >= _LOOK:
+                looked = time.monotonic()
+                if (note := self._note(_LOST)) and not work.is_completed():
+                    raise _of_all(
+                        LostRankError(
+                            f"rank {self.rank} of {self.size}: another rank is gone; start the job "
+                            f"again ({note})"
+                        )
+                    )
+        work.wait()
+
+    def _store(self) -> Any:
+        """The group's store, or None in a torch that does not tell."""
+        return getattr(self.process_group, "get_group_store", lambda: None)()
+
+    def _note(self, key: str) -> str:
+        """What a rank left in the group's store under a key; "" if nothing, or if it is gone."""
+        with suppress(RuntimeError):
+            store = self._store()
+            if store is not None and store.check([key]):
+                return str(store.get(key).decode())
+        return ""
+
+    def _leave_note(self, key: str, error: str) -> None:
+        """Tell an error in the group's store; the first that is told there stands."""
+        with suppress(RuntimeError):
+            store = self._store()
+            if store is not None and not store.check([key]):
+                store.set(key, f"rank {self.rank}: {error}")
+
+    def look(self) -> None:
+        """Raise the error of another rank if one has failed; looks once a second at most.
+
+        For the middle of long work between two messages: the rank then joins the message in which
+        the failed rank tells its error, and is where all others are. Otherwise it would come to it
+        at its own next message.
+
+        Raises:
+            TypeError, ValueError, ...: a rank failed in `raise_together`, with such an error.
+        """
+        if self.process_group is None or time.monotonic() - self._looked[0] < _LOOK:
+            return
+        self._looked[0] = time.monotonic()
+        if self._note(_WILL_SEND):
+            self.all_reduce(np.zeros(0))
 
     def _device(self, tensor: torch.Tensor) -> torch.device:
         """Where messages about the tensor are sent from."""
@@ -159,6 +232,10 @@ class Communicator:
 
     def _raise_disagreement(self, failed: str, length: int) -> None:
         """Raise one error on every rank: that of the first that failed, or what each is doing."""
+        if failed:  # before the next sum, so that no rank sees it after that
+            with suppress(RuntimeError):
+                if (store := self._store()) is not None:
+                    store.delete_key(_WILL_SEND)
         name = f"{_public_function()} ({_caller().f_code.co_qualname}, {length} numbers)"
 
         def reduce(values: np.ndarray) -> np.ndarray:
@@ -225,21 +302,43 @@ class Communicator:
     def raise_together(self) -> Iterator[None]:
         """If any rank raises in this block, every rank raises.
 
-        The others do so at their next message, or at the end of the block. An error that is neither
-        `TypeError`, `ValueError`, `OverflowError` nor `OSError`, nor of a class made from these,
-        becomes a `RuntimeError`.
+        The others do so at their next message, in `look`, or at the end of the block. An error that
+        is neither `TypeError`, `ValueError`, `OverflowError` nor `OSError`, nor of a class made
+        from these, becomes a `RuntimeError`. A rank that is interrupted, or whose error cannot be
+        sent, does not wait for the others: they raise `LostRankError`.
         """
+        if self.process_group is None:
+            yield
+            return
         try:
             yield
+            self.all_reduce(np.zeros(0))
         except Exception as raised:
-            if self.process_group is None or getattr(raised, "of_all_ranks", False):
+            if isinstance(raised, LostRankError):
+                self._leave_note(_LOST, str(raised))
+            if getattr(raised, "of_all_ranks", False):
                 raise
             kind = next((k for k, cls in _KINDS.items() if isinstance(raised, cls)), "RuntimeError")
-            nothing = torch.zeros(0, dtype=torch.float64)
             error = f"{kind}: {raised or type(raised).__name__}"
-            self._sum_tagged(nothing.to(self._device(nothing)), error)
-        else:
-            self.all_reduce(np.zeros(0))
+            self._leave_note(_WILL_SEND, error)
+            try:
+                nothing = torch.zeros(0, dtype=torch.float64)
+                self._sum_tagged(nothing.to(self._device(nothing)), error)
+            except BaseException as answer:
+                unsent = not getattr(answer, "of_all_ranks", False)  # its device is broken, say
+                if unsent or isinstance(answer, LostRankError):
+                    self._leave_note(_LOST, error)
+                if unsent and isinstance(answer, Exception):
+                    raise _of_all(
+                        LostRankError(
+                            f"rank {self.rank} of {self.size}: its error cannot be sent; start the "
+                            f"job again ({error})"
+                        )
+                    ) from answer
+                raise
+        except BaseException as raised:  # somebody ends this process
+            self._leave_note(_LOST, type(raised).__name__)
+            raise
 
     def check_same(self, **values: Any) -> None:
         """Refuse values, by name, whose `repr` is not the same on every rank.

@@ -12,7 +12,7 @@ import numpy as np
 from convexprobe._arguments import check_bool, check_choice, check_real
 from convexprobe._progress import progress_bar
 from convexprobe.activations.checks import check_activations, check_memory
-from convexprobe.activations.placement import reference
+from convexprobe.activations.placement import Neighbours, reference
 from convexprobe.activations.stored import StoredRows
 from convexprobe.arrays.backend import Array
 from convexprobe.arrays.linalg import arithmetic
@@ -134,7 +134,7 @@ def fit_probes(
             from host memory if it fits there, else from disk, to the same answer. Logits, `8 m k n`
             bytes in float32, are kept if the rows leave room for them (at most 0.5 GB if there are
             many rows); if not, a sample of rows finds each step, to the same tolerance. Ranks that
-            share a host or a device share what is free there: give each its part.
+            share a host or a device divide what None takes there; a number is for each of them.
         progress: show a bar; None shows it on a terminal.
         process_group: "world" or a `torch.distributed` process group. Its ranks all call this with
             the same arguments, but each with its own rows (activations, labels, weights,
@@ -214,6 +214,7 @@ def fit_probes(
         held,
         warm_start,
         hold,
+        Neighbours.of(layers.values(), device, communicator),
     )
     probes: dict[str, Probe] = {}
     show = progress if communicator.rank == 0 else False

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from convexprobe.activations.checks import check_finite
-from convexprobe.activations.placement import place, reference
+from convexprobe.activations.placement import Neighbours, place, reference
 from convexprobe.activations.source import Rows, Source
 from convexprobe.activations.stored import StoredRows
 from convexprobe.activations.widened import Widened
@@ -47,6 +47,7 @@ class Job:
         validation: rows to choose on, if the caller gave some.
         warm_start: earlier probes, or None.
         held_out: whether the splits are those of the seeds, each with a fifth of the rows held out.
+        neighbours: the ranks that share this one's memory.
     """
 
     communicator: Communicator
@@ -58,6 +59,7 @@ class Job:
     validation: Validation | None
     warm_start: Probe | ProbeSet | Remembered | None
     held_out: bool
+    neighbours: Neighbours
 
 
 def fit_layer(
@@ -70,7 +72,8 @@ def fit_layer(
             not fit; on every rank.
     """
     options = job.options
-    bring = partial(place, device=options.device, limit=options.memory_limit)
+    limit, neighbours = options.memory_limit, job.neighbours
+    bring = partial(place, device=options.device, limit=limit, neighbours=neighbours)
     validation = None
     with job.communicator.raise_together():
         sources = [bring(rows)]

@@ -269,6 +269,7 @@ def evaluate_probe(
     with communicator.raise_together():
         own, blocks = _parameters(probe, rows), []
         for span, block in rows.blocks():
+            communicator.look()
             z = _product(block, *own)
             _check_logits(z, probe, rows, span.start, f"activations[{layer!r}]")
             counted = None if s is None else s[span]

@@ -179,6 +179,7 @@ class LinearModel:
         """
         root = self._parent or self
         root._products += rows
+        self.communicator.look()
         if root._look is not None:
             root._look()
 

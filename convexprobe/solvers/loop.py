@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,9 @@ kept stand for those of the parameters that are handed out."""
 
 PATIENCE = 5
 """Evaluations in a row without a lower validation loss after which a task stops early."""
+
+
+_Solve = TypeVar("_Solve", bound=Callable[..., Solution])
 
 
 class _Best:
@@ -106,6 +110,18 @@ def _watched(problem: Problem, deadline: float) -> Iterator[None]:
         problem.watch(None)
 
 
+def _raised_together(solve: _Solve) -> _Solve:
+    """If any rank raises in a solve, every rank raises."""
+
+    @wraps(solve)
+    def raised(problem: Problem, *args: Any, **settings: Any) -> Solution:
+        with problem.communicator.raise_together():
+            return solve(problem, *args, **settings)
+
+    return raised  # type: ignore[return-value]  # of the same signature
+
+
+@_raised_together
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a trial may overflow: refused
 def solve(
     problem: Problem,

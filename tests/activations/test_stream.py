@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,13 @@ import torch
 from torch import Tensor
 
 import convexprobe as cxp
-from convexprobe.activations.placement import free_memory, place
+from convexprobe.activations.placement import (
+    Neighbours,
+    choose_tier,
+    free_memory,
+    identity,
+    place,
+)
 from convexprobe.activations.source import Rows
 from convexprobe.activations.stored import HostRows
 from convexprobe.activations.stream import LEAST, Stream
@@ -167,6 +174,35 @@ def test_the_fastest_tier_that_fits_is_chosen(tmp_path: Path) -> None:
     moved = place(x.numpy(), "cpu", None)
     assert torch.equal(moved.take(np.arange(3)), x[:3])
     assert free_memory(torch.device("cpu")) > 1e8
+
+
+def test_neighbours_divide_what_is_free_and_not_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"cuda": 800.0, "cpu": 4000.0}
+    monkeypatch.setattr(
+        "convexprobe.activations.placement.free_memory", lambda device: free[device.type]
+    )
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    assert choose_tier(400, gpu, None, disk=True) == ("device", 400)
+    for host, here, tier in ((4, 2, "host"), (5, 2, "host"), (6, 2, "disk")):
+        known = Neighbours(host, here)
+        assert choose_tier(400, gpu, None, disk=True, neighbours=known) == (tier, 200)
+        assert choose_tier(400, gpu, 400.0, disk=True, neighbours=known) == ("device", 400)
+    assert choose_tier(500, cpu, None, disk=True, neighbours=Neighbours(4, 2)) == ("device", 500)
+    assert choose_tier(501, cpu, None, disk=True, neighbours=Neighbours(4, 2)) == ("disk", 500)
+
+
+def test_a_device_has_the_same_name_in_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[str, Any] = {"uuid": "GPU-7"}
+    module = SimpleNamespace(get_device_properties=lambda device: SimpleNamespace(**known))
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    assert identity(torch.device("cpu")) == "cpu"
+    assert identity(torch.device("cuda", 0)) == identity(torch.device("cuda", 1)) == "GPU-7"
+    known.clear()  # number 0 is another device where other devices are visible
+    names = set()
+    for visible in ("0,1", "2,3"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        names |= {identity(torch.device("cuda", number)) for number in range(2)}
+    assert len(names) == 4
 
 
 def test_samples_keep_to_the_limit(tmp_path: Path) -> None:

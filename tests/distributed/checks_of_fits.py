@@ -14,6 +14,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from convexprobe import extract, fit_probes, remember, shard
+from convexprobe.activations import placement
+from convexprobe.activations.placement import Neighbours, nbytes
 from tests.distributed.world import RANKS, Ranks, Streamed, agree, check, same_bits, uneven
 from tests.oracle import random_data
 
@@ -132,6 +134,35 @@ def streamed_rows(ranks: Ranks) -> None:
     probes = fit_probes({"h": rows}, data.y[own], memory_limit=limit, process_group="world")
     same_bits(probes, ranks.world)
     agree(probes, fit_probes({"h": data.x}, data.y))
+
+
+@check
+def ranks_divide_what_is_free_where_they_are(ranks: Ranks) -> None:
+    data = random_data(300, 5, 3, seed=16)
+    own, rank = uneven(300, ranks.world, (1, 1, 1, 1)), ranks.world.rank
+    x = torch.tensor(data.x[own])
+    for communicator in ranks.groups():
+        size = communicator.size
+        assert Neighbours.of([x], None, communicator) == Neighbours(size, size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placement, "identity", lambda device: f"gpu {rank // 2}")
+        assert Neighbours.of([x], None, ranks.world) == Neighbours(4, 2)
+        patch.setattr("socket.gethostname", lambda: f"host {min(rank, 1)}")
+        assert Neighbours.of([x], None, ranks.world) == Neighbours(*[(1, 1), (3, 1), (3, 2)][
+            min(rank, 2)])  # fmt: skip
+    loaded = []
+
+    def load(*args: Any, **settings: Any) -> torch.Tensor:
+        loaded.append(free)
+        return x
+
+    for free in (2.0 * RANKS * nbytes(x), 2.0 * RANKS * nbytes(x) - 1.0):
+        rows = Streamed(x)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(placement, "free_memory", lambda device, free=free: free)
+            patch.setattr(rows, "load", load)
+            fit_probes({"h": rows}, data.y[own], l2=0.1, process_group="world")
+    assert loaded == [2.0 * RANKS * nbytes(x)]
 
 
 @check

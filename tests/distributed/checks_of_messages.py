@@ -5,13 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
-from convexprobe import fit_probes
-from tests.distributed.world import RANKS, TIMEOUT, Ranks, Streamed, check, uneven
+from convexprobe import Status, fit_probes
+from convexprobe.activations.source import Rows
+from convexprobe.arrays.ranks import Communicator, LostRankError
+from convexprobe.problem.objective import Problem
+from convexprobe.solvers import LBFGS, solve
+from tests.distributed.world import RANKS, TIMEOUT, Ranks, Streamed, check, part, uneven
 from tests.oracle import random_data
 
 
@@ -46,6 +52,69 @@ def a_rank_that_fails_in_the_middle_of_a_fit_stops_the_others_at_once(ranks: Ran
         kind = ValueError if isinstance(error, ValueError) else RuntimeError
         with refused(ranks, kind, f"rank 1: {error}"):
             probes.evaluate({"h": rows}, y, "world")
+
+
+class Slow(Rows):
+    """Rows whose fourth pass takes far longer than any rank may wait; on one rank it fails."""
+
+    passes, error = 0, None
+
+    def blocks(self, *args: Any, **settings: Any) -> Iterator[tuple[slice, Any]]:
+        self.passes += 1
+        for at, block in enumerate(super().blocks(*args, **settings)):
+            if self.passes == 4 and at == 2 and self.error is not None:
+                raise self.error
+            if self.passes == 4:
+                time.sleep(0.1)
+            yield block
+
+
+@check
+def an_error_in_a_pass_ends_the_long_passes_of_the_others(ranks: Ranks) -> None:
+    data = part(random_data(800, 5, 3, seed=23), uneven(800, ranks.world, (0, 1, 4, 4)))
+    rows = Slow(data.x, most_rows=1)  # a pass of rank 2 would take half a minute
+    if ranks.world.rank == 1:
+        rows.error = ValueError("'7.safetensors': torn")
+    problem = Problem(rows, data.y, 1e-4, classes=3, communicator=ranks.world)
+    with refused(ranks, ValueError, "rank 1: '7.safetensors': torn"):
+        solve(problem, LBFGS(), tol=1e-9)
+    rows.passes = 5
+    assert solve(problem, LBFGS()).status == (Status.CERTIFIED,)  # all go on
+
+
+@check
+def a_rank_that_cannot_send_its_error_stops_those_that_wait(ranks: Ranks) -> None:
+    """It is interrupted, or its device is broken; nobody waits for the group's timeout."""
+
+    def broken(*args: Any, **settings: Any) -> None:
+        raise RuntimeError("the device is gone")
+
+    cases: list[tuple[BaseException, type[BaseException], str, Any, str]] = [
+        (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop", None, ""),
+        (ValueError("torn"), LostRankError, "rank 1 of 4: .*the device is gone", dist,
+         "all_reduce"),
+        (ValueError("torn"), LostRankError, "rank 1 of 4: its error cannot be sent; .*torn",
+         Communicator, "_device"),
+    ]  # fmt: skip
+    for error, raised, match, owner, name in cases:
+        communicator = Communicator.of(dist.new_group(timeout=TIMEOUT))  # nobody can use it again
+        failing = communicator.rank == 1
+        if not failing:
+            kept = "KeyboardInterrupt" if owner is None else "ValueError: torn"
+            raised, match = LostRankError, f"another rank is gone; .*rank 1: {kept}"
+        started = time.monotonic()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises(raised, match=match),
+            communicator.raise_together(),
+        ):
+            communicator.counts(3)
+            if failing:
+                if owner is not None:
+                    patch.setattr(owner, name, broken)
+                raise error
+            communicator.counts(4)
+        assert time.monotonic() - started < TIMEOUT.seconds / 4
 
 
 @check
