@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.scale.imagenet import CLASSES, FEATURES, IMAGES
 from convexprobe._tables import aligned
 
-PUBLISHED = {
+PUBLISHED: dict[str, Any] = {
     "hardware": "RTX 6000 Ada",
     "source": "cyanure-gpu's figures, read off logarithmic plots, accuracy by their measure",
     "solves": [
@@ -56,7 +56,7 @@ def tests(results: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def scale(results: dict[str, Any]) -> list[tuple[str, ...]]:
     """Probes cold and warm, and other programs on the same rows."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for entry in results.get("probes", []):
         solved, start = entry["solved"], entry["start"]
         remarks = [f"{entry['certified']} of {solved} certified"]
