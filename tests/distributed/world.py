@@ -126,7 +126,7 @@ def spawn(function: Callable[..., None], ranks: int, *args: Any) -> list[int]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(180)
+        process.join(600)  # a hang, not a slow machine
         if process.is_alive():
             process.kill()
     return [int(process.exitcode or 0) for process in processes]
