@@ -8,7 +8,7 @@ once; the *gap* a rigorous bound on `F - F*` in nats; *tol* the stopping rule `g
 from convexprobe import solvers
 from convexprobe.activations.directory import DirectoryRows, open_activations
 from convexprobe.activations.layers import Activations
-from convexprobe.arrays.ranks import shard
+from convexprobe.arrays.shards import shard
 from convexprobe.datasets.mnist import mnist
 from convexprobe.extraction.extract import extract
 from convexprobe.extraction.pools import random_features, random_projection, token_at

@@ -33,6 +33,7 @@ def digest(state: StateDict) -> str:
             sha.update(f"{name} {tensor.dtype} {shape};".encode())
             for part in _values(tensor):
                 sha.update(raw_bytes(part.cpu().contiguous()))
+        # What torch raises for a layout or a dtype without an operation depends on which it is.
         except (NotImplementedError, RuntimeError, TypeError) as error:
             raise ValueError(f"tensor {name!r}: its values cannot be read: {error}") from None
     return sha.hexdigest()

@@ -29,7 +29,7 @@ def empty_rows(
     """Uninitialised memory; pinned, where torch can pin any for the accelerator at hand."""
     try:
         return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
-    except (NotImplementedError, RuntimeError):
+    except (NotImplementedError, RuntimeError):  # a torch or a driver that cannot pin
         if not pinned:
             raise
         return torch.empty(shape, dtype=dtype, device=device)
