@@ -14,6 +14,7 @@ serves all tasks, a scale for each class costs nothing more: `a_tc`, with
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -95,17 +96,18 @@ class Curvature:
     def build(self, sample: Sample) -> Inverse:
         """O(s d^2 + d^3) flops dense; O(r^2 d + r^3) with `r` rows in low rank (Woodbury).
 
-        Directions that `r` of the `s` rows leave out have more curvature than `l2`: they get half
-        the harmonic mean of the eigenvalues met, which lies at the low end of the spectrum.
+        Directions that `r` rows leave out, if there are more, have more curvature than `l2`: they
+        get the harmonic mean of the eigenvalues met, which lies at the low end of the spectrum.
         """
         problem, xp, f64 = sample.problem, sample.problem.xp, sample.problem.xp.float64
         low = problem.d > min(self.rank, sample.rows)
-        x, p, weight, thinned = sample.x, sample.p, sample.weight, False
+        x, p, weight = sample.x, sample.p, sample.weight
+        thinned = low and min(self.rank, sample.rows) < problem.n
         if low and sample.rows > self.rank:  # as few rows, drawn where the curvature is
             index, inverse_probability = draw_rows(
                 1.0 - xp.sum(p * p, axis=1), weight, self.rank, generator(0), problem.communicator
             )
-            kept, thinned = beside(index, x), True
+            kept = beside(index, x)
             x, p = xp.take(x, kept, axis=0), xp.take(p, kept, axis=2)
             inclusion = cast(beside(inverse_probability, x), problem.dtype)
             weight = xp.take(weight, kept, axis=1) * inclusion
@@ -118,10 +120,16 @@ class Curvature:
         mass = xp.maximum(mass, 1e-12 * xp.max(mass) + 1e-300)
         total = total + 1e-300
         mean = problem.centre(mean / total)
-        root = (x - cast(mean, problem.dtype)) * xp.sqrt(shared)[:, None]
+        size = xp.sqrt(shared)[:, None]
+        root = (x - cast(mean, problem.dtype)) * size
         if low:
-            root = problem.communicator.all_gather(root)
+            root, size = (problem.communicator.all_gather(part) for part in (root, size))
             gram = cast(root @ root.T, f64)
+            if problem.bias and gram.shape[0]:
+                # Centring leaves `root^T size = 0`, so that nothing is changed by giving that
+                # direction a mean eigenvalue: with none it would be most of a harmonic mean.
+                size = cast(size, f64) / xp.sqrt(xp.sum(cast(size, f64) ** 2) + 1e-300)
+                gram = gram + xp.mean(xp.linalg.diagonal(gram)) * (size @ size.T)
         else:
             (gram,) = problem.all_reduce(cast(root.T @ root, f64))
         eye = xp.eye(gram.shape[0], dtype=f64, device=gram.device)
@@ -138,7 +146,7 @@ class Curvature:
         inner = inverse_spd(scaled + ridge[:, None, None] * eye[None, :, :])
         if thinned and gram.shape[0]:
             harmonic = gram.shape[0] / xp.sum(inner * eye[None, :, :], axis=(1, 2))
-            ridge = xp.maximum(ridge, 0.5 * harmonic)
+            ridge = xp.maximum(ridge, harmonic)
             inner = inverse_spd(scaled + ridge[:, None, None] * eye[None, :, :])
         inner = 0.5 * (inner + xp.matrix_transpose(inner))
         return _Inner(replace(shape, ridge=ridge), inner, root if low else None)
@@ -155,7 +163,8 @@ class Curvature:
         xp, k = problem.xp, problem.k
         h = xp.clip((1.0 - xp.sum(p * p, axis=1)) / (k - 1), 0.0, None) * weight
         if self._is_spectral(problem):
-            mass = xp.sum(p * (1.0 - p) * weight[:, None, :], axis=2, dtype=xp.float64)
+            own = p[:, : 1 if k == 2 else k, :]  # both of two classes have the same
+            mass = xp.sum(own * (1.0 - own) * weight[:, None, :], axis=2, dtype=xp.float64)
             mass = mass * (k / (k - 1))
         else:
             mass = xp.sum(h, axis=1, dtype=xp.float64)[:, None]
@@ -177,7 +186,7 @@ def _spectral(shape: _Shape, gram: Array, root: Array | None, *, thinned: bool) 
     spectrum = shape.scale[:, :, None] * values
     if thinned:
         harmonic = 1.0 / xp.mean(1.0 / (spectrum + shape.ridge[:, None, None]), axis=(1, 2))
-        shape = replace(shape, ridge=xp.maximum(shape.ridge, 0.5 * harmonic))
+        shape = replace(shape, ridge=xp.maximum(shape.ridge, harmonic))
     factor = 1.0 / (spectrum + shape.ridge[:, None, None])
     rest = xp.zeros_like(shape.ridge)
     if root is not None:
@@ -198,14 +207,23 @@ class _Shape(PerTask):
     mean: Array  # (d,)
     mass: Array  # (m, 1) or (m, k): curvature of one bias
 
-    def centred(self, v: Array) -> tuple[Array, Array]:
-        """Weights `(m, k, d)` of `v` in the centred coordinates, and its biases."""
-        weights, bias = self.problem.split(v)
-        return weights - bias[:, :, None] * self.mean, bias
+    def solve(self, v: Array, inside: Callable[[Array], Array]) -> Array:
+        """Apply an inverse, given on weights `(m, c, d)` in the centred coordinates, to `v`.
 
-    def join(self, out: Array, bias: Array) -> Array:
-        """Back from the centred coordinates, `(m, p)`."""
-        return self.problem.join(out, bias / self.mass - out @ self.mean)
+        Of two classes half the difference alone is multiplied with rows, `c` = 1. What they share
+        changes no probability: it has no curvature but the penalty's.
+        """
+        weights, bias = self.problem.split(v)
+        if two := self.problem.k == 2:
+            both = 0.5 * (weights[:, 1:, :] + weights[:, :1, :])
+            weights, bias = weights[:, 1:, :] - both, 0.5 * (bias[:, 1:] - bias[:, :1])
+        out = inside(weights - bias[:, :, None] * self.mean)
+        bias = bias / self.mass - out @ self.mean
+        if two:
+            xp, both = self.problem.xp, both / self.ridge[:, None, None]
+            out = xp.concat([both - out, both + out], axis=1)
+            bias = xp.concat([-bias, bias], axis=1)
+        return self.problem.join(out, bias)
 
     def take_tasks(self, index: list[int]) -> _Shape:
         keep = {name: take_tasks(getattr(self, name), index) for name in ("scale", "ridge", "mass")}
@@ -221,16 +239,19 @@ class _Inner(PerTask):
     root: Array | None  # (r, d): C = root^T root
 
     def solve(self, v: Array) -> Array:
-        centred, bias = self.shape.centred(v)
-        if self.root is None:
-            return self.shape.join(centred @ self.inner, bias)
-        xp, root, (m, k, d) = self.shape.problem.xp, self.root, centred.shape
-        t = dot_rows(cast(xp.reshape(centred, (m * k, d)), root.dtype), root)
-        t = cast(xp.reshape(t, (m, k, -1)), v.dtype) @ self.inner
+        return self.shape.solve(v, self._inside)
+
+    def _inside(self, centred: Array) -> Array:
+        root, (m, c, d) = self.root, centred.shape
+        if root is None:
+            return centred @ self.inner
+        xp, f64 = self.shape.problem.xp, centred.dtype
+        t = dot_rows(cast(xp.reshape(centred, (m * c, d)), root.dtype), root)
+        t = cast(xp.reshape(t, (m, c, -1)), f64) @ self.inner
         scaled = cast(t * self.shape.scale[:, :, None], root.dtype)
-        back = combine_rows(xp.reshape(scaled, (m * k, -1)), root)
-        back = cast(xp.reshape(back, centred.shape), v.dtype)
-        return self.shape.join((centred - back) / self.shape.ridge[:, None, None], bias)
+        back = combine_rows(xp.reshape(scaled, (m * c, -1)), root)
+        back = cast(xp.reshape(back, centred.shape), f64)
+        return (centred - back) / self.shape.ridge[:, None, None]
 
     def take_tasks(self, index: list[int]) -> _Inner:
         return _Inner(take_tasks(self.shape, index), take_tasks(self.inner, index), self.root)
@@ -246,14 +267,14 @@ class _Spectral(PerTask):
     rest: Array  # (m,)
 
     def solve(self, v: Array) -> Array:
-        centred, bias = self.shape.centred(v)
-        xp = self.shape.problem.xp
-        m, k, d = centred.shape
+        return self.shape.solve(v, self._inside)
+
+    def _inside(self, centred: Array) -> Array:
+        xp, (m, c, d) = self.shape.problem.xp, centred.shape
         # Flat: one product with all rows, as m small ones would wait for memory.
-        t = xp.reshape(xp.reshape(centred, (m * k, d)) @ self.basis, (m, k, -1))
-        t = xp.reshape(t * self.factor, (m * k, -1)) @ self.basis.T
-        out = xp.reshape(t, (m, k, d)) + self.rest[:, None, None] * centred
-        return self.shape.join(out, bias)
+        t = xp.reshape(xp.reshape(centred, (m * c, d)) @ self.basis, (m, c, -1))
+        t = xp.reshape(t * self.factor, (m * c, -1)) @ self.basis.T
+        return xp.reshape(t, (m, c, d)) + self.rest[:, None, None] * centred
 
     def take_tasks(self, index: list[int]) -> _Spectral:
         shape, factor, rest = take_tasks([self.shape, self.factor, self.rest], index)

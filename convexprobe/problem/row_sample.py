@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from convexprobe.problem.tasks import PerTask, take_own, take_tasks
 ROUNDS, FEW_ROUNDS = 21, 8
 """Rounds in which inclusion probabilities are found, at most, and where nobody looks whether they
 are: two or three do but for rows whose uncertainties are orders apart."""
+
+UNSEEN = 1e-5
+"""Curvature of directions that neither rows nor a penalty show, of a feature's mean curvature."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,28 @@ class Sample(PerTask):
             r *= weight[:, :, span]
             pulled.add(r, x)
         return problem.all_reduce(pulled.value())[0] + problem.penalty(v)
+
+    def definite_curvature(self, v: Array) -> Array:
+        """`curvature`, and where there is no penalty `UNSEEN` of a feature's mean curvature.
+
+        It keeps rounding out of directions that no row has.
+        """
+        product = self.curvature(v)
+        if self._floor is None:
+            return product
+        weights, bias = self.problem.split(v)
+        return product + self.problem.join(self._floor[:, None, None] * weights, 0.0 * bias)
+
+    @cached_property
+    def _floor(self) -> Array | None:
+        """What `definite_curvature` adds to every weight's, `(m,)`; None if all are penalised."""
+        problem, xp = self.problem, self.problem.xp
+        if (problem.host_l2 > 0).all():
+            return None
+        h = (1.0 - xp.sum(self.p * self.p, axis=1)) / problem.k * self.weight
+        size = h @ xp.sum(self.x * self.x, axis=1)
+        (size,) = problem.all_reduce(cast(size, xp.float64))
+        return xp.where(problem.l2 > 0, 0.0, UNSEEN * size / problem.d)
 
 
 def sample_size(n: int, d: int, rows: int, growth: int = 1) -> int:

@@ -34,8 +34,8 @@ passes."""
 @dataclass
 class LBFGSState(SolverState):
     """Attributes: `steps_taken` and `changes`, pairs of steps and changes of gradient, `(m, p)`
-    each, newest last; `bought`, the place on the ladder; `leading`, the leading directions, once
-    they pay."""
+    each in the compute dtype, newest last; `bought`, the place on the ladder; `leading`, the
+    leading directions, once they pay."""
 
     steps_taken: list[Array] = field(default_factory=list)
     changes: list[Array] = field(default_factory=list)
@@ -107,7 +107,7 @@ class LBFGS:
         size = sample_size(problem.n, problem.d, self.rows, 2)
         sample = Sample.draw(problem, at, size, generator(self.seed, 0))
         return conjugate_gradient(
-            sample.curvature, at.gradient, inverse, tolerance=0.2, iterations=NEWTON
+            sample.definite_curvature, at.gradient, inverse, tolerance=0.2, iterations=NEWTON
         )
 
     def step(self, problem: Problem, w: Array, state: LBFGSState) -> tuple[Array, LBFGSState]:
@@ -127,7 +127,7 @@ class LBFGS:
         s, y = new.w - at.w, new.gradient - at.gradient
         # A pair without positive curvature (a task that stayed) would break the metric.
         good = inner(s, y) > 1e-12 * xp.sqrt(inner(s, s) * inner(y, y))
-        s, y = xp.where(good[:, None], s, 0.0), xp.where(good[:, None], y, 0.0)
+        s, y = (cast(xp.where(good[:, None], a, 0.0), problem.dtype) for a in (s, y))
         taken = [*state.steps_taken, s][-self.memory :]
         changes = [*state.changes, y][-self.memory :]
         return new.w, LBFGSState(new, None, steps, inverse, built, taken, changes, bought, top)
@@ -147,23 +147,31 @@ def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) 
     """
     if not s:
         return inverse.solve(gradient)
-    xp = namespace(gradient)
+    xp, f64 = namespace(gradient), gradient.dtype
     steps, changes = xp.stack(s, axis=1), xp.stack(y, axis=1)  # (m, pairs, p)
-    transposed = xp.matrix_transpose(changes)
-    order = xp.arange(len(s), dtype=gradient.dtype, device=gradient.device)
-    eye = xp.eye(len(s), dtype=gradient.dtype, device=gradient.device)
-    products = xp.where(order[:, None] <= order[None, :], steps @ transposed, 0.0)
+
+    def inside(pairs: Array, v: Array) -> Array:
+        """Inner products of pairs with `v` `(m, p)`, `(m, pairs, 1)`."""
+        return cast(pairs @ cast(v, pairs.dtype)[:, :, None], f64)
+
+    def combined(pairs: Array, a: Array) -> Array:
+        """Pairs times `a` `(m, pairs, 1)`, added up, `(m, p)`."""
+        return cast((xp.matrix_transpose(pairs) @ cast(a, pairs.dtype))[:, :, 0], f64)
+
+    order = xp.arange(len(s), dtype=f64, device=gradient.device)
+    eye = xp.eye(len(s), dtype=f64, device=gradient.device)
+    products = cast(steps @ xp.matrix_transpose(changes), f64)
+    products = xp.where(order[:, None] <= order[None, :], products, 0.0)
     own = xp.sum(products * eye, axis=2)  # (m, pairs)
     usable = own > 0
     products = products + eye * cast(~usable, eye.dtype)[:, None, :]
-    a = solve(products, steps @ gradient[:, :, None])
-    q = gradient - (transposed @ a)[:, :, 0]
+    a = solve(products, inside(steps, gradient))
+    q = gradient - combined(changes, a)
     latest = xp.max(xp.where(usable, order[None, :], -1.0), axis=1)  # -1 where there is none
     chosen = cast(order[None, :] == latest[:, None], eye.dtype)
-    newest = xp.sum(chosen[:, :, None] * changes, axis=1)
+    newest = combined(changes, chosen[:, :, None])
     curvature, sy = inner(newest, inverse.solve(newest)), xp.sum(chosen * own, axis=1)
     scale = xp.where(curvature > 0, sy / xp.where(curvature > 0, curvature, 1.0), 1.0)
     r = inverse.solve(q) * xp.where(latest >= 0, scale, 1.0)[:, None]
-    right = xp.where(usable, own, 0.0)[:, :, None] * a - changes @ r[:, :, None]
-    back = solve(xp.matrix_transpose(products), right)
-    return r + (xp.matrix_transpose(steps) @ back)[:, :, 0]
+    right = xp.where(usable, own, 0.0)[:, :, None] * a - inside(changes, r)
+    return r + combined(steps, solve(xp.matrix_transpose(products), right))

@@ -91,7 +91,7 @@ class NewtonCG:
         if inverse is None or (due and has_fallen(state, STALE)):
             inverse, built, paid = self.preconditioner.build(sample), losses(at), problem.passes
         direction = conjugate_gradient(
-            sample.curvature,
+            sample.definite_curvature,
             at.gradient,
             inverse,
             tolerance=self.tolerance,

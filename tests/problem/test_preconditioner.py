@@ -60,15 +60,14 @@ def test_inverses_are_symmetric_positive_definite(
 
 
 def test_curvature_is_exact_for_two_classes() -> None:
-    # With k = 2, diag P - P P^T = h (I - 11^T / 2) * ... exactly, so the inverse is the inverse
-    # on directions that treat the two classes oppositely.
+    # With k = 2, diag P - P P^T = h (I - 11^T / 2) exactly; what both classes share has the
+    # penalty's curvature alone. (Equal changes of both biases have none.)
     data = random_data(80, 4, 2)
     problem = data.problem(1e-2)
     rng = np.random.default_rng(0)
     at = problem.evaluate(0.3 * rng.standard_normal((1, problem.p)))
     sample = Sample.draw(problem, at, 80, rng)
-    half = rng.standard_normal(4)
-    v = problem.join(np.stack([half, -half])[None], np.array([[0.7, -0.7]]))
+    v = problem.join(rng.standard_normal((1, 2, 4)), np.array([[0.7, -0.7]]))
     back = Curvature().build(sample).solve(sample.curvature(v))
     np.testing.assert_allclose(back, v, rtol=1e-8, atol=1e-10)
 
@@ -95,6 +94,19 @@ def test_low_rank_with_all_rows_equals_dense() -> None:
         a = h[t].sum() / shared.sum()
         exact = np.linalg.solve(a * c + l2 * np.eye(25), (weights[t] - bias[t][:, None] * mean).T).T
         np.testing.assert_allclose(out[t], exact, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("rank", [10, 20, 40], ids=["of some drawn", "of all drawn", "of fewer"])
+def test_a_sketch_allows_for_curvature_of_the_rows_that_it_leaves_out(rank: int) -> None:
+    problem = random_data(200, 30, 3).problem(1e-6)
+    w = problem.constant_classifier()
+    sample = Sample.of(problem, w, np.arange(0, 200, 10), np.full(20, 10.0))
+    all_rows = Sample.of(problem, w, np.arange(200), np.ones(200))
+    v = problem.join(np.random.default_rng(0).standard_normal((1, 3, 30)), np.zeros((1, 3)))
+    exact = Curvature().build(all_rows).solve(v)
+    sketched = Curvature(rank=rank).build(sample).solve(v)
+    # With `1 / l2` in those directions it would be a hundred thousand times as long.
+    assert 0.1 < np.linalg.norm(sketched) / np.linalg.norm(exact) < 10.0
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 5), (20, 50)], ids=["dense", "low rank"])
