@@ -27,7 +27,7 @@ from convexprobe.problem.objective import Problem
 MOST_ROWS = 2048
 """Rows up to which the Gram matrix and its factor cost little beside the solve."""
 
-_FAST, _CUBES = 30.0, 20.0
+_FAST, _CUBES = 10.0, 20.0
 """How many flops of the Gram matrix take the time of one flop of a pass, and how many times `n^3`
 its factor, the projections and the dense curvature of `n` features count beside it."""
 
