@@ -307,6 +307,13 @@ class LinearModel:
         weights, bias = self.split(v)
         return self._affine(weights, cast(bias, self.dtype), x)
 
+    def difference(self, v: Array, x: Array) -> Array:
+        """How far the second of two classes' `directions` is above the first's, `(m, 1, r)`."""
+        self.count_rows(x.shape[0])
+        weights, bias = self.split(v)
+        flat = cast(weights[:, 1, :] - weights[:, 0, :], self.dtype)
+        return (dot_rows(flat, x) + cast(bias[:, 1:] - bias[:, :1], self.dtype))[:, None, :]
+
     def _affine(self, weights: Array, bias: Array, x: Array) -> Array:
         xp, m = self.xp, weights.shape[0]
         if self.k == 2:  # the classes' difference alone matters: one column, not two
@@ -363,12 +370,15 @@ class Pullback:
         self.bias: Array = 0.0
 
     def add(self, residual: Array, x: Array) -> None:
-        """Add a block: residuals `(m, k, r)` that sum to 0 over the classes, and rows `(r, d)`."""
+        """Add a block: residuals `(m, k, r)` that sum to 0 over the classes, and rows `(r, d)`.
+
+        Of two classes the second's alone, `(m, 1, r)`, will do.
+        """
         xp, k = self.problem.xp, self.columns
         self.problem.count_rows(x.shape[0])
-        columns = residual[:, 1, :] if k == 1 else residual
+        columns = residual[:, -k:, :]
         flat = combine_rows(xp.reshape(columns, (self.m * k, x.shape[0])), x)
-        self.bias = self.bias + xp.sum(residual, axis=2, dtype=xp.float64)
+        self.bias = self.bias + xp.sum(columns, axis=2, dtype=xp.float64)
         if self.part is None:
             self.part = flat
         else:
@@ -386,7 +396,7 @@ class Pullback:
         """The sum so far, `(m, p)` float64."""
         self._flush()
         xp = self.problem.xp
-        weights = xp.reshape(self.weights, (self.m, self.columns, self.problem.d))
+        weights, bias = xp.reshape(self.weights, (self.m, self.columns, self.problem.d)), self.bias
         if self.columns == 1:
-            weights = xp.concat([-weights, weights], axis=1)
-        return self.problem.join(weights, self.bias)
+            weights, bias = xp.concat([-weights, weights], axis=1), xp.concat([-bias, bias], axis=1)
+        return self.problem.join(weights, bias)

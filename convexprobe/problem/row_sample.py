@@ -101,11 +101,14 @@ class Sample(PerTask):
 
     def curvature(self, v: Array) -> Array:
         """The sampled Hessian times `v`, `(m, p)`; `s / n` of a pass."""
-        problem = self.problem
-        pulled, weight = Pullback(problem, v.shape[0]), self.weight[:, None, :]
+        problem, two = self.problem, self.problem.k == 2
+        pulled, weight = Pullback(problem, v.shape[0]), self._second if two else self.weight
         for span, x in Rows(self.x).blocks(v.shape[0] * problem.k):
-            r = curvature_product(self.p[:, :, span], problem.directions(v, x))
-            r *= weight[:, :, span]
+            if two:
+                r = problem.difference(v, x)
+            else:
+                r = curvature_product(self.p[:, :, span], problem.directions(v, x))
+            r *= weight[:, None, span]
             pulled.add(r, x)
         return problem.all_reduce(pulled.value())[0] + problem.penalty(v)
 
@@ -119,6 +122,12 @@ class Sample(PerTask):
             return product
         weights, bias = self.problem.split(v)
         return product + self.problem.join(self._floor[:, None, None] * weights, 0.0 * bias)
+
+    @cached_property
+    def _second(self) -> Array:
+        """Of two classes, `P_0 P_1` times the weight, `(m, s)`: what a row's curvature makes of the
+        difference of its logits, for the second."""
+        return self.p[:, 0, :] * self.p[:, 1, :] * self.weight
 
     @cached_property
     def _floor(self) -> Array | None:
