@@ -151,7 +151,7 @@ def draw(panels: dict[str, dict[str, float]], path: Path) -> None:
 
 def movie(images: np.ndarray, labels: np.ndarray, held: list, out: Path, *, quick: bool) -> None:
     """Train and probe the network; `held` has the images and labels for the test error."""
-    epochs, rows, frames = (1.0, 500, 4) if quick else (2.0, 3_000, 64)
+    epochs, rows, frames, features = (1.0, 500, 4, 200) if quick else (2.0, 3_000, 64, 1_000)
     training = slice(VALIDATION_ROWS, VALIDATION_ROWS + 2_000 if quick else None)
     model, name = ConvNet(0), "figure5_quick" if quick else "figure5"
     last = int(epochs * len(labels[training])) // BATCH
@@ -160,7 +160,7 @@ def movie(images: np.ndarray, labels: np.ndarray, held: list, out: Path, *, quic
         normalise(images[:rows]),
         torch.from_numpy(labels[:rows].astype(np.int64)),
         layers=PROBE_POINTS,
-        pool={"conv*": cxp.random_features(1_000), "**": "flatten"},
+        pool={"conv*": cxp.random_features(features), "**": "flatten"},
         test=(normalise(held[0][:rows]), torch.from_numpy(held[1][:rows].astype(np.int64))),
         out=out / f"{name}_movie_probes",
     )
@@ -180,7 +180,7 @@ def movie(images: np.ndarray, labels: np.ndarray, held: list, out: Path, *, quic
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="2 000 rows and one epoch")
+    parser.add_argument("--quick", action="store_true", help="500 rows and four epochs of them")
     parser.add_argument("--movie", action="store_true", help="make the movie, not the figure")
     parser.add_argument("--out", type=Path, default=Path("out"))
     settings = parser.parse_args(argv)
@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     if settings.movie:
         movie(images, labels, [held, held_labels], settings.out, quick=settings.quick)
         return
-    rows, spare, epochs = (2_000, 500, 1.0) if settings.quick else (50_000, 10_000, 10.0)
+    rows, spare, epochs = (500, 250, 4.0) if settings.quick else (50_000, 10_000, 10.0)
     training = slice(VALIDATION_ROWS, None)
     if settings.quick:
         training = slice(VALIDATION_ROWS, VALIDATION_ROWS + rows)

@@ -8,37 +8,43 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import convexprobe._locks as locks
 from convexprobe._locks import DirectoryLock
+from tests.processes import SERVER, end, start
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and forks")
 
-HOLD = """
-import os, sys, time
-from convexprobe._locks import DirectoryLock
-lock = DirectoryLock(sys.argv[1], "probes")
-if sys.argv[2:] == ["fork"] and os.fork() == 0:
-    os.write(1, b"%d\\n" % os.getpid())
-    time.sleep(60)
-os.write(1, b"held\\n")
-time.sleep(60)
-"""
+
+def hold(directory: Path, told: Connection, forks: bool = False, seconds: float = 60.0) -> None:
+    """Hold the directory and tell so, or why not; a child sleeps too, and tells its number."""
+    try:
+        lock = DirectoryLock(directory, "probes")
+    except RuntimeError as error:
+        told.send(str(error))
+        return
+    if forks and os.fork() == 0:
+        told.send(os.getpid())
+        time.sleep(60)
+    told.send("held")
+    time.sleep(seconds)
+    lock.close()
 
 
-def holder(directory: Path, *more: str) -> tuple[subprocess.Popen[str], list[str]]:
-    """A process that holds the directory, and what it printed by then."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(directory), *more], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    return process, [process.stdout.readline() for _ in range(1 + len(more))]
+def holder(directory: Path, **more: Any) -> tuple[ForkServerProcess, Connection]:
+    """A process that tries to hold the directory, and what it tells."""
+    ours, theirs = SERVER.Pipe()
+    process = start(partial(hold, directory, theirs, **more))
+    theirs.close()
+    return process, ours
 
 
 @pytest.fixture(params=["flock", "no flock"])
@@ -68,28 +74,27 @@ def test_a_second_writer_is_told_who_writes(tmp_path: Path) -> None:
 
 
 def test_another_process_is_refused_until_it_ends_in_whatever_way(tmp_path: Path) -> None:
-    process, _ = holder(tmp_path)
+    process, told = holder(tmp_path)
     try:
+        assert told.recv() == "held"
         with pytest.raises(RuntimeError, match=f"process {process.pid} on .* writes probes there"):
             DirectoryLock(tmp_path, "probes")
-        process.send_signal(signal.SIGKILL)
     finally:
         process.kill()
-        process.communicate()
+        process.join()
     DirectoryLock(tmp_path, "probes").close()
 
 
 def test_a_child_does_not_keep_the_lock_of_a_parent_that_was_killed(tmp_path: Path) -> None:
-    process, lines = holder(tmp_path, "fork")
-    child = int(next(line for line in lines if line[0].isdigit()))
+    process, told = holder(tmp_path, forks=True)
+    (child,) = {told.recv(), told.recv()} - {"held"}
     try:
         process.kill()
-        process.wait()
+        process.join()
         DirectoryLock(tmp_path, "probes").close()
         os.kill(child, 0)  # it lives
     finally:
         os.kill(child, signal.SIGKILL)
-        process.communicate()
 
 
 @pytest.mark.usefixtures("kind")
@@ -105,9 +110,10 @@ def test_a_child_that_ends_leaves_the_lock_to_its_parent(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("kind")
 def test_a_dead_process_holds_no_lock(tmp_path: Path) -> None:
-    process, _ = holder(tmp_path)
+    process, told = holder(tmp_path)
+    assert told.recv() == "held"
     process.kill()
-    process.communicate()
+    process.join()
     assert len(list(tmp_path.iterdir())) == 1
     DirectoryLock(tmp_path, "probes").close()
     assert not list(tmp_path.iterdir())
@@ -127,17 +133,11 @@ def test_without_locks_a_holder_elsewhere_counts_until_its_file_is_deleted(
 
 
 def test_of_many_at_once_one_writes(tmp_path: Path) -> None:
-    script = HOLD.replace("import os", "import time; time.sleep(1e-3)\nimport os")
-    script = script.replace("time.sleep(60)", "time.sleep(0.5)")
-    run = [sys.executable, "-c", script, str(tmp_path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(run, **pipes) for _ in range(4)]  # type: ignore[call-overload]
-    start = time.monotonic()
-    outputs = [process.communicate() for process in processes]
-    assert time.monotonic() - start < 60
-    for out, err in outputs:
-        assert out == "held\n" or "writes probes there" in err, err
-    assert any(out for out, _ in outputs)
+    holders = [holder(tmp_path, seconds=0.5) for _ in range(4)]
+    said = [told.recv() for _, told in holders]
+    assert [end(process) for process, _ in holders] == [0] * 4
+    assert all(text == "held" or "writes probes there" in text for text in said), said
+    assert "held" in said
 
 
 def test_a_missing_directory_is_an_error_that_names_it(tmp_path: Path) -> None:

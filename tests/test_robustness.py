@@ -105,11 +105,15 @@ class Case:
 def cases(draw: st.DrawFn) -> Case:
     """Every hostility on its own and with the others."""
     wide = draw(st.booleans())
+    labels = draw(st.sampled_from(["random", "all but one", "one row a class"]))
+    # Newton's matrix has (k (d + 1))^2 numbers: 400^2, where 50 classes of 60 features have 3 050^2
+    few = wide and labels == "one row a class"
+    rows = st.integers(2, 6) if few else st.one_of(st.integers(2, 24), st.integers(40, 50))
     return Case(
-        n=draw(st.one_of(st.integers(2, 24), st.integers(40, 50))),
+        n=draw(rows),
         d=draw(st.integers(30, 60)) if wide else draw(st.integers(1, 6)),
         k=draw(st.integers(2, 6)),
-        labels=draw(st.sampled_from(["random", "all but one", "one row a class"])),
+        labels=labels,
         condition=draw(st.sampled_from([0, 3, 6, 12])),
         scale=draw(st.sampled_from([0, -20, -10, -3, 3, 10, 20])),
         spread=draw(st.sampled_from([0, 3, 10, 20])),
@@ -243,7 +247,7 @@ def test_a_hostile_problem_breaks_nothing(name: str) -> None:
 
 
 @given(case=cases())
-@settings(max_examples=12)
+@settings(max_examples=30)
 def test_nothing_breaks_and_no_gap_is_false(case: Case) -> None:
     check(case)
 

@@ -101,9 +101,9 @@ def _lines(depth: int = 4) -> str:
     """The innermost lines of the package that are running, the innermost first."""
     frame, found = sys._getframe(1), []
     while frame is not None and len(found) < depth:
-        file = Path(frame.f_code.co_filename)
-        if "convexprobe" in file.parts and frame.f_globals["__name__"].startswith("convexprobe."):
-            found.append(f"{file.name}:{frame.f_lineno} {frame.f_code.co_name}")
+        if frame.f_globals.get("__name__", "").startswith("convexprobe."):
+            file = Path(frame.f_code.co_filename).name
+            found.append(f"{file}:{frame.f_lineno} {frame.f_code.co_name}")
         frame = frame.f_back  # type: ignore[assignment]
     return " < ".join(found)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from convexprobe import extract, fit_probes, remember, shard
 from convexprobe.activations import placement
 from convexprobe.activations.placement import Neighbours, nbytes
-from tests.distributed.world import RANKS, Ranks, Streamed, agree, check, same_bits, uneven
+from tests.distributed.world import RANKS, Ranks, Streamed, agree_with_one, check, uneven
 from tests.oracle import random_data
 
 
@@ -31,20 +31,18 @@ def fit_probes_returns_the_probes_of_one_process(ranks: Ranks) -> None:
     layers = {"one": x, "two": torch.tensor(x[:, :3])}
     mine = {name: layer[own] for name, layer in layers.items()}
     ours = fit_probes(mine, y[own], sample_weight=s[own], process_group=communicator.process_group)
-    same_bits(ours, communicator)
-    agree(ours, fit_probes(layers, y, sample_weight=s))
+    agree_with_one(ours, communicator, fit_probes, layers, y, sample_weight=s)
     again = fit_probes(
         mine, y[own], sample_weight=s[own], l2=ours["one"].l2, warm_start=ours,
         process_group=communicator.process_group,
     )  # fmt: skip
-    agree(again, fit_probes(layers, y, sample_weight=s, l2=ours["one"].l2))
+    agree_with_one(again, communicator, fit_probes, layers, y, sample_weight=s, l2=ours["one"].l2)
     moved = {name: layer + 0.1 for name, layer in mine.items()}
     later = fit_probes(
         moved, y[own], sample_weight=s[own], l2=0.01, warm_start=remember(ours, mine),
         process_group=communicator.process_group,
     )  # fmt: skip
-    same_bits(later, communicator)
-    agree(later, fit_probes(layers, y, sample_weight=s, l2=0.01))
+    agree_with_one(later, communicator, fit_probes, layers, y, sample_weight=s, l2=0.01)
     score = ours.evaluate(mine, y[own], communicator.process_group)["one"]
     alone = ours.evaluate(layers, y)["one"]
     assert score.rows == 500 and score.error == alone.error
@@ -67,26 +65,22 @@ def families_folds_and_validation(ranks: Ranks) -> None:
     own, seen = uneven(400, ranks.world), uneven(90, ranks.world, (3, 0, 1, 2))
     x, y = torch.tensor(data.x), data.y
     fit = partial(fit_probes, process_group="world")
-    agree(fit(x[own], y[own], cv=3), fit_probes(x, y, cv=3))
+    agree_with_one(fit(x[own], y[own], cv=3), ranks.world, fit_probes, x, y, cv=3)
     words = np.array([f"word {i}" for i in np.random.default_rng(0).integers(0, 40, 400)])
     grouped = fit(x[own], y[own], groups=words[own])
-    same_bits(grouped, ranks.world)
-    agree(grouped, fit_probes(x, y, groups=words))
+    agree_with_one(grouped, ranks.world, fit_probes, x, y, groups=words)
     chosen = {"standardize": True, "class_weight": "balanced", "seed": [0, 1]}
     scaled = fit(x[own] * 100 + 5, y[own], **chosen)
-    same_bits(scaled, ranks.world)
-    agree(scaled, fit_probes(x * 100 + 5, y, **chosen))
+    agree_with_one(scaled, ranks.world, fit_probes, x * 100 + 5, y, **chosen)
     concepts = {"zero": y == 0, "class": y}
     mine = {name: values[own] for name, values in concepts.items()}
     path = [1e-3, 1e-2, 1e-1]
-    agree(fit(x[own], mine, l2=path), fit_probes(x, concepts, l2=path))
-    agree(
-        fit(x[own], y[own], l2=path, validation=(torch.tensor(held.x[seen]), held.y[seen])),
-        fit_probes(x, y, l2=path, validation=(torch.tensor(held.x), held.y)),
-    )
+    agree_with_one(fit(x[own], mine, l2=path), ranks.world, fit_probes, x, concepts, l2=path)
+    judged = fit(x[own], y[own], l2=path, validation=(torch.tensor(held.x[seen]), held.y[seen]))
+    all_held = (torch.tensor(held.x), held.y)
+    agree_with_one(judged, ranks.world, fit_probes, x, y, l2=path, validation=all_held)
     early = fit(x[own], mine, l2=path, stopping="validation")
-    same_bits(early, ranks.world)
-    agree(early, fit_probes(x, concepts, l2=path, stopping="validation"))
+    agree_with_one(early, ranks.world, fit_probes, x, concepts, l2=path, stopping="validation")
 
 
 @check
@@ -100,14 +94,14 @@ def a_concept_may_know_no_row_of_a_rank(ranks: Ranks) -> None:
     mine = {name: values[own] for name, values in concepts.items()}
     path = [1e-3, 1e-2, 1e-1]
     ours = fit_probes(x[own], mine, l2=path, process_group="world", class_weight="balanced")
-    same_bits(ours, ranks.world)
-    agree(ours, fit_probes(x, concepts, l2=path, class_weight="balanced"))
+    agree_with_one(ours, ranks.world, fit_probes, x, concepts, l2=path, class_weight="balanced")
     assert ours["activations/some"].rows == pytest.approx(float(known.sum()))
     score = ours.evaluate(x[own], mine, "world")["activations/some"]
     assert score.rows == known.sum()
     held = (x[own], mine)
     chosen = fit_probes(x[own], mine, l2=path, process_group="world", validation=held)
-    agree(chosen, fit_probes(x, concepts, l2=path, validation=(x, concepts)))
+    whole = (x, concepts)
+    agree_with_one(chosen, ranks.world, fit_probes, *whole, l2=path, validation=whole)
     with pytest.raises(ValueError, match=r"labels\['some'\]: expected rows with a label"):
         nothing = {**mine, "some": np.full(len(mine["all"]), -100)}
         fit_probes(x[own], nothing, l2=0.1, process_group="world")
@@ -120,8 +114,7 @@ def half_precision_rows(ranks: Ranks) -> None:
     x = torch.tensor(data.x).half()
     for bias in (True, False):
         probes = fit_probes(x[own], data.y[own], l2=0.01, bias=bias, process_group="world")
-        same_bits(probes, ranks.world)
-        agree(probes, fit_probes(x, data.y, l2=0.01, bias=bias))
+        agree_with_one(probes, ranks.world, fit_probes, x, data.y, l2=0.01, bias=bias)
 
 
 @check
@@ -132,8 +125,7 @@ def streamed_rows(ranks: Ranks) -> None:
     x = torch.tensor(data.x[own])
     rows, limit = (Streamed(x), 1.0) if ranks.world.rank == 1 else (x, None)
     probes = fit_probes({"h": rows}, data.y[own], memory_limit=limit, process_group="world")
-    same_bits(probes, ranks.world)
-    agree(probes, fit_probes({"h": data.x}, data.y))
+    agree_with_one(probes, ranks.world, fit_probes, {"h": data.x}, data.y)
 
 
 @check
@@ -256,7 +248,8 @@ def extraction_is_data_parallel(ranks: Ranks) -> None:
     rows = extract(model, DataLoader(mine, batch_size=16))
     assert len(rows[1]) in (32, 33)
     whole = extract(model, DataLoader(data, batch_size=16))
-    agree(fit_probes(*rows, l2=0.1, process_group="world"), fit_probes(*whole, l2=0.1))
+    ours = fit_probes(*rows, l2=0.1, process_group="world")
+    agree_with_one(ours, ranks.world, fit_probes, *whole, l2=0.1)
 
 
 @check

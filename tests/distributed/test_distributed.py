@@ -61,6 +61,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return {name: [t.get(name, "did not run") for t in texts] for name in CHECKS}
 
 
+@pytest.mark.xdist_group("world")  # one worker's, else each worker runs a world of its own
 @pytest.mark.parametrize("name", CHECKS)
 def test_over_ranks(name: str, found: dict[str, list[str]]) -> None:
     for rank, text in enumerate(found[name]):

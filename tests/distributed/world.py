@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.multiprocessing as mp
 
 from convexprobe import ProbeSet
 from convexprobe.activations.source import Rows
@@ -19,6 +18,7 @@ from convexprobe.arrays.backend import to_numpy
 from convexprobe.arrays.ranks import ALONE, Communicator
 from convexprobe.problem.objective import Problem
 from tests.oracle import Data
+from tests.processes import end, start
 
 RANKS = 4
 
@@ -119,14 +119,20 @@ def agree(ours: ProbeSet, theirs: ProbeSet) -> None:
             np.testing.assert_allclose(probe.validation_error, other.validation_error, atol=0.02)
 
 
+def agree_with_one(
+    ours: ProbeSet,
+    communicator: Communicator,
+    fit: Callable[..., ProbeSet],
+    *args: Any,
+    **more: Any,
+) -> None:
+    """Every rank has the same probes; they agree with those of one process, which rank 0 fits."""
+    same_bits(ours, communicator)
+    if communicator.rank == 0:
+        agree(ours, fit(*args, **more))
+
+
 def spawn(function: Callable[..., None], ranks: int, *args: Any) -> list[int]:
     """Run `function(rank, *args)` in that many processes; their exit codes."""
-    context = mp.get_context("spawn")
-    processes = [context.Process(target=function, args=(rank, *args)) for rank in range(ranks)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(600)  # a hang, not a slow machine
-        if process.is_alive():
-            process.kill()
-    return [int(process.exitcode or 0) for process in processes]
+    processes = [start(function, rank, *args) for rank in range(ranks)]
+    return [end(process) for process in processes]

@@ -12,11 +12,17 @@ import pytest
 from PIL import Image
 
 from examples.bert import no_bert
+from tests.processes import run_script
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(*command: str, cwd: Path = ROOT) -> str:
+def run(script: str | Path, *argv: str, cwd: Path = ROOT) -> str:
+    return run_script(cwd / script, *argv, cwd=cwd)
+
+
+def run_cold(*command: str, cwd: Path = ROOT) -> str:
+    """In a process that imports everything, with warnings as errors from the first import on."""
     done = subprocess.run(
         [sys.executable, "-W", "error", *command], cwd=cwd, capture_output=True, text=True
     )
@@ -25,7 +31,7 @@ def run(*command: str, cwd: Path = ROOT) -> str:
 
 
 def test_digits_certifies_every_layer_and_draws(tmp_path: Path) -> None:
-    out = run("examples/digits.py", "--out", str(tmp_path), "--epochs", "1")
+    out = run_cold("examples/digits.py", "--out", str(tmp_path), "--epochs", "1")
     assert sum(line.endswith(" certified") for line in out.splitlines()) == 20
     assert (tmp_path / "digits.png").stat().st_size > 10_000
     assert (tmp_path / "digits.html").stat().st_size > 10_000
@@ -43,7 +49,7 @@ def test_readme_code_runs_as_typed(tmp_path: Path) -> None:
     assert code.count("fit_probes(") >= 2
     script = tmp_path / "readme.py"
     script.write_text("import matplotlib; matplotlib.use('Agg')\n" + code)
-    out = run(str(script), cwd=tmp_path)
+    out = run_cold(str(script), cwd=tmp_path)
     assert "certified" in out
     assert (tmp_path / "probes.png").exists()
 
@@ -52,7 +58,7 @@ def test_the_code_of_the_page_about_measures_runs_as_typed(tmp_path: Path) -> No
     page = (ROOT / "docs" / "measures.md").read_text()
     script = tmp_path / "measures.py"
     script.write_text("".join(re.findall(r"```python\n(.*?)```", page, re.S)))
-    out = run(str(script), cwd=tmp_path)
+    out = run(script, cwd=tmp_path)
     assert "Selectivity(value=" in out and "without activations: compression" in out
 
 
@@ -60,7 +66,7 @@ def test_the_code_of_the_page_about_scikit_learn_runs_as_typed(tmp_path: Path) -
     page = (ROOT / "docs" / "scikit_learn.md").read_text()
     script = tmp_path / "estimators.py"
     script.write_text("".join(re.findall(r"```python\n(.*?)```", page, re.S)))
-    out = run(str(script), cwd=tmp_path)
+    out = run(script, cwd=tmp_path)
     assert out.count("Status.CERTIFIED") == 3
 
 
