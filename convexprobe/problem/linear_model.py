@@ -29,7 +29,7 @@ from convexprobe.arrays.backend import (
     namespace,
     to_numpy,
 )
-from convexprobe.arrays.elementwise import one_hot
+from convexprobe.arrays.elementwise import mirrored, one_hot
 from convexprobe.arrays.products import combine_rows, dot_rows
 from convexprobe.arrays.ranks import ALONE, Communicator
 from convexprobe.arrays.split_products import pays
@@ -289,34 +289,43 @@ class LinearModel:
         columns = self.m * (1 if self.k == 2 else self.k)
         return self.rows.has_narrow and pays(self.rows.reference, columns)
 
-    def logits(self, w: Array, x: Array) -> Array:
+    def logits(self, w: Array, x: Array, out: Array | None = None) -> Array:
         """`W x_i + b` for rows `x` `(r, d)`: `(m, k, r)` in the compute dtype; half their pass.
 
         With two classes, both logits of a row may be off by one number, which softmax cancels.
+
+        Args:
+            w: the point, `(m, p)`.
+            x: the rows.
+            out: where to write them, `(m, k, r)` of all rows' logits, or None for a new array.
         """
         self.count_rows(x.shape[0])
-        return self._logits(w, x)
+        return self._logits(w, x, out)
 
-    def _logits(self, w: Array, x: Array) -> Array:
+    def _logits(self, w: Array, x: Array, out: Array | None = None) -> Array:
         weights, bias = self.split(w)
-        return self._affine(weights, cast(bias, self.dtype) + self.absent, x)
+        return self._affine(weights, cast(bias, self.dtype) + self.absent, x, out)
 
-    def directions(self, v: Array, x: Array) -> Array:
+    def directions(self, v: Array, x: Array, out: Array | None = None) -> Array:
         """`V x_i + c` for rows `x`: logits without the offsets of absent classes."""
         self.count_rows(x.shape[0])
         weights, bias = self.split(v)
-        return self._affine(weights, cast(bias, self.dtype), x)
+        return self._affine(weights, cast(bias, self.dtype), x, out)
 
-    def _affine(self, weights: Array, bias: Array, x: Array) -> Array:
-        xp, m = self.xp, weights.shape[0]
+    def _affine(self, weights: Array, bias: Array, x: Array, out: Array | None) -> Array:
+        xp, (m, r), bias = self.xp, (weights.shape[0], x.shape[0]), bias[:, :, None]
         if self.k == 2:  # the classes' difference alone matters: one column, not two
-            half = 0.5 * dot_rows(cast(weights[:, 1, :] - weights[:, 0, :], self.dtype), x)
-            z = xp.stack([-half, half], axis=1)
-        else:
-            flat = xp.reshape(cast(weights, self.dtype), (-1, self.d))
-            z = xp.reshape(dot_rows(flat, x), (m, self.k, x.shape[0]))
-        z += bias[:, :, None]
-        return z
+            half = dot_rows(cast(0.5 * (weights[:, 1, :] - weights[:, 0, :]), self.dtype), x)
+            if out is None:
+                out = xp.empty((m, 2, r), dtype=self.dtype, device=weights.device)
+            return mirrored(half, bias, out)
+        flat = xp.reshape(cast(weights, self.dtype), (-1, self.d))
+        if out is None:
+            out = xp.reshape(dot_rows(flat, x), (m, self.k, r))
+        else:  # a view: rows of tasks and classes follow one another
+            dot_rows(flat, x, xp.reshape(out, (m * self.k, r)))
+        out += bias
+        return out
 
     def pullback(self, residual: Array, x: Array) -> Array:
         """`sum_i R_i [x_i; 1]^T`, `(m, p)` float64; residuals `(m, k, r)` sum to 0 over classes."""
@@ -339,7 +348,7 @@ class LinearModel:
         """`V x_i + c` of all rows, `(m, k, n)`: how logits change along `v`; half a pass."""
         out = self.empty_logits(v)
         for span, x in self.blocks(once=True):
-            out[:, :, span] = self.directions(v, x)
+            self.directions(v, x, out[:, :, span])
         return out
 
     def empty_logits(self, w: Array) -> Array:
@@ -368,7 +377,8 @@ class Pullback:
         self.problem.count_rows(x.shape[0])
         columns = residual[:, 1, :] if k == 1 else residual
         flat = combine_rows(xp.reshape(columns, (self.m * k, x.shape[0])), x)
-        self.bias = self.bias + xp.sum(residual, axis=2, dtype=xp.float64)
+        sums = xp.sum(columns if k == 1 else residual, axis=-1, dtype=xp.float64)
+        self.bias = self.bias + sums
         if self.part is None:
             self.part = flat
         else:
@@ -387,6 +397,8 @@ class Pullback:
         self._flush()
         xp = self.problem.xp
         weights = xp.reshape(self.weights, (self.m, self.columns, self.problem.d))
+        bias = xp.reshape(self.bias, (self.m, self.columns))
         if self.columns == 1:
             weights = xp.concat([-weights, weights], axis=1)
-        return self.problem.join(weights, self.bias)
+            bias = xp.concat([-bias, bias], axis=1)
+        return self.problem.join(weights, bias)

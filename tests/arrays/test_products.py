@@ -56,3 +56,22 @@ def test_few_rows_are_left_to_one_product() -> None:
     assert products._parts(a, x[:20]) == products._parts(a, x[:0]) == 1
     assert products._parts(torch.ones(65, 4), x) == 1  # MKL's own threads do as well
     assert products._parts(a.double(), x.double()) == products._parts(a.numpy(), x.numpy()) == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("q", [1, 10, 60, 100])
+def test_products_are_written_to_a_part_of_an_array(q: int, threads: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    a, x = torch.randn(q, 300, generator=g), torch.randn(101, 300, generator=g)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for library in (torch.asarray, np.asarray):
+            left, right = library(a), library(x)
+            every = library(torch.zeros(q, 400))
+            part = every[:, 200:301]
+            assert dot_rows(left, right, part) is part
+            assert (part == dot_rows(left, right)).all()
+            assert not every[:, :200].any() and not every[:, 301:].any()
+    finally:
+        torch.set_num_threads(before)
