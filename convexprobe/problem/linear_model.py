@@ -57,15 +57,21 @@ _FLUSH = 2048
 """Rows whose products add up in the compute dtype before float64 takes over."""
 
 
-def kept_columns(n: int, every: int, item: int, room: float) -> int:
+def kept_columns(n: int, every: int, item: int, room: float, *, streamed: bool) -> int:
     """The most logits a row, `m k`, with which a family keeps those of its rows, twice.
+
+    None of many rows that are streamed: a line search on kept logits reads the rows twice a step,
+    one on a sample once.
 
     Args:
         n: rows of this rank.
         every: rows of all ranks.
         item: bytes of a logit.
         room: bytes that they may take.
+        streamed: whether every reading brings the rows from elsewhere.
     """
+    if streamed and every >= MANY:
+        return 0
     most = LOGITS if every >= MANY else MOST_LOGITS
     return int(max(min(room, most), LEAST) // (2 * item * max(n, 1)))
 
@@ -117,7 +123,7 @@ class LinearModel:
         self.xp = namespace(rows.reference)
         self.dtype = compute_dtype(rows.reference)
         item = 8 if self.dtype == self.xp.float64 else 4
-        columns = kept_columns(rows.n, self.n, item, rows.room)
+        columns = kept_columns(rows.n, self.n, item, rows.room, streamed=rows.streamed)
         self.kept_columns = int(communicator.counts(columns).min())
         self.labels = labels if labels.ndim == 2 else labels[None, :]
         self.weights = None if weights is None else cast(weights, self.dtype)
