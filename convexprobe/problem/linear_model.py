@@ -30,7 +30,7 @@ from convexprobe.arrays.backend import (
     to_numpy,
 )
 from convexprobe.arrays.elementwise import mirrored, one_hot
-from convexprobe.arrays.products import combine_rows, dot_rows
+from convexprobe.arrays.products import adds_by_class, combine_rows, dot_rows, sum_by_class
 from convexprobe.arrays.ranks import ALONE, Communicator
 from convexprobe.arrays.split_products import pays
 from convexprobe.problem.tasks import take_own, take_tasks
@@ -52,6 +52,10 @@ there are many rows, and writing and reading so many logits is not. See
 
 LEAST = 64 << 20
 """Bytes that they may take whatever room there is: no more than a few blocks and their buffers."""
+
+BY_CLASS = 32
+"""Classes from which rows are added to their class's sum: a product with indicators takes longer,
+and fewer classes would add more rows to one sum."""
 
 _FLUSH = 2048
 """Rows whose products add up in the compute dtype before float64 takes over."""
@@ -146,17 +150,34 @@ class LinearModel:
     @in_smaller_blocks
     def _class_sums(self) -> Array:
         """`sum_i s_i Y_i [x_i; 1]^T` over this rank's rows, `(m or 1, k, d + 1)`."""
-        xp, f64, q = self.xp, self.xp.float64, self._data_tasks()
-        sums = 0.0
+        xp, q, sums = self.xp, self._data_tasks(), 0.0
+        by_class = self.k >= BY_CLASS and adds_by_class(self.rows.reference)
         for span, x in self.rows.blocks(self.m * self.k, once=True):
-            indicator = cast(one_hot(self.labels_at(span), self.k), self.dtype)
-            if self.weights is not None:
-                indicator = indicator * self.weights_at(span)[:, None, :]
-            ones = xp.ones((x.shape[0], 1), dtype=self.dtype, device=x.device)
-            flat = xp.reshape(indicator, (q * self.k, -1))
-            sums = sums + cast(xp.concat([combine_rows(flat, x), flat @ ones], axis=1), f64)
+            sums = sums + (self._added(span, x) if by_class else self._multiplied(span, x))
             self.count_rows(x.shape[0])
         return xp.reshape(sums, (q, self.k, self.d + 1))
+
+    def _added(self, span: slice, x: Array) -> Array:
+        """The class sums of a block, one row after the other."""
+        xp, sums = self.xp, []
+        labels, weights = self.labels_at(span), self.weights_at(span)
+        for task in range(self._data_tasks()):
+            own = labels[min(task, labels.shape[0] - 1), :]
+            share = weights[min(task, weights.shape[0] - 1), :, None]
+            rows = x if self.weights is None else x * share
+            both = [sum_by_class(part, own, self.k) for part in (rows, share)]
+            sums.append(xp.concat(both, axis=1))
+        return xp.stack(sums)
+
+    def _multiplied(self, span: slice, x: Array) -> Array:
+        """The class sums of a block, as a product with its indicators."""
+        xp = self.xp
+        indicator = cast(one_hot(self.labels_at(span), self.k), self.dtype)
+        if self.weights is not None:
+            indicator = indicator * self.weights_at(span)[:, None, :]
+        ones = xp.ones((x.shape[0], 1), dtype=self.dtype, device=x.device)
+        flat = xp.reshape(indicator, (self._data_tasks() * self.k, -1))
+        return cast(xp.concat([combine_rows(flat, x), flat @ ones], axis=1), xp.float64)
 
     def _moments(self) -> None:
         """Set class frequencies, moments and the feature mean: half a pass, once."""
