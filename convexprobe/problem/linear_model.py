@@ -152,7 +152,7 @@ class LinearModel:
         """`sum_i s_i Y_i [x_i; 1]^T` over this rank's rows, `(m or 1, k, d + 1)`."""
         xp, q, sums = self.xp, self._data_tasks(), 0.0
         by_class = self.k >= BY_CLASS and adds_by_class(self.rows.reference)
-        for span, x in self.rows.blocks(self.m * self.k, once=True):
+        for span, x in self.blocks(once=True):
             sums = sums + (self._added(span, x) if by_class else self._multiplied(span, x))
             self.count_rows(x.shape[0])
         return xp.reshape(sums, (q, self.k, self.d + 1))
