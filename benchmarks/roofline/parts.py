@@ -70,6 +70,7 @@ class Script:
     inner: int = 8
     constant: bool = False
     stale: bool = False
+    _objective: float = 1e-6
     _asked: Counts[str] = field(default_factory=Counts)
 
     def __call__(self, asking: str, names: Mapping[str, Any]) -> Any:
@@ -92,7 +93,8 @@ class Script:
             case "_moments":  # frequencies
                 return 1.0 / self.classes
             case "update" | "solve" | "read":  # objectives and their rounding
-                return 1e-6 * 4.0**-times
+                self._objective *= 0.25 if self.stale else 0.999
+                return self._objective
         return 1.0
 
 
