@@ -40,6 +40,7 @@ class Source(ABC):
         capacity: rows that may be gathered and held at a time.
         room: bytes that logits of its rows may take where they are multiplied.
         most_rows: the most rows of a block; by default what stays in the cache decides alone.
+        streamed: whether every reading brings the rows from elsewhere.
         has_narrow: whether `blocks` takes `narrow=True`, for blocks in the stored dtype.
     """
 
@@ -49,6 +50,7 @@ class Source(ABC):
     capacity: int
     room = float("inf")
     most_rows = sys.maxsize
+    streamed = False
     has_narrow = False
     _halvings = 0
 

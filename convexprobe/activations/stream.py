@@ -41,6 +41,7 @@ class Stream(Source):
         most_rows: see `Source`.
     """
 
+    streamed = True
     has_narrow = True
 
     def __init__(
@@ -134,6 +135,7 @@ class _Subset(Source):
         self.base, self.index = base, np.asarray(index)
         self.n, self.d, self.reference = len(self.index), base.d, base.reference
         self.capacity, self.most_rows = base.capacity, base.most_rows
+        self.streamed = base.streamed
 
     def blocks(self, columns: int = 0, *, once: bool = False) -> Iterator[tuple[slice, Array]]:
         for span in self.spans(max(self.d, columns)):

@@ -19,7 +19,7 @@ class Widened(Source):
 
     def __init__(self, base: Source) -> None:
         self.base, self.n, self.d, self.capacity = base, base.n, base.d, base.capacity
-        self.room = base.room
+        self.room, self.streamed = base.room, base.streamed
         self.reference = self._wide(base.reference[:0, :])
 
     def blocks(self, columns: int = 0, *, once: bool = False) -> Iterator[tuple[slice, Array]]:

@@ -23,6 +23,25 @@ def exponential(z: Array, least: float) -> Array:
     return xp.where(z > least, xp.exp(z), 0.0)
 
 
+def mirrored(half: Array, bias: Array, out: Array) -> Array:
+    """Write `bias - half` of the first and `bias + half` of the second class to `out`, `(m, 2, r)`.
+
+    Args:
+        half: `(m, r)`.
+        bias: `(m, 2, 1)`.
+        out: what is written to and returned.
+    """
+    first, second = bias[:, 0, :], bias[:, 1, :]
+    if isinstance(half, (torch.Tensor, np.ndarray)):
+        xp = namespace(half)
+        xp.subtract(first, half, out=out[:, 0, :])
+        xp.add(second, half, out=out[:, 1, :])
+    else:
+        out[:, 0, :] = first - half
+        out[:, 1, :] = second + half
+    return out
+
+
 def pick(z: Array, labels: Array) -> Array:
     """`z[:, y_i, i]` for class indices `(m or 1, r)`: `(m, r)`."""
     if isinstance(z, torch.Tensor):

@@ -25,24 +25,44 @@ _CALL = 2e5
 MKL is up to three times faster for thin products."""
 
 
-def dot_rows(a: Array, x: Array) -> Array:
+_ADDED = 256
+"""Rows, or classes if those are more, whose sums by class add up in the compute dtype."""
+
+
+def dot_rows(a: Array, x: Array, out: Array | None = None) -> Array:
     """`a x^T`, `(q, r)`: rows of `a` `(q, d)` with rows of `x` `(r, d)`.
 
     On a CPU with few rows in `a` each thread multiplies a part of `x`. Tensors of rows may be in
     half precision, with `a` in float32: see `split_products`.
+
+    Args:
+        a, x: the factors.
+        out: an array `(q, r)` with contiguous rows to write to and to return, or None for a new
+            one.
     """
     if isinstance(x, np.ndarray):
         if _is_small(a, x):
+            return np.matmul(a, x.T, out=out)
+        into = None if out is None else torch.from_dlpack(out)
+        made = dot_rows(torch.from_dlpack(a), torch.from_dlpack(x), into)
+        return made.numpy() if out is None else out
+    if not isinstance(x, torch.Tensor):
+        if out is None:
             return a @ x.T
-        return dot_rows(torch.from_dlpack(a), torch.from_dlpack(x)).numpy()
-    if isinstance(x, torch.Tensor) and x.dtype in split_products.WAYS:
-        return split_products.product(a, x.T)
+        out[...] = a @ x.T
+        return out
+    if x.dtype in split_products.WAYS:
+        return split_products.product(a, x.T, out)
     parts, (q, d), r = _parts(a, x), a.shape, x.shape[0]
-    turned = q in _TURNED and isinstance(x, torch.Tensor) and x.device.type == "cpu"
+    turned = q in _TURNED and x.device.type == "cpu"
+    if parts <= 1 and not turned:
+        return torch.mm(a, x.T, out=out)
+    if out is None:
+        out = x.new_empty((q, r))
     if parts <= 1:
-        return (x @ a.T).T.contiguous() if turned else a @ x.T
+        return out.copy_((x @ a.T).T)
     even = r - r % parts
-    out, blocks = x.new_empty((q, r)), x[:even].reshape(parts, -1, d)
+    blocks = x[:even].reshape(parts, -1, d)
     products = (blocks @ a.T).mT if turned else a.expand(parts, q, d) @ blocks.mT
     out[:, :even].view(q, parts, -1).copy_(products.transpose(0, 1))
     if even < r:
@@ -66,6 +86,26 @@ def combine_rows(a: Array, x: Array) -> Array:
     shares = a[:, :even].reshape(q, parts, -1).transpose(0, 1)
     out = (shares @ x[:even].reshape(parts, -1, d)).sum(0)
     return out if even == r else out + a[:, even:] @ x[even:]
+
+
+def adds_by_class(x: Array) -> bool:
+    """Whether `sum_by_class` takes such arrays: on a CPU it always adds in the same order."""
+    return isinstance(x, (np.ndarray, torch.Tensor)) and on_cpu(x)
+
+
+def sum_by_class(x: Array, labels: Array, k: int) -> Array:
+    """The sum of the rows `x` `(r, d)` of each class, `(k, d)` float64, for class indices `(r,)`.
+
+    It takes as long as reading the rows; a product with indicators has `2 k d` flops a row.
+    """
+    if isinstance(x, np.ndarray):
+        return sum_by_class(torch.from_dlpack(x), torch.from_dlpack(labels), k).numpy()
+    total = x.new_zeros((k, x.shape[1]), dtype=torch.float64)
+    part = x.new_empty(total.shape)
+    step = max(_ADDED, k)
+    for rows, own in zip(x.split(step), labels.split(step), strict=True):
+        total += part.zero_().index_add_(0, own, rows)
+    return total
 
 
 def _is_small(a: np.ndarray, x: np.ndarray) -> bool:

@@ -47,8 +47,8 @@ class Parts:
     """A left factor in narrow parts.
 
     Attributes:
-        stacked: the parts one below the other, `(parts q, r)`.
-        factor: what each part counts relative to the one before it.
+        stacked: the parts one below the other, the largest last, `(parts q, r)`.
+        factor: what each part counts relative to the one after it.
         scale: what each row of the product is to be multiplied by, `(q, 1)`, or None.
     """
 
@@ -64,23 +64,27 @@ class Way:
     split: Callable[[Tensor], Parts]
     multiply: Callable[[Tensor, Tensor], Tensor]
 
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """`a b`, `(q, c)` float32, for `a` `(q, r)` float32 and `b` `(r, c)` in half precision."""
+    def __call__(self, a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+        """`a b`, `(q, c)` float32, for `a` `(q, r)` float32 and `b` `(r, c)` in half precision,
+        written to `out` if that is given."""
         parts = self.split(a)
-        products = self.multiply(parts.stacked, b).reshape(-1, a.shape[0], b.shape[1]).unbind()
-        total = products[-1]  # from the smallest on
-        for product in reversed(products[:-1]):
-            total = torch.add(product, total, alpha=parts.factor)
-        return total if parts.scale is None else total * parts.scale
+        products = self.multiply(parts.stacked, b).reshape(-1, a.shape[0], b.shape[1])
+        if parts.factor == 1.0:
+            return torch.sum(products, 0, out=out)
+        small, large = products
+        total = torch.add(large, small, alpha=parts.factor, out=out)
+        return total if parts.scale is None else total.mul_(parts.scale)
 
 
 def bfloat16_parts(a: Tensor) -> Parts:
     """Three parts in bfloat16, 8 bits each: exact, but for numbers below 1e-33."""
-    parts = []
-    for _ in range(3):
-        parts.append(a.bfloat16())
-        a = a - parts[-1].float()
-    return Parts(torch.cat(parts))
+    q, r = a.shape
+    third, second, first = stacked = a.new_empty((3, q, r), dtype=torch.bfloat16)
+    first.copy_(a)
+    left = a - first
+    second.copy_(left)
+    torch.sub(left, second, out=third)
+    return Parts(stacked.view(3 * q, r))
 
 
 def float16_parts(a: Tensor) -> Parts:
@@ -89,24 +93,29 @@ def float16_parts(a: Tensor) -> Parts:
     Float16 has a narrow range: rows are scaled by powers of two to at most 1, and the second part,
     which is 2^11 times smaller, by 2^11.
     """
-    _, exponent = torch.frexp(a.abs().amax(dim=1, keepdim=True))
+    q, r = a.shape
+    _, exponent = torch.frexp(torch.linalg.vector_norm(a, torch.inf, dim=1, keepdim=True))
     scale = torch.ldexp(torch.ones_like(a[:, :1]), exponent.clamp(-126, 127))
     a = a / scale
-    first = a.half()
-    return Parts(torch.cat([first, ((a - first.float()) * 2.0**11).half()]), 2.0**-11, scale)
+    second, first = stacked = a.new_empty((2, q, r), dtype=torch.float16)
+    first.copy_(a)
+    torch.mul(a.sub_(first), 2.0**11, out=second)
+    return Parts(stacked.view(2 * q, r), 2.0**-11, scale)
 
 
 def tf32_parts(a: Tensor) -> Parts:
     """Two parts of 11 bits, in float32: to 2^-23 of a number."""
-    first = _tf32(a)
-    return Parts(torch.cat([first, _tf32(a - first)]))
+    q, r = a.shape
+    second, first = stacked = a.new_empty((2, q, r))
+    _tf32(a, first)
+    _tf32(torch.sub(a, first, out=second), second)
+    return Parts(stacked.view(2 * q, r))
 
 
-def _tf32(a: Tensor) -> Tensor:
-    """The nearest numbers with 11 bits."""
-    bits = a.contiguous().view(torch.int32)
-    half = 1 << (_TF32_BITS - 1)
-    return ((bits + half) & -(1 << _TF32_BITS)).view(torch.float32)
+def _tf32(a: Tensor, out: Tensor) -> None:
+    """Write the nearest numbers with 11 bits to `out`."""
+    bits = a.contiguous().view(torch.int32) + (1 << (_TF32_BITS - 1))
+    torch.bitwise_and(bits, -(1 << _TF32_BITS), out=out.view(torch.int32))
 
 
 def multiply_narrow(a: Tensor, b: Tensor) -> Tensor:
@@ -149,22 +158,23 @@ WAYS = {
 _chosen: dict[tuple[Any, ...], Way | None] = {}  # None where the plain product was the fastest
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
+def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """`a b` in float32, by the fastest way that proved itself for the shape.
 
     Args:
         a: `(q, r)` float32.
         b: `(r, c)` in half precision: rows, or their transpose.
+        out: `(q, c)` float32 with contiguous rows, to be written to; None is a new array.
     """
     turned = not b.is_contiguous()
     d, rows = (b.shape[0], b.shape[1]) if turned else (b.shape[1], b.shape[0])
     key = _key(b, a.shape[0], d, turned)
     if key not in _chosen:
         if rows < LEAST:
-            return a @ b.to(a.dtype)
+            return torch.mm(a, b.to(a.dtype), out=out)
         _chosen[key] = fastest(a, b)
     way = _chosen[key]
-    return a @ b.to(a.dtype) if way is None else way(a, b)
+    return torch.mm(a, b.to(a.dtype), out=out) if way is None else way(a, b, out)
 
 
 def pays(reference: Any, q: int) -> bool:

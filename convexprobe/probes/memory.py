@@ -97,7 +97,8 @@ class Family:
     def logits(self) -> float:
         """One array of the logits of all rows; 0 where they are not kept."""
         columns = self.m * self.k
-        kept = columns <= kept_columns(self.n, self.n, self.item, self.room)
+        most = kept_columns(self.n, self.n, self.item, self.room, streamed=not self.held)
+        kept = columns <= most
         return float(self.item * columns * self.n) if kept else 0.0
 
     @property

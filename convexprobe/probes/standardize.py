@@ -35,7 +35,7 @@ class Standardized(Source):
 
     def __init__(self, base: Source, mean: np.ndarray, scale: np.ndarray) -> None:
         self.base, self.n, self.d, self.capacity = base, base.n, base.d, base.capacity
-        self.room = base.room
+        self.room, self.streamed = base.room, base.streamed
         self.mean, self.scale = mean, scale
         dtype = compute_dtype(base.reference)
         self.reference = cast(base.reference[:0, :], dtype)

@@ -29,8 +29,8 @@ from convexprobe.arrays.backend import (
     namespace,
     to_numpy,
 )
-from convexprobe.arrays.elementwise import one_hot
-from convexprobe.arrays.products import combine_rows, dot_rows
+from convexprobe.arrays.elementwise import mirrored, one_hot
+from convexprobe.arrays.products import adds_by_class, combine_rows, dot_rows, sum_by_class
 from convexprobe.arrays.ranks import ALONE, Communicator
 from convexprobe.arrays.split_products import pays
 from convexprobe.problem.tasks import take_own, take_tasks
@@ -53,19 +53,29 @@ there are many rows, and writing and reading so many logits is not. See
 LEAST = 64 << 20
 """Bytes that they may take whatever room there is: no more than a few blocks and their buffers."""
 
+BY_CLASS = 32
+"""Classes from which rows are added to their class's sum: a product with indicators takes longer,
+and fewer classes would add more rows to one sum."""
+
 _FLUSH = 2048
 """Rows whose products add up in the compute dtype before float64 takes over."""
 
 
-def kept_columns(n: int, every: int, item: int, room: float) -> int:
+def kept_columns(n: int, every: int, item: int, room: float, *, streamed: bool) -> int:
     """The most logits a row, `m k`, with which a family keeps those of its rows, twice.
+
+    None of many rows that are streamed: a line search on kept logits reads the rows twice a step,
+    one on a sample once.
 
     Args:
         n: rows of this rank.
         every: rows of all ranks.
         item: bytes of a logit.
         room: bytes that they may take.
+        streamed: whether every reading brings the rows from elsewhere.
     """
+    if streamed and every >= MANY:
+        return 0
     most = LOGITS if every >= MANY else MOST_LOGITS
     return int(max(min(room, most), LEAST) // (2 * item * max(n, 1)))
 
@@ -117,7 +127,7 @@ class LinearModel:
         self.xp = namespace(rows.reference)
         self.dtype = compute_dtype(rows.reference)
         item = 8 if self.dtype == self.xp.float64 else 4
-        columns = kept_columns(rows.n, self.n, item, rows.room)
+        columns = kept_columns(rows.n, self.n, item, rows.room, streamed=rows.streamed)
         self.kept_columns = int(communicator.counts(columns).min())
         self.labels = labels if labels.ndim == 2 else labels[None, :]
         self.weights = None if weights is None else cast(weights, self.dtype)
@@ -140,17 +150,34 @@ class LinearModel:
     @in_smaller_blocks
     def _class_sums(self) -> Array:
         """`sum_i s_i Y_i [x_i; 1]^T` over this rank's rows, `(m or 1, k, d + 1)`."""
-        xp, f64, q = self.xp, self.xp.float64, self._data_tasks()
-        sums = 0.0
-        for span, x in self.rows.blocks(self.m * self.k, once=True):
-            indicator = cast(one_hot(self.labels_at(span), self.k), self.dtype)
-            if self.weights is not None:
-                indicator = indicator * self.weights_at(span)[:, None, :]
-            ones = xp.ones((x.shape[0], 1), dtype=self.dtype, device=x.device)
-            flat = xp.reshape(indicator, (q * self.k, -1))
-            sums = sums + cast(xp.concat([combine_rows(flat, x), flat @ ones], axis=1), f64)
+        xp, q, sums = self.xp, self._data_tasks(), 0.0
+        by_class = self.k >= BY_CLASS and adds_by_class(self.rows.reference)
+        for span, x in self.blocks(once=True):
+            sums = sums + (self._added(span, x) if by_class else self._multiplied(span, x))
             self.count_rows(x.shape[0])
         return xp.reshape(sums, (q, self.k, self.d + 1))
+
+    def _added(self, span: slice, x: Array) -> Array:
+        """The class sums of a block, one row after the other."""
+        xp, sums = self.xp, []
+        labels, weights = self.labels_at(span), self.weights_at(span)
+        for task in range(self._data_tasks()):
+            own = labels[min(task, labels.shape[0] - 1), :]
+            share = weights[min(task, weights.shape[0] - 1), :, None]
+            rows = x if self.weights is None else x * share
+            both = [sum_by_class(part, own, self.k) for part in (rows, share)]
+            sums.append(xp.concat(both, axis=1))
+        return xp.stack(sums)
+
+    def _multiplied(self, span: slice, x: Array) -> Array:
+        """The class sums of a block, as a product with its indicators."""
+        xp = self.xp
+        indicator = cast(one_hot(self.labels_at(span), self.k), self.dtype)
+        if self.weights is not None:
+            indicator = indicator * self.weights_at(span)[:, None, :]
+        ones = xp.ones((x.shape[0], 1), dtype=self.dtype, device=x.device)
+        flat = xp.reshape(indicator, (self._data_tasks() * self.k, -1))
+        return cast(xp.concat([combine_rows(flat, x), flat @ ones], axis=1), xp.float64)
 
     def _moments(self) -> None:
         """Set class frequencies, moments and the feature mean: half a pass, once."""
@@ -289,23 +316,28 @@ class LinearModel:
         columns = self.m * (1 if self.k == 2 else self.k)
         return self.rows.has_narrow and pays(self.rows.reference, columns)
 
-    def logits(self, w: Array, x: Array) -> Array:
+    def logits(self, w: Array, x: Array, out: Array | None = None) -> Array:
         """`W x_i + b` for rows `x` `(r, d)`: `(m, k, r)` in the compute dtype; half their pass.
 
         With two classes, both logits of a row may be off by one number, which softmax cancels.
+
+        Args:
+            w: the point, `(m, p)`.
+            x: the rows.
+            out: where to write them, `(m, k, r)` of all rows' logits, or None for a new array.
         """
         self.count_rows(x.shape[0])
-        return self._logits(w, x)
+        return self._logits(w, x, out)
 
-    def _logits(self, w: Array, x: Array) -> Array:
+    def _logits(self, w: Array, x: Array, out: Array | None = None) -> Array:
         weights, bias = self.split(w)
-        return self._affine(weights, cast(bias, self.dtype) + self.absent, x)
+        return self._affine(weights, cast(bias, self.dtype) + self.absent, x, out)
 
-    def directions(self, v: Array, x: Array) -> Array:
+    def directions(self, v: Array, x: Array, out: Array | None = None) -> Array:
         """`V x_i + c` for rows `x`: logits without the offsets of absent classes."""
         self.count_rows(x.shape[0])
         weights, bias = self.split(v)
-        return self._affine(weights, cast(bias, self.dtype), x)
+        return self._affine(weights, cast(bias, self.dtype), x, out)
 
     def difference(self, v: Array, x: Array) -> Array:
         """How far the second of two classes' `directions` is above the first's, `(m, 1, r)`."""
@@ -314,16 +346,20 @@ class LinearModel:
         flat = cast(weights[:, 1, :] - weights[:, 0, :], self.dtype)
         return (dot_rows(flat, x) + cast(bias[:, 1:] - bias[:, :1], self.dtype))[:, None, :]
 
-    def _affine(self, weights: Array, bias: Array, x: Array) -> Array:
-        xp, m = self.xp, weights.shape[0]
+    def _affine(self, weights: Array, bias: Array, x: Array, out: Array | None) -> Array:
+        xp, (m, r), bias = self.xp, (weights.shape[0], x.shape[0]), bias[:, :, None]
         if self.k == 2:  # the classes' difference alone matters: one column, not two
-            half = 0.5 * dot_rows(cast(weights[:, 1, :] - weights[:, 0, :], self.dtype), x)
-            z = xp.stack([-half, half], axis=1)
-        else:
-            flat = xp.reshape(cast(weights, self.dtype), (-1, self.d))
-            z = xp.reshape(dot_rows(flat, x), (m, self.k, x.shape[0]))
-        z += bias[:, :, None]
-        return z
+            half = dot_rows(cast(0.5 * (weights[:, 1, :] - weights[:, 0, :]), self.dtype), x)
+            if out is None:
+                out = xp.empty((m, 2, r), dtype=self.dtype, device=weights.device)
+            return mirrored(half, bias, out)
+        flat = xp.reshape(cast(weights, self.dtype), (-1, self.d))
+        if out is None:
+            out = xp.reshape(dot_rows(flat, x), (m, self.k, r))
+        else:  # a view: rows of tasks and classes follow one another
+            dot_rows(flat, x, xp.reshape(out, (m * self.k, r)))
+        out += bias
+        return out
 
     def pullback(self, residual: Array, x: Array) -> Array:
         """`sum_i R_i [x_i; 1]^T`, `(m, p)` float64; residuals `(m, k, r)` sum to 0 over classes."""
@@ -346,7 +382,7 @@ class LinearModel:
         """`V x_i + c` of all rows, `(m, k, n)`: how logits change along `v`; half a pass."""
         out = self.empty_logits(v)
         for span, x in self.blocks(once=True):
-            out[:, :, span] = self.directions(v, x)
+            self.directions(v, x, out[:, :, span])
         return out
 
     def empty_logits(self, w: Array) -> Array:

@@ -146,9 +146,9 @@ class Problem(LinearModel):
         uncertainty = xp.empty((self.m, self.rows.n), dtype=self.dtype, device=w.device)
         kept = self.empty_logits(w) if keep and logits is None else logits
         for span, x in self.blocks(once=logits is not None):
-            z = self.logits(w, x) if logits is None else logits[:, :, span]
-            if kept is not None and logits is None:
-                kept[:, :, span] = z
+            z = None if kept is None else kept[:, :, span]
+            if logits is None:
+                z = self.logits(w, x, z)
             weights = None if self.weights is None else self.weights_at(span)
             terms = best_row_terms(z, self.labels_at(span), weights)
             uncertainty[:, span] = terms.uncertainty

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import convexprobe.arrays.products as products
-from convexprobe.arrays.products import combine_rows, dot_rows
+from convexprobe.arrays.products import combine_rows, dot_rows, sum_by_class
 
 
 @pytest.fixture
@@ -56,3 +56,37 @@ def test_few_rows_are_left_to_one_product() -> None:
     assert products._parts(a, x[:20]) == products._parts(a, x[:0]) == 1
     assert products._parts(torch.ones(65, 4), x) == 1  # MKL's own threads do as well
     assert products._parts(a.double(), x.double()) == products._parts(a.numpy(), x.numpy()) == 0
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("q", [1, 10, 60, 100])
+def test_products_are_written_to_a_part_of_an_array(q: int, threads: int) -> None:
+    g = torch.Generator().manual_seed(0)
+    a, x = torch.randn(q, 300, generator=g), torch.randn(101, 300, generator=g)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for library in (torch.asarray, np.asarray):
+            left, right = library(a), library(x)
+            every = library(torch.zeros(q, 400))
+            part = every[:, 200:301]
+            assert dot_rows(left, right, part) is part
+            assert (part == dot_rows(left, right)).all()
+            assert not every[:, :200].any() and not every[:, 301:].any()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("r", [0, 1, 700])
+def test_sums_by_class_are_as_accurate_as_a_product(r: int, dtype: type) -> None:
+    rng = np.random.default_rng(r)
+    x = (100 + rng.standard_normal((r, 9))).astype(dtype)
+    labels = np.where(rng.random(r) < 0.9, 3, rng.integers(0, 40, r))  # most rows are of one class
+    for array in (x, labels):
+        array.flags.writeable = False  # as those of a file are
+    exact = (labels == np.arange(40)[:, None]).astype(np.float64) @ x.astype(np.float64)
+    for library in (np.asarray, torch.from_dlpack):
+        found = np.asarray(sum_by_class(library(x), library(labels), 40))
+        assert found.dtype == np.float64
+        np.testing.assert_allclose(found, exact, rtol=1e-6 if dtype == np.float32 else 1e-14)

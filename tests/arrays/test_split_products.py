@@ -81,7 +81,9 @@ def test_parts_are_narrow_and_add_up_to_the_number(
     stacked = parts.stacked.double().reshape(count, 7, 50)
     mantissa, _ = torch.frexp(stacked)
     assert torch.equal((mantissa * 2**bits).round(), mantissa * 2**bits)
-    weights = torch.tensor([parts.factor**i for i in range(count)], dtype=torch.float64)
+    weights = torch.tensor(
+        [parts.factor ** (count - 1 - i) for i in range(count)], dtype=torch.float64
+    )
     total = (stacked * weights[:, None, None]).sum(0)
     total = total if parts.scale is None else total * parts.scale.double()
     least = 0.0 if count == 3 else 2.0**-22

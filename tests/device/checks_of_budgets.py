@@ -2,8 +2,8 @@
 
 The budgets: four waits a step of the loop, and four more where a step builds a preconditioner; in
 conjugate gradients one at the third iteration and every fifth after it; none for a block of rows.
-The rows travel once, or once for each of a pass's two products if they are streamed, and all else
-together is a hundredth of that.
+The rows travel once; if they are streamed, once a step, or once for each of a pass's two products
+where they are few. All else together is a hundredth of that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import convexprobe as cxp
 from convexprobe.activations.source import Rows
 from convexprobe.activations.stored import HostRows
 from convexprobe.activations.stream import Stream
+from convexprobe.problem import linear_model
 from convexprobe.problem.eigen_blocks import EigenBlocks
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Curvature
@@ -126,7 +127,20 @@ def test_rows_travel_once(name: str, dtype: torch.dtype) -> None:
     assert travelled <= x.nbytes * 1.01 + labels, str(counts)
 
 
-def test_streamed_rows_travel_once_a_pass() -> None:
+@pytest.mark.parametrize("name", ["lbfgs", "newton-cg"])
+def test_many_streamed_rows_travel_once_a_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_model, "MANY", 10_000)
+    data = random_data(11_000, 100, 2)
+    x, y = torch.tensor(data.x, dtype=torch.float32), torch.tensor(data.y)
+    problem = Problem(Stream(HostRows(x), NAME, 1e9), y.to(NAME), [1e-2], classes=2)
+    with counted() as counts:
+        found = solve(problem, SOLVERS[name](), tol=1e-3)
+    read = sum(n for line, n in counts.to_device.items() if "_fetch" in line) / x.nbytes
+    assert found.steps.max() > 1
+    assert read <= 1 + found.steps.max()  # class sums, and an evaluation a step
+
+
+def test_few_streamed_rows_travel_once_a_product() -> None:
     data = random_data(11_000, 100, 2)
     x, y = torch.tensor(data.x, dtype=torch.float32), torch.tensor(data.y)
     stream = Stream(HostRows(x), NAME, 1e9)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
 
 from convexprobe.activations.source import Rows
+from convexprobe.arrays.backend import to_numpy
+from convexprobe.problem.linear_model import BY_CLASS
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.row_sample import Sample
 from tests.oracle import Data, random_data
@@ -98,3 +102,21 @@ def test_the_remaining_tasks_see_the_passes_they_spend() -> None:
     before = part.passes
     part.evaluate(point(part))
     assert part.passes == before + 1.0
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("k", [BY_CLASS - 1, BY_CLASS])
+def test_moments_of_many_classes_are_those_of_the_definition(
+    k: int, weighted: bool, library: ModuleType
+) -> None:
+    rng = np.random.default_rng(k)
+    x, labels = rng.standard_normal((300, 4)), rng.integers(0, k - 1, (2, 300))
+    weights = rng.random((2, 300)) if weighted else np.ones((2, 300))
+    given = library.asarray(weights) if weighted else None
+    rows = Rows(library.asarray(x), 70)
+    problem = Problem(rows, library.asarray(labels), 1.0, classes=k, weights=given)
+    shares = (labels[:, None, :] == np.arange(k)[:, None]) * weights[:, None, :]
+    shares = shares / weights.sum(axis=1)[:, None, None]
+    np.testing.assert_allclose(to_numpy(problem.frequency), shares.sum(axis=2), **EXACT)
+    np.testing.assert_allclose(to_numpy(problem.moment), shares @ x, **EXACT)
+    assert problem.passes == 0.5

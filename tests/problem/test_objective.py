@@ -207,3 +207,22 @@ def test_of_equal_logits_the_first_class_is_predicted(library: ModuleType) -> No
     bias = library.asarray([[0.0, 1.0, 1.0, 0.0]])
     tied = problem.join(problem.split(w)[0], bias)
     np.testing.assert_allclose(problem.errors(tied), [np.mean(data.y != 1)])
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_kept_logits_are_those_of_all_rows_at_once(k: int, library: ModuleType) -> None:
+    data = random_data(120, 4, k)
+    x = library.asarray(data.x)
+    penalties = [1e-2, 1e-2]  # two tasks, whose logits lie one behind the other
+    problem = Problem(Rows(x, 50), library.asarray(data.y), penalties, classes=k)
+    w = library.asarray(point(problem))
+    at = problem.evaluate(w, keep=True)
+    expected = np.einsum("mkd,nd->mkn", to_numpy(problem.split(w)[0]), data.x)
+    expected -= expected.mean(axis=1, keepdims=True)
+    for found in (at.logits, problem.logit_change(w), problem.logits(w, x)):
+        found = to_numpy(found) - to_numpy(problem.split(w)[1])[:, :, None] + 0.0
+        np.testing.assert_allclose(found - found.mean(axis=1, keepdims=True), expected, **EXACT)
+    bare = problem.evaluate(w)
+    for name in ("value", "gradient", "entropy"):
+        np.testing.assert_array_equal(to_numpy(getattr(at, name)), to_numpy(getattr(bare, name)))
+    assert bare.logits is None

@@ -14,8 +14,11 @@ import torch
 import convexprobe as cxp
 from convexprobe.activations.placement import logit_room, place
 from convexprobe.activations.source import Rows
+from convexprobe.activations.stored import HostRows
+from convexprobe.activations.stream import Stream
 from convexprobe.activations.widened import Widened
 from convexprobe.arrays.backend import to_numpy
+from convexprobe.probes.standardize import Standardized
 from convexprobe.problem import linear_model
 from convexprobe.problem.linear_model import LOGITS, MANY, MOST_LOGITS, kept_columns
 from convexprobe.problem.objective import Problem
@@ -122,14 +125,29 @@ def test_solvers_certify_without_logits_and_the_gap_holds(
 
 
 def test_logits_are_kept_where_they_have_room() -> None:
-    assert kept_columns(1000, 1000, 4, 8e6 + 7) == 1000
-    assert kept_columns(MANY, MANY, 4, np.inf) == LOGITS // (8 * MANY)
-    assert kept_columns(MANY - 1, MANY - 1, 8, np.inf) == MOST_LOGITS // (16 * (MANY - 1))
-    assert kept_columns(1, MANY, 4, np.inf) == LOGITS // 8  # of many rows, one is here
-    assert kept_columns(0, 0, 4, 80.0) == 10
+    def kept(n: int, every: int, item: int, room: float) -> int:
+        return kept_columns(n, every, item, room, streamed=False)
+
+    assert kept(1000, 1000, 4, 8e6 + 7) == 1000
+    assert kept(MANY, MANY, 4, np.inf) == LOGITS // (8 * MANY)
+    assert kept(MANY - 1, MANY - 1, 8, np.inf) == MOST_LOGITS // (16 * (MANY - 1))
+    assert kept(1, MANY, 4, np.inf) == LOGITS // 8  # of many rows, one is here
+    assert kept(0, 0, 4, 80.0) == 10
     problem = random_data(50, 4, 3).problem([1.0, 1.0])
     problem.kept_columns = 3
     assert not problem.keeps_logits and problem.take_tasks([0]).keeps_logits
+
+
+def test_many_rows_that_are_streamed_keep_no_logits() -> None:
+    assert kept_columns(MANY, MANY, 4, np.inf, streamed=True) == 0
+    assert kept_columns(1, MANY, 4, np.inf, streamed=True) == 0  # the others are elsewhere
+    assert kept_columns(100, MANY - 1, 4, 8e3, streamed=True) == 10
+    x, y = torch.zeros(MANY, 1), torch.arange(MANY) % 2
+    stream = Stream(HostRows(x), "cpu", 1e9)
+    assert not Problem(stream, y, [1.0], classes=2).keeps_logits
+    assert Problem(Rows(x), y, [1.0], classes=2).keeps_logits
+    for source in (Widened(stream), Standardized(stream, np.zeros(1), np.ones(1))):
+        assert source.streamed and source.subset(np.arange(2)).streamed
 
 
 def test_rows_and_logits_share_the_limit(tmp_path: Path) -> None:
