@@ -368,7 +368,7 @@ class Pullback:
         self.problem.count_rows(x.shape[0])
         columns = residual[:, 1, :] if k == 1 else residual
         flat = combine_rows(xp.reshape(columns, (self.m * k, x.shape[0])), x)
-        self.bias = self.bias + xp.sum(residual, axis=2, dtype=xp.float64)
+        self.bias = self.bias + cast(xp.sum(residual, axis=2), xp.float64)
         if self.part is None:
             self.part = flat
         else:
