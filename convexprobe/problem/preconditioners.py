@@ -86,11 +86,14 @@ class Curvature:
         rank: features up to which `C` is formed; with more, so many rows represent it.
         tasks: tasks up to which each has an inverse of its own; more share an eigendecomposition.
         classes: classes up to which they share a scale; more share an eigendecomposition.
+        damping: mean eigenvalues of `C` that are added to `l2`: where losses are far from
+            quadratic, directions that seem flat are not.
     """
 
     rank: int = 1024
     tasks: int = 3
     classes: int = 256
+    damping: float = 0.0
 
     def build(self, sample: Sample) -> Inverse:
         """O(s d^2 + d^3) flops dense; O(r^2 d + r^3) with `r` rows in low rank (Woodbury).
@@ -130,7 +133,7 @@ class Curvature:
         trace = xp.sum(gram * eye) / problem.d
         share = xp.full_like(problem.l2, 1e-5 if low else 1e-10)
         floor = xp.where(problem.l2 > 0, share, 1e-5) * trace + 1e-200
-        ridge = xp.maximum(problem.l2, floor)
+        ridge = xp.maximum(problem.l2 + self.damping * trace, floor)
         shape = _Shape(problem, mass / total, ridge, mean, mass)
         if self._is_spectral(problem):
             return _spectral(shape, gram, root if low else None, thinned=thinned)
