@@ -37,7 +37,7 @@ DENSE = 64
 """Classes up to which a repair solves its system by factors, whose matrix takes `2 k` flops for
 each probability."""
 
-ITERATIONS, LEFT = 30, 1e-8
+ITERATIONS, LEFT = 30, 1e-6
 """Of the conjugate gradients that solve it otherwise, at most, and the share of the residual's
 square that they leave."""
 
@@ -106,14 +106,41 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]
     # nothing; a class that would move far (it has few uncertain rows) is held back, and not all.
     beta = beta - xp.sum(problem.frequency * beta, axis=1, keepdims=True)
     beta = xp.clip(beta, -1.0, 1.0)
-    u, change = cast(beta, p.dtype)[:, :, None], xp.zeros_like(problem.l2)
-    pulled = Pullback(problem, problem.m)
-    for rows, x in Rows(sample.x).blocks(problem.m * problem.k):
-        moved, gained = _moved(p[:, :, rows], u)
+    u, f64 = cast(beta, p.dtype)[:, :, None], xp.float64
+    blocks = list(Rows(sample.x).spans(problem.m * problem.k))
+    mass = gained = xp.zeros_like(delta)
+    for rows in blocks:
+        q, part = _tilted(p[:, :, rows], u), share[:, :, rows]
+        mass = mass + cast(xp.sum(q * part, axis=2), f64)
+        q -= p[:, :, rows]
+        q *= part
+        gained = gained + cast(xp.sum(q, axis=2), f64)
+    mass, gained = problem.all_reduce(mass, gained)
+    # What is left of a class's excess leaves it in the same proportion in every row, for those that
+    # lack some.
+    left = delta + gained
+    leaves = xp.clip(left, 0.0, None) / xp.maximum(mass, 1e-300)
+    lack = xp.clip(-left, 0.0, None)
+    lack = lack / xp.maximum(xp.sum(lack, axis=1, keepdims=True), 1e-300)
+    leaves = cast(xp.clip(leaves, None, 1.0), p.dtype)[:, :, None]
+    lack = cast(lack, p.dtype)[:, :, None]
+    change, pulled = xp.zeros_like(problem.l2), Pullback(problem, problem.m)
+    for rows in blocks:
+        moved, entropy = _moved(p[:, :, rows], u, leaves, lack)
         moved *= share[:, :, rows]
-        pulled.add(moved, x)
-        change = change + xp.sum(gained * share[:, 0, rows], axis=1, dtype=xp.float64)
+        pulled.add(moved, sample.x[rows, :])
+        change = change + xp.sum(entropy * share[:, 0, rows], axis=1, dtype=f64)
     return problem.all_reduce(change, pulled.value())
+
+
+@by_torch_if_large
+def _tilted(p: Array, u: Array) -> Array:
+    """`P_ik (1 - u_k + P_i.u)`, cut at 0 and scaled to distributions, for `u` `(m, k, 1)`."""
+    xp = namespace(p)
+    q = xp.clip(1.0 + xp.matrix_transpose(u) @ p - u, 0.0, None)
+    q *= p
+    q /= xp.sum(q, axis=1, keepdims=True)
+    return q
 
 
 class _Moved(NamedTuple):
@@ -124,16 +151,18 @@ class _Moved(NamedTuple):
 
 
 @by_torch_if_large
-def _moved(p: Array, u: Array) -> _Moved:
-    """The repair of rows with probabilities `(m, k, r)` by `u`, `(m, k, 1)`."""
+def _moved(p: Array, u: Array, leaves: Array, lack: Array) -> _Moved:
+    """The repair of rows with probabilities `(m, k, r)`: a tilt by `u`, and then of every class the
+    share that leaves it, to where it lacks; `(m, k, 1)` each."""
     xp = namespace(p)
-    q = xp.clip(1.0 + xp.matrix_transpose(u) @ p - u, 0.0, None)
-    q *= p
-    q /= xp.sum(q, axis=1, keepdims=True)
-    gained = _plogp(p)
-    gained -= _plogp(q)
+    q = _tilted(p, u)
+    moving = xp.matrix_transpose(leaves) @ q
+    q *= 1.0 - leaves
+    q += lack * moving
+    entropy = _plogp(p)
+    entropy -= _plogp(q)
     q -= p
-    return _Moved(q, xp.sum(gained, axis=1))
+    return _Moved(q, xp.sum(entropy, axis=1))
 
 
 def _by_factors(problem: Problem, p: Array, share: Array, delta: Array) -> Array:

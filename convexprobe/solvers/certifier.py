@@ -19,10 +19,6 @@ REACH = 200.0
 """How many targets the estimated gap may be for a bound to be computed at all."""
 
 
-OWN = 8
-"""Rows that a repair has for each class: one with few of them cannot move its mean."""
-
-
 def read(family: Problem, at: Evaluation, *more: Array) -> tuple[Evaluation, list[np.ndarray]]:
     """The evaluation with its numbers on the host, and more numbers `(m,)`, for one wait.
 
@@ -77,9 +73,8 @@ def lower_bounds(
     near = (value - bound > target) & hopeful & (family.host_l2 > 0)
     if not (near.any() and family.bias):  # without biases there is nothing to repair
         return bound
-    least = min(OWN * family.k, family.n)
-    if sample is None or sample.rows < max(least, 1):  # a draw of few rows may be empty
-        size = min(max(2500, family.n // 20, least), family.n)
+    if sample is None or not sample.rows:  # a draw of few rows may be empty
+        size = min(max(2500, family.n // 20), family.n)
         sample = Sample.draw(family, at, size, generator(step))
     bound = np.maximum(bound, to_numpy(lower_bound(family, at, sample)))
     if reach is not None and family.k > DENSE:  # a repair with few classes costs next to nothing

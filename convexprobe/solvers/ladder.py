@@ -64,7 +64,7 @@ def ladder(problem: Problem) -> list[Level]:
     s = max(4 * min(problem.d, 1024), 2500)
     if problem.k > MANY:
         shared = Level(Curvature(damping=1.0), 2 * s, EVERY)
-        return [shared, Level(EigenBlocks(128), s), Level(EigenBlocks(256), 4 * s)]
+        return [shared, Level(EigenBlocks(128), 3 * s), Level(EigenBlocks(256), 4 * s)]
     first = Level(Curvature(rank=128), 128)
     if problem.k == 2:  # both classes have the same curvature
         top = [Level(Curvature(), s), Level(Curvature(), 4 * s)]
