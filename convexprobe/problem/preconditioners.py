@@ -188,7 +188,9 @@ def _spectral(shape: _Shape, gram: Array, root: Array | None, *, thinned: bool) 
         real = values > 1e-6 * xp.max(values)
         basis = cast(root.T, values.dtype) @ (basis / xp.sqrt(xp.where(real, values, 1.0)))
         factor = xp.where(real, factor - rest[:, None, None], 0.0)
-    return _Spectral(shape, basis, factor, rest)
+    dtype = shape.problem.dtype  # products in float64 take twice as long
+    factor = cast(xp.clip(factor, -1e30, 1e30), dtype)  # finite without curvature and penalty, too
+    return _Spectral(shape, cast(basis, dtype), factor, rest)
 
 
 @dataclass(frozen=True)
@@ -253,8 +255,9 @@ class _Spectral(PerTask):
         xp = self.shape.problem.xp
         m, k, d = centred.shape
         # Flat: one product with all rows, as m small ones would wait for memory.
-        t = xp.reshape(xp.reshape(centred, (m * k, d)) @ self.basis, (m, k, -1))
-        t = xp.reshape(t * self.factor, (m * k, -1)) @ self.basis.T
+        flat = cast(xp.reshape(centred, (m * k, d)), self.basis.dtype)
+        t = xp.reshape(flat @ self.basis, (m, k, -1)) * self.factor
+        t = cast(xp.reshape(t, (m * k, -1)) @ self.basis.T, v.dtype)
         out = xp.reshape(t, (m, k, d)) + self.rest[:, None, None] * centred
         return self.shape.join(out, bias)
 

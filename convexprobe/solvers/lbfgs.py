@@ -173,7 +173,7 @@ def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) 
     q = gradient - (transposed @ a)[:, :, 0]
     latest = xp.max(xp.where(usable, order[None, :], -1.0), axis=1)  # -1 where there is none
     chosen = cast(order[None, :] == latest[:, None], eye.dtype)
-    newest = xp.sum(chosen[:, :, None] * changes, axis=1)
+    newest = (chosen[:, None, :] @ changes)[:, 0, :]
     curvature, sy = inner(newest, inverse.solve(newest)), xp.sum(chosen * own, axis=1)
     scale = xp.where(curvature > 0, sy / xp.where(curvature > 0, curvature, 1.0), 1.0)
     r = inverse.solve(q) * xp.where(latest >= 0, scale, 1.0)[:, None]
