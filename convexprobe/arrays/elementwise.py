@@ -61,7 +61,7 @@ def exponential(z: Array, least: float) -> Array:
 def exponential_(z: Array, least: float) -> Array:
     """`exponential` of logits that may be overwritten."""
     if isinstance(z, torch.Tensor):
-        return torch.nn.functional.threshold_(z, least, -torch.inf).exp_()
+        return torch.threshold_(z, least, -torch.inf).exp_()
     return exponential(z, least)
 
 
