@@ -19,7 +19,7 @@ from convexprobe.solvers.base import (
     losses,
 )
 from convexprobe.solvers.conjugate_gradient import conjugate_gradient
-from convexprobe.solvers.ladder import STALE, Bought, ladder
+from convexprobe.solvers.ladder import MANY, STALE, Bought, ladder
 from convexprobe.solvers.leading_step import pays
 from convexprobe.solvers.line_search import line_search
 
@@ -31,8 +31,8 @@ SLOPE = 0.5
 passes."""
 
 NARROW = 256
-"""Features up to which a pass costs so little beside the work on its logits that a step is
-evaluated before any search along it, unless the last one had to be searched for."""
+"""Features up to which, with `MANY` classes, a pass costs so little beside the work on its logits
+that a step is evaluated before any search along it, unless the last one had to be searched for."""
 
 LONG, FEW_PAIRS = 1e5, 10
 """Parameters of all tasks beyond which no more than so many pairs are kept: to read twice as many
@@ -132,7 +132,7 @@ class LBFGS:
         top = state.leading
         if top is None and many and pays(problem, at):
             top = leading(problem)
-        first = state.whole and top is None and problem.k > 2 and problem.d <= NARROW
+        first = state.whole and top is None and problem.k > MANY and problem.d <= NARROW
         new, t = line_search(problem, at, direction, slope_left=SLOPE, leading=top, end_first=first)
         whole = not first or bool(xp.all(t == 1.0))
         s, y = new.w - at.w, new.gradient - at.gradient
