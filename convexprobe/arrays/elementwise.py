@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
 import numpy as np
 import torch
 
@@ -13,6 +17,37 @@ NEGLIGIBLE = -41.0
 `exp(-41) = 1.6e-18` is below the spacing of float64 at 1, and its square is still a normal float32:
 products with denormal numbers are many times slower.
 """
+
+
+LARGE = 1 << 16
+"""Numbers in an array of NumPy's from which torch's elementwise kernels save more than it costs to
+call them."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def by_torch_if_large(function: _Function) -> _Function:
+    """Hand arrays of NumPy to torch, as views, where the first has at least `LARGE` numbers.
+
+    The function takes arrays (or None) by position, and returns an array or a named tuple of
+    arrays; it may overwrite what it is given.
+    """
+
+    @wraps(function)
+    def handed(*arrays: Any) -> Any:
+        if not isinstance(arrays[0], np.ndarray) or arrays[0].size < LARGE:
+            return function(*arrays)
+        found = function(*(a if a is None else _view(a) for a in arrays))
+        if isinstance(found, torch.Tensor):
+            return found.numpy()
+        return type(found)._make(a.numpy() for a in found)
+
+    return handed  # type: ignore[return-value]  # of the same signature
+
+
+def _view(array: np.ndarray) -> torch.Tensor:
+    """A tensor of the same memory; of a copy if it is read-only, about which torch warns."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def exponential(z: Array, least: float) -> Array:
@@ -40,6 +75,28 @@ def mirrored(half: Array, bias: Array, out: Array) -> Array:
         out[:, 0, :] = first - half
         out[:, 1, :] = second + half
     return out
+
+
+def exponential_(z: Array, least: float) -> Array:
+    """`exponential` of logits that may be overwritten."""
+    if isinstance(z, torch.Tensor):
+        return torch.threshold_(z, least, -torch.inf).exp_()
+    return exponential(z, least)
+
+
+def minus_scaled(z: Array, t: Array, dz: Array) -> Array:
+    """`z - t dz` for logits and their change `(m, k, r)`, and steps `(m,)` of the same dtype."""
+    t = t[:, None, None]
+    return torch.addcmul(z, t, dz, value=-1.0) if isinstance(z, torch.Tensor) else z - t * dz
+
+
+def sum_of_products(a: Array, b: Array, scratch: Array) -> Array:
+    """`sum_k a b` of arrays `(m, k, r)`, `(m, r)`; overwrites `scratch`, which has their shape."""
+    if isinstance(a, torch.Tensor):
+        return torch.mul(a, b, out=scratch).sum(dim=1)
+    if isinstance(a, np.ndarray):
+        return np.multiply(a, b, out=scratch).sum(axis=1)
+    return namespace(a).sum(a * b, axis=1)
 
 
 def pick(z: Array, labels: Array) -> Array:

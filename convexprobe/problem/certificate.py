@@ -23,10 +23,23 @@ Without biases there is no condition: `P` is feasible as it is, and the gap of a
 
 from __future__ import annotations
 
-from convexprobe.arrays.backend import Array, cast, namespace
+from typing import NamedTuple
+
+from convexprobe.activations.source import Rows
+from convexprobe.arrays.backend import Array, cast, namespace, on_cpu
+from convexprobe.arrays.elementwise import by_torch_if_large
 from convexprobe.arrays.linalg import inverse_spd
+from convexprobe.problem.linear_model import Pullback
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.row_sample import Sample
+
+DENSE = 64
+"""Classes up to which a repair solves its system by factors, whose matrix takes `2 k` flops for
+each probability."""
+
+ITERATIONS, LEFT = 30, 1e-6
+"""Of the conjugate gradients that solve it otherwise, at most, and the share of the residual's
+square that they leave."""
 
 
 def lower_bound(problem: Problem, at: Evaluation, sample: Sample | None = None) -> Array:
@@ -85,9 +98,77 @@ def estimated_gap(problem: Problem, gradient: Array, unpenalised: Array | float)
 
 def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]:
     """Changes of mean entropy `(m,)` and of `[G; mean]` `(m, p)` that cancel `delta` `(m, k)`."""
+    xp, p, share = namespace(delta), sample.p, sample.share[:, None, :]
+    solve = _by_iterations if problem.k > DENSE and on_cpu(p) else _by_factors
+    beta = solve(problem, p, share, delta)
+    beta = xp.where(xp.isfinite(beta), beta, xp.zeros_like(beta))
+    # Q_ik = P_ik (1 - beta_k + P_i.beta) >= 0 where the range of beta is below 1. A constant moves
+    # nothing; a class that would move far (it has few uncertain rows) is held back, and not all.
+    beta = beta - xp.sum(problem.frequency * beta, axis=1, keepdims=True)
+    beta = xp.clip(beta, -1.0, 1.0)
+    u, f64 = cast(beta, p.dtype)[:, :, None], xp.float64
+    blocks = list(Rows(sample.x).spans(problem.m * problem.k))
+    mass = gained = xp.zeros_like(delta)
+    for rows in blocks:
+        q, part = _tilted(p[:, :, rows], u), share[:, :, rows]
+        mass = mass + cast(xp.sum(q * part, axis=2), f64)
+        q -= p[:, :, rows]
+        q *= part
+        gained = gained + cast(xp.sum(q, axis=2), f64)
+    mass, gained = problem.all_reduce(mass, gained)
+    # What is left of a class's excess leaves it in the same proportion in every row, for those that
+    # lack some.
+    left = delta + gained
+    leaves = xp.clip(left, 0.0, None) / xp.maximum(mass, 1e-300)
+    lack = xp.clip(-left, 0.0, None)
+    lack = lack / xp.maximum(xp.sum(lack, axis=1, keepdims=True), 1e-300)
+    leaves = cast(xp.clip(leaves, None, 1.0), p.dtype)[:, :, None]
+    lack = cast(lack, p.dtype)[:, :, None]
+    change, pulled = xp.zeros_like(problem.l2), Pullback(problem, problem.m)
+    for rows in blocks:
+        moved, entropy = _moved(p[:, :, rows], u, leaves, lack)
+        moved *= share[:, :, rows]
+        pulled.add(moved, sample.x[rows, :])
+        change = change + xp.sum(entropy * share[:, 0, rows], axis=1, dtype=f64)
+    return problem.all_reduce(change, pulled.value())
+
+
+@by_torch_if_large
+def _tilted(p: Array, u: Array) -> Array:
+    """`P_ik (1 - u_k + P_i.u)`, cut at 0 and scaled to distributions, for `u` `(m, k, 1)`."""
+    xp = namespace(p)
+    q = xp.clip(1.0 + xp.matrix_transpose(u) @ p - u, 0.0, None)
+    q *= p
+    q /= xp.sum(q, axis=1, keepdims=True)
+    return q
+
+
+class _Moved(NamedTuple):
+    """What a repair does to rows: `Q - P`, `(m, k, r)`, and the gain of entropy, `(m, r)`."""
+
+    difference: Array
+    entropy: Array
+
+
+@by_torch_if_large
+def _moved(p: Array, u: Array, leaves: Array, lack: Array) -> _Moved:
+    """The repair of rows with probabilities `(m, k, r)`: a tilt by `u`, and then of every class the
+    share that leaves it, to where it lacks; `(m, k, 1)` each."""
+    xp = namespace(p)
+    q = _tilted(p, u)
+    moving = xp.matrix_transpose(leaves) @ q
+    q *= 1.0 - leaves
+    q += lack * moving
+    entropy = _plogp(p)
+    entropy -= _plogp(q)
+    q -= p
+    return _Moved(q, xp.sum(entropy, axis=1))
+
+
+def _by_factors(problem: Problem, p: Array, share: Array, delta: Array) -> Array:
+    """`K^-1 delta` for `K = sum_i s_i J_i`, from the matrix itself."""
     xp = namespace(delta)
-    p = sample.p
-    weighted = p * sample.share[:, None, :]
+    weighted = p * share
     eye = xp.eye(problem.k, dtype=xp.float64, device=delta.device)
     outer = cast(weighted @ xp.matrix_transpose(p), xp.float64)
     mass, outer = problem.all_reduce(xp.sum(weighted, axis=2, dtype=xp.float64), outer)
@@ -95,21 +176,43 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]
     # The system is singular along constants and for classes with no mass in the sample.
     size = xp.max(mass, axis=1)[:, None, None]
     ridge = size * (1e-12 * eye + 1.0 / problem.k)[None, :, :] + 1e-300 * eye[None, :, :]
-    beta = inverse_spd(k_matrix + ridge, wait=False) @ delta[:, :, None]
-    beta = beta - xp.min(beta, axis=1, keepdims=True)
-    beta = xp.where(xp.isfinite(beta), beta, xp.zeros_like(beta))
-    # Q_ik = P_ik (1 - beta_k + P_i.beta) >= 0 whenever the range of beta is below 1.
-    span = xp.max(beta, axis=1, keepdims=True)
-    beta = beta * xp.where(span > 1.0, 1.0 / xp.where(span > 1.0, span, 1.0), 1.0)
-    u = cast(beta, p.dtype)
-    q = p * xp.clip(1.0 - u + xp.sum(p * u, axis=1, keepdims=True), 0.0, None)
-    q /= xp.sum(q, axis=1, keepdims=True)
-    change = xp.sum(_plogp(p) - _plogp(q), axis=1) * sample.share
-    pulled = problem.pullback((q - p) * sample.share[:, None, :], sample.x)
-    return problem.all_reduce(xp.sum(change, axis=1, dtype=xp.float64), pulled)
+    return (inverse_spd(k_matrix + ridge, wait=False) @ delta[:, :, None])[:, :, 0]
+
+
+def _by_iterations(problem: Problem, p: Array, share: Array, delta: Array) -> Array:
+    """The same by conjugate gradients on its diagonal, which read `P` twice an iteration."""
+    xp = namespace(delta)
+
+    def product(v: Array) -> Array:
+        v = cast(v, p.dtype)[:, :, None]
+        mean = xp.matrix_transpose(v) @ p  # (m, 1, s)
+        out = mass * v[:, :, 0] - (p @ xp.matrix_transpose(mean * share))[:, :, 0]
+        return problem.all_reduce(cast(out, xp.float64))[0]
+
+    column = xp.matrix_transpose(share)  # (m or 1, s, 1)
+    mass = (p @ column)[:, :, 0]
+    square = p * p
+    (diagonal,) = problem.all_reduce(cast(mass - (square @ column)[:, :, 0], xp.float64))
+    floor = 1e-12 * xp.max(diagonal, axis=1, keepdims=True) + 1e-300
+    diagonal = xp.maximum(diagonal, floor)
+    x, r = xp.zeros_like(delta), delta
+    step = z = r / diagonal
+    rz = first = xp.sum(r * z, axis=1, keepdims=True)
+    for _ in range(ITERATIONS):
+        q = product(step)
+        curvature = xp.sum(step * q, axis=1, keepdims=True)
+        alpha = xp.where(curvature > 0, rz / xp.where(curvature > 0, curvature, 1.0), 0.0)
+        x, r = x + alpha * step, r - alpha * q
+        z = r / diagonal
+        last, rz = rz, xp.sum(r * z, axis=1, keepdims=True)
+        if not bool(xp.any(rz > LEFT * first)):
+            break
+        step = z + xp.where(last > 0, rz / xp.where(last > 0, last, 1.0), 0.0) * step
+    return x
 
 
 def _plogp(p: Array) -> Array:
     """`p log p`, 0 at 0."""
-    xp = namespace(p)
-    return p * xp.log(xp.clip(p, 1e-37, None))
+    out = namespace(p).log(namespace(p).clip(p, 1e-37, None))
+    out *= p
+    return out

@@ -414,7 +414,7 @@ class Pullback:
         self.problem.count_rows(x.shape[0])
         columns = residual[:, -k:, :]
         flat = combine_rows(xp.reshape(columns, (self.m * k, x.shape[0])), x)
-        self.bias = self.bias + xp.sum(columns, axis=2, dtype=xp.float64)
+        self.bias = self.bias + cast(xp.sum(columns, axis=2), xp.float64)
         if self.part is None:
             self.part = flat
         else:

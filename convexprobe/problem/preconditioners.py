@@ -87,11 +87,14 @@ class Curvature:
         rank: features up to which `C` is formed; with more, so many rows represent it.
         tasks: tasks up to which each has an inverse of its own; more share an eigendecomposition.
         classes: classes up to which they share a scale; more share an eigendecomposition.
+        damping: mean eigenvalues of `C` that are added to `l2`: where losses are far from
+            quadratic, directions that seem flat are not.
     """
 
     rank: int = 1024
     tasks: int = 3
     classes: int = 256
+    damping: float = 0.0
 
     def build(self, sample: Sample) -> Inverse:
         """O(s d^2 + d^3) flops dense; O(r^2 d + r^3) with `r` rows in low rank (Woodbury).
@@ -138,7 +141,7 @@ class Curvature:
         trace = xp.sum(gram * eye) / problem.d
         share = xp.full_like(problem.l2, 1e-5 if low else 1e-10)
         floor = xp.where(problem.l2 > 0, share, 1e-5) * trace + 1e-200
-        ridge = xp.maximum(problem.l2, floor)
+        ridge = xp.maximum(problem.l2 + self.damping * trace, floor)
         shape = _Shape(problem, mass / total, ridge, mean, mass)
         if self._is_spectral(problem):
             return _spectral(shape, gram, root if low else None, thinned=thinned)
@@ -194,7 +197,9 @@ def _spectral(shape: _Shape, gram: Array, root: Array | None, *, thinned: bool) 
         real = values > 1e-6 * xp.max(values)
         basis = cast(root.T, values.dtype) @ (basis / xp.sqrt(xp.where(real, values, 1.0)))
         factor = xp.where(real, factor - rest[:, None, None], 0.0)
-    return _Spectral(shape, basis, factor, rest)
+    dtype = shape.problem.dtype  # products in float64 take twice as long
+    factor = cast(xp.clip(factor, -1e30, 1e30), dtype)  # finite without curvature and penalty, too
+    return _Spectral(shape, cast(basis, dtype), factor, rest)
 
 
 @dataclass(frozen=True)
@@ -272,8 +277,9 @@ class _Spectral(PerTask):
     def _inside(self, centred: Array) -> Array:
         xp, (m, c, d) = self.shape.problem.xp, centred.shape
         # Flat: one product with all rows, as m small ones would wait for memory.
-        t = xp.reshape(xp.reshape(centred, (m * c, d)) @ self.basis, (m, c, -1))
-        t = xp.reshape(t * self.factor, (m * c, -1)) @ self.basis.T
+        flat = cast(xp.reshape(centred, (m * c, d)), self.basis.dtype)
+        t = xp.reshape(flat @ self.basis, (m, c, -1)) * self.factor
+        t = cast(xp.reshape(t, (m * c, -1)) @ self.basis.T, centred.dtype)
         return xp.reshape(t, (m, c, d)) + self.rest[:, None, None] * centred
 
     def take_tasks(self, index: list[int]) -> _Spectral:

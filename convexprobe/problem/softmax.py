@@ -8,19 +8,30 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from convexprobe.arrays.backend import Array, cast, namespace
-from convexprobe.arrays.elementwise import NEGLIGIBLE, exponential, minus_one_hot_, pick
+from convexprobe.arrays.elementwise import (
+    NEGLIGIBLE,
+    by_torch_if_large,
+    exponential,
+    exponential_,
+    minus_one_hot_,
+    minus_scaled,
+    pick,
+    sum_of_products,
+)
 from convexprobe.arrays.fused import fused_row_terms
 
 
+@by_torch_if_large
 def softmax_(z: Array) -> Array:
     """Probabilities `(m, k, r)` of logits `(m, k, r)`, which it overwrites."""
     xp = namespace(z)
     z -= xp.max(z, axis=1, keepdims=True)
-    p = exponential(z, NEGLIGIBLE)
+    p = exponential_(z, NEGLIGIBLE)
     p /= xp.sum(p, axis=1, keepdims=True)
     return p
 
 
+@by_torch_if_large
 def curvature_product(p: Array, u: Array) -> Array:
     """`(diag P_i - P_i P_i^T) u_i` for every row, `(m, k, r)`."""
     r = p * u
@@ -46,6 +57,7 @@ class RowTerms(NamedTuple):
     largest: Array
 
 
+@by_torch_if_large
 def row_terms(z: Array, labels: Array, weights: Array | None = None) -> RowTerms:
     """The inner block of an evaluation.
 
@@ -62,8 +74,8 @@ def row_terms(z: Array, labels: Array, weights: Array | None = None) -> RowTerms
     p /= total
     log_total = xp.log(total)[:, 0, :]
     loss = log_total - pick(z, labels)
-    entropy = log_total - xp.sum(p * z, axis=1)
-    uncertainty = 1.0 - xp.sum(p * p, axis=1)
+    entropy = log_total - sum_of_products(p, z, scratch=z)
+    uncertainty = 1.0 - sum_of_products(p, p, scratch=z)
     residual, largest = minus_one_hot_(p, labels), largest[:, 0, :]
     if weights is not None:
         residual *= weights[:, None, :]
@@ -76,28 +88,38 @@ def best_row_terms(z: Array, labels: Array, weights: Array | None = None) -> Row
     return RowTerms(*fused_row_terms(row_terms, z, labels, weights))
 
 
+@by_torch_if_large
 def row_loss(z: Array, labels: Array) -> Array:
     """`logsumexp(z_i) - z_i[y_i]`, nats, `(m, r)`, of logits `(m, k, r)`."""
     xp = namespace(z)
     z = z - xp.max(z, axis=1, keepdims=True)
-    return xp.log(xp.sum(exponential(z, NEGLIGIBLE), axis=1)) - pick(z, labels)
+    own = pick(z, labels)
+    return xp.log(xp.sum(exponential_(z, NEGLIGIBLE), axis=1)) - own
 
 
-def ray_terms(z: Array, dz: Array, t: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """Each row's loss at `z - t dz` and its first two derivatives by `t`, `(m, r)`.
+class RayTerms(NamedTuple):
+    """Each row's loss on a ray and its first two derivatives by the step, `(m, r)` each."""
+
+    loss: Array
+    slope: Array
+    curvature: Array
+
+
+@by_torch_if_large
+def ray_terms(z: Array, dz: Array, t: Array, labels: Array) -> RayTerms:
+    """Each row's loss at `z - t dz` and its first two derivatives by `t`.
 
     With `P = softmax(z - t dz)`: `logsumexp - own logit`, `dz_y - P dz`, `P dz^2 - (P dz)^2`, for
     logits and their change `(m, k, r)`, steps `(m,)` and class indices `(m or 1, r)`.
     """
     xp = namespace(z)
-    z = z - cast(t, z.dtype)[:, None, None] * dz
+    z = minus_scaled(z, cast(t, z.dtype), dz)
     z -= xp.max(z, axis=1, keepdims=True)
-    p = exponential(z, NEGLIGIBLE)
+    own = pick(z, labels)
+    p = exponential_(z, NEGLIGIBLE)
     total = xp.sum(p, axis=1)
-    loss = xp.log(total) - pick(z, labels)
     p *= dz
     mean = xp.sum(p, axis=1) / total
     p *= dz
     square = xp.sum(p, axis=1) / total
-    slope = pick(dz, labels) - mean
-    return loss, slope, square - mean * mean
+    return RayTerms(xp.log(total) - own, pick(dz, labels) - mean, square - mean * mean)

@@ -9,7 +9,7 @@ from convexprobe.arrays.backend import Array
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Curvature
 from convexprobe.solvers.base import Solver
-from convexprobe.solvers.ladder import Bought
+from convexprobe.solvers.ladder import MANY, Bought
 from convexprobe.solvers.lbfgs import LBFGS, LBFGSState
 from convexprobe.solvers.newton_cg import NewtonCG, NewtonState
 from convexprobe.solvers.newton_cholesky import NewtonCholesky
@@ -43,7 +43,8 @@ Hessians of all tasks have at most so many entries."""
 
 @dataclass(frozen=True)
 class Auto:
-    """Exact Newton steps for few parameters, inexact ones for few features or rows, else L-BFGS.
+    """Exact Newton steps for few parameters, inexact ones for few features or rows and not too many
+    classes, else L-BFGS.
 
     Where inexact Newton steps do not end soon, L-BFGS goes on; where that does not end, exact ones.
 
@@ -72,6 +73,8 @@ def first(problem: Problem) -> Solver:
     """The solver that begins; it asks the family's sizes alone."""
     if float(problem.m) * (problem.n + problem.p) * problem.p**2 <= FLOPS:
         return NewtonCholesky()
+    if problem.k > MANY:
+        return LBFGS()
     cheap = problem.n <= ROWS or _flops(problem) <= PASS
     return _newton(problem) if _is_narrow(problem) or cheap else LBFGS()
 

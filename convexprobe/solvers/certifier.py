@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from convexprobe.arrays.backend import Array, generator, on_cpu, to_numpy, to_numpy_together
-from convexprobe.problem.certificate import estimated_gap, lower_bound
+from convexprobe.problem.certificate import DENSE, estimated_gap, lower_bound
 from convexprobe.problem.objective import Evaluation, HostNumbers, Problem
 from convexprobe.problem.row_sample import Sample
 
@@ -45,6 +45,7 @@ def lower_bounds(
     target: np.ndarray,
     step: int,
     last: bool,
+    reach: np.ndarray | None = None,
 ) -> np.ndarray:
     """Lower bounds in nats, host `(m,)`; 0 where none is worth its price.
 
@@ -56,6 +57,9 @@ def lower_bounds(
         step: of the loop; seeds the draw.
         last: whether a bound is wanted however far it is: at the start, and where a budget or
             rounding is about to end a task.
+        reach: estimated gaps up to which a repair is tried, nats, host `(m,)`; lowered where one
+            failed, to where it will not if the gap stays as many times the estimate. None for the
+            targets.
     """
     if at.host is None:
         at, _ = read(family, at)
@@ -65,10 +69,15 @@ def lower_bounds(
     if not (last or (hope <= REACH * target).any()):
         return np.zeros(family.m)  # no loss is negative
     bound = to_numpy(lower_bound(family, at)) if at.host.bound is None else at.host.bound
-    near = (value - bound > target) & (hope <= target) & (family.host_l2 > 0)
+    hopeful = hope <= (target if reach is None else np.minimum(reach, target))
+    near = (value - bound > target) & hopeful & (family.host_l2 > 0)
     if not (near.any() and family.bias):  # without biases there is nothing to repair
         return bound
     if sample is None or not sample.rows:  # a draw of few rows may be empty
         size = min(max(2500, family.n // 20), family.n)
         sample = Sample.draw(family, at, size, generator(step))
-    return np.maximum(bound, to_numpy(lower_bound(family, at, sample)))
+    bound = np.maximum(bound, to_numpy(lower_bound(family, at, sample)))
+    if reach is not None and family.k > DENSE:  # a repair with few classes costs next to nothing
+        gap = np.maximum(value - bound, 1e-300)
+        reach[near] = np.minimum(hope * target / gap, reach)[near]
+    return bound

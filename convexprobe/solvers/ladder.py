@@ -20,17 +20,26 @@ from convexprobe.problem.preconditioners import Curvature, Preconditioner
 STALE = 0.7
 """The fraction of the loss at the last build below which a level is rebuilt."""
 
-DENSE, FULL, FEW = 5.0, 2.0, 16
+DENSE, FULL, FEW = 5.0, 1.0, 16
 """How many flops of a build take the time of one of a pass: with up to `FEW` columns, which wait
 for memory, and with very many."""
 
 
+MANY = 256
+"""Classes beyond which a curvature of its own for each is dear, and a damped one that all share
+serves: with few rows of each class, losses are far from quadratic."""
+
+EVERY = 8.0
+"""Passes from one build of that one to the next at least: to draw its rows costs most of a pass."""
+
+
 @dataclass(frozen=True)
 class Level:
-    """A preconditioner, with the rows it is built from."""
+    """A preconditioner, with the rows it is built from, and passes until it is rebuilt at least."""
 
     recipe: Preconditioner
     rows: int
+    least: float = 0.0
 
     def price(self, problem: Problem) -> float:
         """What a build takes of the time of a pass; 0 for recipes that are cheap or unknown."""
@@ -53,6 +62,9 @@ class Level:
 def ladder(problem: Problem) -> list[Level]:
     """The levels for a family, from cheap to dear."""
     s = max(4 * min(problem.d, 1024), 2500)
+    if problem.k > MANY:
+        shared = Level(Curvature(damping=1.0), 2 * s, EVERY)
+        return [shared, Level(EigenBlocks(128), 3 * s), Level(EigenBlocks(256), 4 * s)]
     first = Level(Curvature(rank=128), 128)
     if problem.k == 2:  # both classes have the same curvature
         top = [Level(Curvature(), s), Level(Curvature(), 4 * s)]
@@ -80,4 +92,5 @@ class Bought:
         for above in range(len(levels) - 1, self.level, -1):
             if above == 0 or self.there >= levels[above].price(problem):
                 return above
-        return self.level if stale and self.since >= levels[self.level].price(problem) else None
+        here = levels[self.level]
+        return self.level if stale and self.since >= max(here.price(problem), here.least) else None

@@ -19,7 +19,7 @@ from convexprobe.solvers.base import (
     losses,
 )
 from convexprobe.solvers.conjugate_gradient import conjugate_gradient
-from convexprobe.solvers.ladder import STALE, Bought, ladder
+from convexprobe.solvers.ladder import MANY, STALE, Bought, ladder
 from convexprobe.solvers.leading_step import pays
 from convexprobe.solvers.line_search import line_search
 
@@ -30,17 +30,26 @@ SLOPE = 0.5
 """The fraction of the slope that a step may leave: half as much work as at a fifth, and as many
 passes."""
 
+NARROW = 256
+"""Features up to which, with `MANY` classes, a pass costs so little beside the work on its logits
+that a step is evaluated before any search along it, unless the last one had to be searched for."""
+
+LONG, FEW_PAIRS = 1e5, 10
+"""Parameters of all tasks beyond which no more than so many pairs are kept: to read twice as many
+takes as long as half of a pass, and saves none."""
+
 
 @dataclass
 class LBFGSState(SolverState):
     """Attributes: `steps_taken` and `changes`, pairs of steps and changes of gradient, `(m, p)`
     each in the compute dtype, newest last; `bought`, the place on the ladder; `leading`, the
-    leading directions, once they pay."""
+    leading directions, once they pay; `whole`, whether the last step served as it was."""
 
     steps_taken: list[Array] = field(default_factory=list)
     changes: list[Array] = field(default_factory=list)
     bought: Bought = field(default_factory=Bought)
     leading: Leading | None = None
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class LBFGS:
     Attributes:
         preconditioner: the first metric, rebuilt by the rule of `fresh_inverse`; None for one that
             is bought when it pays (`solvers/ladder.py`).
-        memory: pairs kept.
+        memory: pairs kept at most; of many parameters, half of the default.
         rows: rows of a given preconditioner's sample, or `4 d` if that is more (`d` counted up to
             1 024).
         seed: of the draws.
@@ -123,14 +132,18 @@ class LBFGS:
         top = state.leading
         if top is None and many and pays(problem, at):
             top = leading(problem)
-        new, _ = line_search(problem, at, direction, slope_left=SLOPE, leading=top)
+        first = state.whole and top is None and problem.k > MANY and problem.d <= NARROW
+        new, t = line_search(problem, at, direction, slope_left=SLOPE, leading=top, end_first=first)
+        whole = not first or bool(xp.all(t == 1.0))
         s, y = new.w - at.w, new.gradient - at.gradient
         # A pair without positive curvature (a task that stayed) would break the metric.
         good = inner(s, y) > 1e-12 * xp.sqrt(inner(s, s) * inner(y, y))
         s, y = (cast(xp.where(good[:, None], a, 0.0), problem.dtype) for a in (s, y))
-        taken = [*state.steps_taken, s][-self.memory :]
-        changes = [*state.changes, y][-self.memory :]
-        return new.w, LBFGSState(new, None, steps, inverse, built, taken, changes, bought, top)
+        kept = self.memory if problem.m * problem.p <= LONG else min(self.memory, FEW_PAIRS)
+        taken, changes = [*state.steps_taken, s][-kept:], [*state.changes, y][-kept:]
+        return new.w, LBFGSState(
+            new, None, steps, inverse, built, taken, changes, bought, top, whole
+        )
 
 
 def two_loop(inverse: Inverse, gradient: Array, s: list[Array], y: list[Array]) -> Array:

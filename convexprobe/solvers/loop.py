@@ -166,6 +166,7 @@ def solve(
     target = (tol if stopping is None else 1e-2 * tol) * problem.label_entropy
     best = _Best(problem, w)
     status: list[Status | None] = [None] * problem.m
+    reach = np.full(problem.m, np.inf)  # estimated gaps up to which a bound is bought
     passes, seconds = np.zeros(problem.m), np.zeros(problem.m)
     steps = np.zeros(problem.m, dtype=int)
     history: list[Record] = []
@@ -191,7 +192,9 @@ def solve(
         last = step == 0 or elapsed >= max_seconds or spent - before >= max_passes
         last = last or step >= max_steps
         last = last or bool((best.quiet[active] >= STALLED_STEPS - 1).any())
-        bound = lower_bounds(family, at, state.sample, target[active], step, last)
+        within = reach[active]
+        bound = lower_bounds(family, at, state.sample, target[active], step, last, within)
+        reach[active] = within
         score = at.host.value if stopping is None else stopping(at.w)
         best.update(active, at, bound, notable, score)
         history.append(Record(step, spent, elapsed, best.objective.copy(), best.gap))

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from convexprobe.arrays.backend import to_numpy
-from convexprobe.arrays.elementwise import exponential, minus_one_hot_, one_hot, pick
+from convexprobe.arrays.elementwise import (
+    LARGE,
+    exponential,
+    exponential_,
+    minus_one_hot_,
+    minus_scaled,
+    one_hot,
+    pick,
+    sum_of_products,
+)
+from convexprobe.problem.softmax import curvature_product, ray_terms, row_loss, row_terms, softmax_
 
 SHARED = pytest.mark.parametrize("shared", [False, True], ids=["labels of each", "shared labels"])
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -61,3 +71,55 @@ def test_an_exponential_is_exactly_0_up_to_the_least_logit(
     assert out.dtype == dtype
     assert not out[0, 0, :4].any() and out[0, 0, 4] > 0
     np.testing.assert_allclose(out[0, 0, 4:], np.exp(z[0, 0, 4:]), rtol=1e-6)
+
+
+@DTYPES
+def test_an_exponential_in_place_is_the_same(dtype: type, library: ModuleType) -> None:
+    z = np.random.default_rng(0).normal(-20.0, 20.0, size=(2, 5, 6)).astype(dtype)
+    expected = to_numpy(exponential(library.asarray(z.copy()), -41.0))
+    found = to_numpy(exponential_(library.asarray(z.copy()), -41.0))
+    np.testing.assert_array_equal(found, expected)
+
+
+@DTYPES
+def test_sums_and_differences_of_products_are_those_of_numpy(
+    dtype: type, library: ModuleType
+) -> None:
+    z, dz = np.random.default_rng(0).standard_normal((2, 3, 4, 7)).astype(dtype)
+    t = np.array([0.5, -2.0, 0.0], dtype=dtype)
+    moved = to_numpy(minus_scaled(*(library.asarray(a.copy()) for a in (z, t, dz))))
+    assert moved.dtype == dtype
+    np.testing.assert_allclose(moved, z - t[:, None, None] * dz, rtol=1e-5, atol=1e-6)
+    arrays = [library.asarray(a.copy()) for a in (z, dz, z)]
+    total = to_numpy(sum_of_products(*arrays))
+    assert total.dtype == dtype
+    np.testing.assert_allclose(total, (z * dz).sum(axis=1), rtol=1e-5, atol=1e-6)
+
+
+@SHARED
+@DTYPES
+def test_many_logits_in_numpy_are_what_few_are(shared: bool, dtype: type) -> None:
+    """Beyond `LARGE` numbers torch does the work; a row says the same among few and among many."""
+    rng = np.random.default_rng(0)
+    r = LARGE // 12 + 1
+    z, dz = (10.0 * rng.standard_normal((2, 3, 4, r))).astype(dtype)
+    labels = rng.integers(4, size=(1 if shared else 3, r))
+    labels.flags.writeable = False  # of which torch warns
+    t, few, tolerance = np.array([1.0, 0.1, -2.0]), slice(0, 50), 1e3 * np.finfo(dtype).eps
+    z_before, dz_before = z.copy(), dz.copy()
+    for function, arrays in (
+        (row_terms, (z, labels)),
+        (row_loss, (z, labels)),
+        (ray_terms, (z, dz, t, labels)),
+        (curvature_product, (softmax_(z.copy()), dz)),
+        (lambda a: softmax_(a.copy()), (z,)),
+    ):
+        part = [a if a is t else np.ascontiguousarray(a[..., few]) for a in arrays]
+        many, alone = function(*arrays), function(*part)
+        if isinstance(many, np.ndarray):
+            many, alone = (many,), (alone,)
+        for a, b in zip(many, alone, strict=True):
+            assert isinstance(a, np.ndarray) and a.dtype == dtype
+            np.testing.assert_allclose(a[..., few], b, rtol=tolerance, atol=100.0 * tolerance)
+    np.testing.assert_array_equal(z, z_before)
+    np.testing.assert_array_equal(dz, dz_before)

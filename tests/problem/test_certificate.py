@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from convexprobe.problem.certificate import estimated_gap, lower_bound
+from convexprobe.problem import certificate
+from convexprobe.problem.certificate import DENSE, estimated_gap, lower_bound
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.row_sample import Sample
 from convexprobe.solvers import SOLVERS, NewtonCG
@@ -173,6 +174,41 @@ def test_the_repair_is_tighter_where_the_mean_is_missed() -> None:
     sample = subset(problem, at.w, np.arange(problem.n))
     repaired = optimum - lower_bound(problem, at, sample)[0]
     assert 0 <= repaired < 0.1 * free
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_many_classes_are_repaired_by_iterations_as_by_factors(
+    weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    k = DENSE + 10
+    data = random_data(4 * k, 6, k, weighted=weighted)
+    problem = data.problem(1e-3)
+    solution = solve(problem, NewtonCG(), tol=1e-9, max_passes=2000)
+    optimum, rng = float(solution.objective[0] - solution.gap[0]), np.random.default_rng(0)
+    at = problem.evaluate(solution.w + 1e-3 * rng.standard_normal((1, problem.p)))
+    for rows in (np.arange(problem.n), np.arange(0, problem.n, 2)):
+        sample = subset(problem, at.w, rows)
+        found = lower_bound(problem, at, sample)[0]
+        assert found <= optimum + 1e-6
+        with monkeypatch.context() as patch:
+            patch.setattr(certificate, "DENSE", k)
+            assert found == pytest.approx(lower_bound(problem, at, sample)[0], abs=1e-5)
+    free, whole = lower_bound(problem, at), lower_bound(problem, at, subset(
+        problem, at.w, np.arange(problem.n)))  # fmt: skip
+    assert optimum - whole[0] < 0.1 * (optimum - free[0])
+
+
+def test_a_class_that_no_tilt_can_move_does_not_spoil_the_repair() -> None:
+    """A class with certain rows alone: what is left of its excess leaves it in every row alike."""
+    data = random_data(60, 4, 3)
+    x = np.concatenate([data.x, 40.0 + np.zeros((5, 4))])
+    data = Data(x, np.concatenate([data.y, np.full(5, 3)]), 4)
+    w, optimum = minimum(data, 1e-3)
+    problem = data.problem(1e-3)
+    w[-4:] += 1e-2 * np.array([1.0, -1.0, 0.0, 2.0])
+    at = problem.evaluate(w[None])
+    repaired = lower_bound(problem, at, subset(problem, at.w, np.arange(problem.n)))[0]
+    assert optimum - 1e-4 < repaired <= optimum + RIGOUR
 
 
 def test_tasks_of_a_family_have_the_bounds_of_separate_problems() -> None:

@@ -168,3 +168,22 @@ def test_few_rows_stand_for_all_where_most_are_certain() -> None:
     solver = LBFGS(Curvature(rank=200))
     probe = fit_probes(x.astype(np.float32), y, l2=1e-5, solver=solver)["activations"]
     assert probe.status is Status.CERTIFIED and probe.passes < 90
+
+
+@pytest.mark.parametrize("classes", [2, 256], ids=["one eigendecomposition", "an inverse a task"])
+def test_damping_adds_the_mean_eigenvalue_to_the_penalty(classes: int) -> None:
+    data = random_data(200, 6, 3)
+    plain = data.problem(1e-3)
+    at = plain.evaluate(plain.constant_classifier())
+    sample = Sample.draw(plain, at, 200, np.random.default_rng(0))
+    shared, _ = Curvature().row_curvature(plain, sample.p, sample.weight)
+    centred = data.x - shared @ data.x / shared.sum()
+    mean = float(shared @ (centred * centred).sum(axis=1)) / 6
+    damped = data.problem(1e-3 + 2.0 * mean)
+    other = Sample.draw(damped, at, 200, np.random.default_rng(0))
+    v = np.random.default_rng(1).standard_normal((1, plain.p))
+    np.testing.assert_allclose(
+        Curvature(classes=classes, damping=2.0).build(sample).solve(v),
+        Curvature(classes=classes).build(other).solve(v),
+        rtol=1e-9,
+    )

@@ -11,13 +11,14 @@ import pytest
 
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import LBFGS
-from convexprobe.solvers.ladder import STALE, Bought, ladder
+from convexprobe.solvers.auto import first
+from convexprobe.solvers.ladder import EVERY, MANY, STALE, Bought, ladder
 from tests.oracle import Data, random_data
 
 
 def sized(n: int, d: int, k: int, m: int = 1) -> Problem:
     """As much of a family as prices depend on."""
-    return cast(Problem, SimpleNamespace(n=n, d=d, k=k, m=m))
+    return cast(Problem, SimpleNamespace(n=n, d=d, k=k, m=m, p=k * (d + 1)))
 
 
 @pytest.mark.parametrize("k", [2, 3, 10, 1000])
@@ -72,3 +73,14 @@ def test_a_solve_buys_each_level_only_after_its_price(k: int) -> None:
         reached.append(level)
         assert spent <= 2.0 * step + levels[0].price(problem) + 1e-9  # first builds, and rebuilds
     assert max(reached) >= 1  # there was something to buy
+
+
+def test_the_curvature_of_many_classes_is_rebuilt_seldom() -> None:
+    problem = sized(5000, 128, MANY + 1)
+    levels = ladder(problem)
+    assert levels[0].price(problem) < EVERY == levels[0].least
+    assert Bought(0, 0.0, EVERY - 1.0).next(problem, levels, stale=True) is None
+    assert Bought(0, 0.0, EVERY).next(problem, levels, stale=True) == 0
+    assert Bought(0, 0.0, EVERY).next(problem, levels, stale=False) is None
+    assert first(problem) == LBFGS()
+    assert first(sized(5000, 128, MANY)) != LBFGS()

@@ -159,3 +159,37 @@ def test_the_gap_covers_the_rounding_of_features_with_a_large_mean(
     handed_out = solution.w[0].astype(np.float32).astype(np.longdouble)
     value = reference(replace(stored, x=stored.x.astype(np.longdouble)), handed_out, l2)[0]
     assert value - best <= solution.gap[0]
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e2], ids=["served", "refused"])
+def test_a_whole_step_is_evaluated_first_and_searched_if_it_does_not_serve(
+    scale: float, library: ModuleType
+) -> None:
+    problem = random_data(80, 4, 3).problem([1e-2, 1.0], library)
+    at = problem.evaluate(library.asarray(point(problem)), keep=True)
+    logits, before = to_numpy(at.logits).copy(), problem.passes
+    new, t = line_search(problem, at, scale * at.gradient, end_first=True)
+    spent = problem.passes - before
+    if scale == 1.0:
+        assert spent == 1.0 and (to_numpy(t) == 1.0).all()
+    else:
+        assert spent == 1.5 and (to_numpy(t) < 1.0).all()
+        left = inner(new.gradient, at.gradient) / inner(at.gradient, at.gradient)
+        assert (to_numpy(abs(left)) <= 0.2).all()
+    assert (to_numpy(new.value) < to_numpy(at.value)).all()
+    exact = problem.evaluate(new.w, keep=True)
+    np.testing.assert_allclose(to_numpy(new.value), to_numpy(exact.value), rtol=1e-12)
+    np.testing.assert_allclose(to_numpy(new.logits), to_numpy(exact.logits), atol=1e-10)
+    np.testing.assert_array_equal(to_numpy(at.logits), logits)
+
+
+def test_a_direction_that_is_not_finite_leaves_its_task_where_it_is() -> None:
+    problem = random_data(80, 4, 3).problem([1e-2, 1.0])
+    at = problem.evaluate(point(problem), keep=True)
+    direction = at.gradient.copy()
+    direction[0, :] = np.inf
+    with np.errstate(all="ignore"):
+        new, t = line_search(problem, at, direction, end_first=True)
+    assert t[0] == 0.0 and t[1] > 0.0
+    np.testing.assert_array_equal(new.w[0], at.w[0])
+    assert np.isfinite(new.value).all() and new.value[1] < at.value[1]
