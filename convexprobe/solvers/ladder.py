@@ -33,6 +33,10 @@ EVERY = 8.0
 """Passes from one build of that one to the next at least: to draw its rows costs most of a pass."""
 
 
+SPECTRAL = 30.0
+"""Flops of an eigendecomposition in units of `d^3`, by the time that it takes."""
+
+
 @dataclass(frozen=True)
 class Level:
     """A preconditioner, with the rows it is built from, and passes until it is rebuilt at least."""
@@ -45,10 +49,12 @@ class Level:
         """What a build takes of the time of a pass; 0 for recipes that are cheap or unknown."""
         if not isinstance(self.recipe, (Curvature, EigenBlocks)):
             return 0.0
-        s, d, columns = min(self.rows, problem.n), problem.d, problem.m * problem.k
+        s, d = min(self.rows, problem.n), problem.d
+        columns = problem.m * (1 if problem.k == 2 else problem.k)
         rank = min(self.recipe.rank, s)
         if d <= rank:
-            flops, q = 2.0 * s * d * d + 4.0 * d**3, d
+            shared = isinstance(self.recipe, Curvature) and problem.m > self.recipe.tasks
+            flops, q = 2.0 * s * d * d + (SPECTRAL if shared else 4.0) * d**3, d
         else:
             flops, q = 2.0 * rank * rank * d + 10.0 * rank**3, rank
         if isinstance(self.recipe, EigenBlocks):
