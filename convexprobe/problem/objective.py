@@ -36,7 +36,7 @@ from convexprobe.arrays.ranks import local
 from convexprobe.problem.linear_model import LinearModel, Pullback
 from convexprobe.problem.softmax import best_row_terms, ray_terms, row_loss, softmax_
 
-CHECKED = 64
+CHECKED = 32
 """Rows whose logits are checked against float64 in every evaluation."""
 
 
