@@ -14,7 +14,7 @@ from convexprobe.activations.placement import Neighbours, place, reference
 from convexprobe.activations.source import Rows, Source
 from convexprobe.activations.stored import StoredRows
 from convexprobe.activations.widened import Widened
-from convexprobe.arrays.backend import Array, cast, compute_dtype, like, namespace, to_numpy
+from convexprobe.arrays.backend import Array, cast, like, namespace, to_numpy
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.probes.labels import Labels, probe_name
 from convexprobe.probes.options import GRID, Options
@@ -242,7 +242,7 @@ def _family(
         like(codes, x.reference),
         np.zeros(len(splits)),
         classes=max(len(c) for c in labels.classes),
-        weights=None if shared is None else like(shared, x.reference, compute_dtype(x.reference)),
+        weights=None if shared is None else like(shared, x.reference),
         bias=bias,
         communicator=communicator,
     )

@@ -130,9 +130,9 @@ class LinearModel:
         columns = kept_columns(rows.n, self.n, item, rows.room, streamed=rows.streamed)
         self.kept_columns = int(communicator.counts(columns).min())
         self.labels = labels if labels.ndim == 2 else labels[None, :]
-        self.weights = None if weights is None else cast(weights, self.dtype)
-        if self.weights is not None and self.weights.ndim == 1:
-            self.weights = self.weights[None, :]
+        given = None if weights is None else weights if weights.ndim == 2 else weights[None, :]
+        self.weights = None if given is None else cast(given, self.dtype)
+        self._given_weights = given  # for a family in a wider dtype: rounded, they are others
         self.host_l2 = np.atleast_1d(np.asarray(l2, dtype=np.float64))
         self.m = max(len(self.host_l2), self._data_tasks())
         self.host_l2 = np.broadcast_to(self.host_l2, (self.m,)).copy()
@@ -233,7 +233,8 @@ class LinearModel:
         out._parent = self._parent or self
         out.m, out.host_l2 = len(index), self.host_l2[index] if l2 is None else l2
         out.l2 = like(out.host_l2, self.rows.reference)
-        for name in ("labels", "weights", "moment", "mean", "total", "host_total"):
+        shared = ("labels", "weights", "_given_weights", "moment", "mean", "total", "host_total")
+        for name in shared:
             setattr(out, name, take_own(getattr(self, name), index))
         for name in ("frequency", "absent", "label_entropy"):
             setattr(out, name, take_tasks(getattr(self, name), index))
@@ -246,7 +247,7 @@ class LinearModel:
             self.labels,
             self.host_l2,
             classes=self.k,
-            weights=self.weights,
+            weights=self._given_weights,
             bias=self.bias,
             communicator=self.communicator,
         )

@@ -53,6 +53,18 @@ def test_without_a_penalty_dependent_columns_do_not_run_away(
     assert exact - minimum(data, 1e-9)[1] < 1e-2 * data.label_entropy
 
 
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_weights_are_not_rounded_where_a_fit_goes_on_in_float64(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = np.full((450, 1), -1.0, dtype=np.float32), np.arange(450) % 14
+    y[28:] = 0
+    weights = 10.0 ** rng.uniform(-3, 0, 450)
+    probe = cxp.fit_probes(x, y, l2=2.9e-19, sample_weight=weights)["activations"]
+    frequency = np.bincount(y, weights) / weights.sum()
+    best = -np.sum(frequency * np.log(frequency))  # a feature without variance is of no use
+    assert probe.objective == pytest.approx(best, abs=1e-10)  # of weights in float32: 2e-9 off
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_weights_over_twelve_orders_of_magnitude_certify_nothing_false(seed: int) -> None:
     data = random_data(120, 5, 3, seed=seed)
