@@ -11,10 +11,12 @@ condition by `delta = mean P - f`. Two ways to make a feasible `Q` of it:
 1. *mixture*: `Q = (1-t) P + t c` with one constant distribution `c`. Free and always possible, but
    it moves every row towards a constant: first order in `delta`, which `1/l2` then multiplies.
 2. *repaired*: the rows of a sample move to `Q_i = P_i - J_i beta`, `J_i = diag P_i - P_i P_i^T`,
-   where `beta` solves one `k x k` system so that the mean is met: second order in `delta`.
-Whatever the repair leaves of `delta` (it is cut where `Q` would become negative) goes to the
-mixture, so that both are bounds for any sample. `docs/decisions/certificate.md` has what was tried
-beside them. For `l2 = 0` no `Q` with `G = 0` is at hand: the bound is 0, as no loss is negative.
+   where `beta` solves one `k x k` system so that the mean is met: second order in `delta`. What
+   that leaves of a class's excess (`Q` is cut at 0, and `beta` where it is large) leaves the class
+   in the same proportion in each of these rows, for the classes that lack some.
+Whatever the repair leaves of `delta` goes to the mixture, so that both are bounds for any sample.
+`docs/decisions/certificate.md` has what was tried beside them. For `l2 = 0` no `Q` with `G = 0` is
+at hand: the bound is 0, as no loss is negative.
 
 Without biases there is no condition: `P` is feasible as it is, and the gap of any point is
 
