@@ -87,8 +87,8 @@ class Curvature:
         rank: features up to which `C` is formed; with more, so many rows represent it.
         tasks: tasks up to which each has an inverse of its own; more share an eigendecomposition.
         classes: classes up to which they share a scale; more share an eigendecomposition.
-        damping: mean eigenvalues of `C` that are added to `l2`: where losses are far from
-            quadratic, directions that seem flat are not.
+        damping: how many times the mean eigenvalue that `C` has at the constant classifier is added
+            to `l2`: where losses are far from quadratic, directions that seem flat are not.
     """
 
     rank: int = 1024
@@ -141,7 +141,7 @@ class Curvature:
         trace = xp.sum(gram * eye) / problem.d
         share = xp.full_like(problem.l2, 1e-5 if low else 1e-10)
         floor = xp.where(problem.l2 > 0, share, 1e-5) * trace + 1e-200
-        ridge = xp.maximum(problem.l2 + self.damping * trace, floor)
+        ridge = xp.maximum(problem.l2 + self._damped(sample), floor)
         shape = _Shape(problem, mass / total, ridge, mean, mass)
         if self._is_spectral(problem):
             return _spectral(shape, gram, root if low else None, thinned=thinned)
@@ -153,6 +153,18 @@ class Curvature:
             inner = inverse_spd(scaled + ridge[:, None, None] * eye[None, :, :])
         inner = 0.5 * (inner + xp.matrix_transpose(inner))
         return _Inner(replace(shape, ridge=ridge), inner, root if low else None)
+
+    def _damped(self, sample: Sample) -> Array | float:
+        """What is added to the penalties, `(m,)`."""
+        if self.damping == 0.0:
+            return 0.0
+        problem, xp, f64 = sample.problem, sample.problem.xp, sample.problem.xp.float64
+        weight, x = xp.mean(sample.weight, axis=0), sample.x
+        total, mean = problem.all_reduce(xp.sum(weight, dtype=f64), cast(weight @ x, f64))
+        centred = x - cast(mean / total, x.dtype)
+        (square,) = problem.all_reduce(cast(weight @ (centred * centred), f64))
+        h = (1.0 - xp.sum(problem.frequency**2, axis=1)) / (problem.k - 1)
+        return self.damping * h * xp.mean(square / total)
 
     def row_curvature(self, problem: Problem, p: Array, weight: Array) -> tuple[Array, Array]:
         """This rank's `h_i` averaged over the tasks, `(s,)`, and each task's own sum of it, `(m,

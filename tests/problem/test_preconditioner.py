@@ -171,16 +171,17 @@ def test_few_rows_stand_for_all_where_most_are_certain() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 256], ids=["one eigendecomposition", "an inverse a task"])
-def test_damping_adds_the_mean_eigenvalue_to_the_penalty(classes: int) -> None:
+def test_damping_adds_the_mean_curvature_of_the_constant_classifier(classes: int) -> None:
     data = random_data(200, 6, 3)
     plain = data.problem(1e-3)
-    at = plain.evaluate(plain.constant_classifier())
-    sample = Sample.draw(plain, at, 200, np.random.default_rng(0))
-    shared, _ = Curvature().row_curvature(plain, sample.p, sample.weight)
-    centred = data.x - shared @ data.x / shared.sum()
-    mean = float(shared @ (centred * centred).sum(axis=1)) / 6
+    frequency = np.bincount(data.y) / 200
+    mean = (1.0 - (frequency**2).sum()) / 2 * data.x.var(axis=0).mean()
     damped = data.problem(1e-3 + 2.0 * mean)
-    other = Sample.draw(damped, at, 200, np.random.default_rng(0))
+    w = np.random.default_rng(0).standard_normal((1, plain.p))  # wherever it is built
+    sample, other = (
+        Sample.draw(problem, problem.evaluate(w), 200, np.random.default_rng(0))
+        for problem in (plain, damped)
+    )
     v = np.random.default_rng(1).standard_normal((1, plain.p))
     np.testing.assert_allclose(
         Curvature(classes=classes, damping=2.0).build(sample).solve(v),
