@@ -1,6 +1,6 @@
 """What a pass, a step and a whole solve take at least on an H100 and an H200, beside the ideal.
 
-    python -m benchmarks.roofline             # arithmetic, no accelerator: a minute
+    python -m benchmarks.roofline             # arithmetic, no accelerator: two minutes
     python -m benchmarks.roofline --check     # the counts against this processor's clock
 
 **This is arithmetic and no measurement.** Operations are counted by dispatch (`counter`) while the

@@ -204,9 +204,10 @@ def _operation(
 ) -> Operation:
     name = function.overloadpacket.__name__
     written = _written(function, args, kwargs)
-    operands = [] if name in _MADE else _different(_tensors([*args, *kwargs.values()]))
+    given = [*args, *(value for key, value in kwargs.items() if key != "out")]
+    operands = [] if name in _MADE else _different(_tensors(given))
     results = written or _tensors([out])
-    if name in _WRITTEN_ONLY or "out" in kwargs:
+    if name in _WRITTEN_ONLY:
         operands = [t for t in operands if all(t is not w for w in written)]
     read = float(sum(_bytes(t) for t in operands))
     write = float(sum(_bytes(t) for t in results))

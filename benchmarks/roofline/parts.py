@@ -94,7 +94,10 @@ class Script:
                 return 1.0 / self.classes
             case "update" | "solve" | "read":  # objectives and their rounding
                 self._objective *= 0.25 if self.stale else 0.999
-                return self._objective
+                value = self._objective
+                if asking != "read":
+                    return value
+                return value, value, 0.0, 0.0, value, 0.0  # with loss, rounding, doubt, gap, bound
         return 1.0
 
 

@@ -121,9 +121,9 @@ def _repair(problem: Problem, sample: Sample, delta: Array) -> tuple[Array, ...]
     # What is left of a class's excess leaves it in the same proportion in every row, for those that
     # lack some.
     left = delta + gained
-    leaves = xp.clip(left, 0.0, None) / xp.maximum(mass, 1e-300)
+    leaves = xp.clip(left, 0.0, None) / xp.clip(mass, 1e-300, None)
     lack = xp.clip(-left, 0.0, None)
-    lack = lack / xp.maximum(xp.sum(lack, axis=1, keepdims=True), 1e-300)
+    lack = lack / xp.clip(xp.sum(lack, axis=1, keepdims=True), 1e-300, None)
     leaves = cast(xp.clip(leaves, None, 1.0), p.dtype)[:, :, None]
     lack = cast(lack, p.dtype)[:, :, None]
     change, pulled = xp.zeros_like(problem.l2), Pullback(problem, problem.m)

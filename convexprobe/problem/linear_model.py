@@ -159,8 +159,8 @@ class LinearModel:
 
     def _added(self, span: slice, x: Array) -> Array:
         """The class sums of a block, one row after the other."""
-        xp, sums = self.xp, []
-        labels, weights = self.labels_at(span), self.weights_at(span)
+        xp, labels, weights = self.xp, self.labels_at(span), self.weights_at(span)
+        sums: list[Array] = []
         for task in range(self._data_tasks()):
             own = labels[min(task, labels.shape[0] - 1), :]
             share = weights[min(task, weights.shape[0] - 1), :, None]
