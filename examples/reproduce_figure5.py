@@ -180,7 +180,7 @@ def movie(images: np.ndarray, labels: np.ndarray, held: list, out: Path, *, quic
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="500 rows and four epochs of them")
+    parser.add_argument("--quick", action="store_true", help="300 rows and seven epochs of them")
     parser.add_argument("--movie", action="store_true", help="make the movie, not the figure")
     parser.add_argument("--out", type=Path, default=Path("out"))
     settings = parser.parse_args(argv)
@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     if settings.movie:
         movie(images, labels, [held, held_labels], settings.out, quick=settings.quick)
         return
-    rows, spare, epochs = (500, 250, 4.0) if settings.quick else (50_000, 10_000, 10.0)
+    rows, spare, epochs = (300, 150, 7.0) if settings.quick else (50_000, 10_000, 10.0)
     training = slice(VALIDATION_ROWS, None)
     if settings.quick:
         training = slice(VALIDATION_ROWS, VALIDATION_ROWS + rows)

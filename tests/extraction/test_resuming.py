@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import convexprobe as cxp
-from tests.extraction.small import ROOT, Left, batches, extract_to, network
+from tests.extraction.small import Left, batches, extract_to, network
+from tests.processes import end, start
 
 
 class Acting(nn.Module):
@@ -125,6 +124,11 @@ def test_inputs_of_any_type_are_compared_when_it_resumes(tmp_path: Path) -> None
             extract_to(out, Adding(), [{"x": x, "shift": new}])
 
 
+def extract_where_another_writes(out: Path) -> None:
+    with pytest.raises(RuntimeError, match="writes activations there"):
+        cxp.extract(network(), batches(), out=out)
+
+
 def test_a_second_writer_is_one_clear_error_and_loses_nothing(tmp_path: Path) -> None:
     expected, labels = cxp.extract(network(), batches())
     seen = Left()
@@ -136,17 +140,7 @@ def test_a_second_writer_is_one_clear_error_and_loses_nothing(tmp_path: Path) ->
                     cxp.extract(network(), batches(), out=tmp_path)
                 seen.calls, message = 1, str(error.value)
                 assert str(tmp_path) in message
-                other = subprocess.run(
-                    [sys.executable, "-c", f"""
-import convexprobe as cxp
-from tests.extraction.small import batches, network
-try:
-    cxp.extract(network(), batches(), out={str(tmp_path)!r})
-except RuntimeError as error:
-    print(error)
-"""], cwd=ROOT, capture_output=True, text=True,
-                )  # fmt: skip
-                assert "writes activations there" in other.stdout
+                assert end(start(extract_where_another_writes, tmp_path)) == 0
             yield batch
 
     extract_to(tmp_path, network(), loader())

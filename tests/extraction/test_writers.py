@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from convexprobe.activations import manifest
 from convexprobe.activations.manifest import MANIFEST
 from convexprobe.extraction.pools import random_features
 from tests.extraction.small import ROOT, Interrupted, batches, extract_to, network, same
+from tests.processes import end, start
 
 
 def test_two_names_of_one_point_are_stored_once(tmp_path: Path) -> None:
@@ -46,20 +50,18 @@ def test_an_interrupted_extraction_resumes(tmp_path: Path, calls: int) -> None:
     assert model.calls == 99 - (9 - done // 7)
 
 
+def extract_and_die(out: Path) -> None:
+    def dying() -> Iterator[Any]:
+        for index, batch in enumerate(batches()):
+            if index == 5:
+                os._exit(9)
+            yield batch
+
+    extract_to(out, Interrupted(network(), 99), dying())
+
+
 def test_a_process_that_is_killed_resumes(tmp_path: Path) -> None:
-    code = f"""
-import os
-from pathlib import Path
-from tests.extraction.small import Interrupted, batches, extract_to, network
-def dying():
-    for index, batch in enumerate(batches()):
-        if index == 5:
-            os._exit(9)
-        yield batch
-extract_to(Path({str(tmp_path)!r}), Interrupted(network(), 99), dying())
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT)
-    assert done.returncode == 9
+    assert end(start(extract_and_die, tmp_path)) == 9
     expected, labels = cxp.extract(Interrupted(network(), 99), batches())
     model = Interrupted(network(), 99)
     extract_to(tmp_path, model, batches())
@@ -113,24 +115,16 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.Monk
     same(tmp_path, expected, labels)
 
 
+def extract_to_a_small_disk(out: Path) -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+    with pytest.raises(OSError, match="the disk is full after 0 rows"):
+        cxp.extract(network(), batches(), out=out)
+
+
 def test_a_file_that_cannot_grow_leaves_nothing_half_written(tmp_path: Path) -> None:
-    code = f"""
-import resource, sys
-import convexprobe as cxp
-from tests.extraction.small import batches, network
-resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-try:
-    cxp.extract(network(), batches(), out={str(tmp_path)!r})
-except OSError as error:
-    print(error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert "the disk is full after 0 rows" in done.stdout, done
+    assert end(start(extract_to_a_small_disk, tmp_path)) == 0
     assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]
 
 
