@@ -24,14 +24,12 @@ DENSE, FULL, FEW = 5.0, 1.0, 16
 """How many flops of a build take the time of one of a pass: with up to `FEW` columns, which wait
 for memory, and with very many."""
 
-
 MANY = 256
 """Classes beyond which a curvature of its own for each is dear, and a damped one that all share
 serves: with few rows of each class, losses are far from quadratic."""
 
 EVERY = 8.0
 """Passes from one build of that one to the next at least: to draw its rows costs most of a pass."""
-
 
 SPECTRAL = 30.0
 """Flops of an eigendecomposition in units of `d^3`, by the time that it takes."""
