@@ -189,7 +189,7 @@ def _memory(
     n, d, columns = family.n, family.d, family.m * family.k
     # A block's conversion, logits and their temporaries.
     block = block_rows(max(d, columns), example)
-    work = min(n, block) * family.item * ((d if family.converted else 0) + 4.0 * columns)
+    work = min(n, block) * family.item * ((d if family.converted else 0) + 3.0 * columns)
     # Labels, and copies of them: where they are used, for each penalty, and once some tasks end.
     host = OVERHEAD + 8.0 * n * concepts
     copies = groups if groups > concepts or not on_cpu(example) else 0
@@ -200,7 +200,8 @@ def _memory(
         work += family.item * n * (1.0 if groups == 1 else groups + again)
     if tier != "device":
         row = family.stored * d
-        buffers = (AHEAD + 1.0) * min(n, chunk_rows(block, row)) * row
+        # Half of the buffers ahead: a pass that is quicker than the reading fills no more.
+        buffers = (0.5 * AHEAD + 1.0) * min(n, chunk_rows(block, row)) * row
         host += buffers if tier == "disk" else 0.0
         work += 0.0 if on_cpu(example) else buffers
     solve = moments(solver, family)

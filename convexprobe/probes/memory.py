@@ -22,13 +22,17 @@ from convexprobe.problem.row_space import COLUMNS, MOST_ROWS
 from convexprobe.solvers import LBFGS, NewtonCholesky, Solver
 from convexprobe.solvers.adaptive import Adaptive
 from convexprobe.solvers.auto import Auto, first
-from convexprobe.solvers.ladder import Bought, Level, ladder
+from convexprobe.solvers.ladder import MANY, Bought, Level, ladder
+from convexprobe.solvers.lbfgs import FEW_PAIRS, LONG
 from convexprobe.solvers.leading_step import SAMPLE
 from convexprobe.solvers.line_search import ROWS
 from convexprobe.solvers.stochastic import VarianceReduced
 
 HEAP = 32 << 20
 """Bytes below which glibc may serve an array from the heap, which keeps what is freed."""
+
+BLOCK = (5 << 20) // 4
+"""Logits of a block of rows on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,11 @@ class Family:
         checked = [self.item * entries, 8.0 * entries, 8.0 * entries]
         return [self.logits, self.by_row, *checked]
 
+    def block(self, rows: int) -> float:
+        """Logits of a block of so many rows."""
+        columns = self.m * self.k
+        return float(self.item * columns * min(self.drawn(rows), max(BLOCK // columns, 1)))
+
     def drawn(self, rows: int) -> int:
         """Rows of a sample for which so many are asked."""
         return min(rows, self.n, self.capacity)
@@ -161,19 +170,20 @@ def moments(solver: Solver, f: Family) -> list[Moment]:
 def _moments(solver: Solver, f: Family) -> list[Moment]:
     """Moments of a solve on the rows as they are."""
     vectors = [f.vector] * 12
-    draw = [8.0 * f.n * f.m] + [8.0 * f.n] * 4  # of a sample: in float64, row by row
+    draw = [8.0 * f.n * f.m] + [8.0 * f.n] * 3  # of a sample: in float64, row by row
     if isinstance(solver, Adaptive):
         sample = [*f.sample(2048), *f.conversion(2048)]
         return [Moment([*[f.by_row] * 3, *sample, *vectors], draw)]
     search = [*f.point, f.logits, f.by_row]
-    if not f.logits:  # a sample, its logits and their change, and three arrays of a trial
-        search = [*f.point, *f.sample(ROWS, 5), *f.conversion(ROWS)]
+    if not f.logits:  # a sample, its logits and their change, and an array of a trial
+        search = [*f.point, *f.sample(ROWS, 3), *f.conversion(ROWS)]
     if isinstance(solver, NewtonCholesky):
         return [Moment([*search, *vectors, *[8.0 * f.m * f.p**2] * 6])]
     pairs: list[float] = []
     levels: list[Level] = []
     if isinstance(solver, LBFGS):
-        pairs = [f.vector] * (2 * min(solver.memory, f.steps))
+        kept_pairs = min(solver.memory, f.steps, solver.memory if f.m * f.p <= LONG else FEW_PAIRS)
+        pairs = [f.vector * f.item / 8.0] * (2 * kept_pairs)  # in the compute dtype
         if solver.preconditioner is None:
             levels = _levels_reached(f)
     sampled: list[float] = []  # what a solver keeps of its rows
@@ -213,7 +223,7 @@ def _moments(solver: Solver, f: Family) -> list[Moment]:
         Moment([*always, *search, *kept]),
         Moment([*always, *f.point, *pairs, *[f.vector] * 6, *kept]),  # pairs are stacked for a step
         drawing(bounded),
-        Moment([*always, *f.point, *kept, *f.sample(bounded, 7)]),
+        Moment([*always, *f.point, *kept, *f.sample(bounded), *[f.block(bounded)] * 4]),  # repaired
     ]
 
 
@@ -221,7 +231,8 @@ def _levels_reached(f: Any) -> list[Level]:
     """The preconditioners that L-BFGS buys in the steps that are expected of a `Family`."""
     levels = ladder(f)
     bought, reached = Bought(), []
-    for _ in range(f.steps):
+    # With many classes so many steps end an ordinary fit, before a curvature for each is bought.
+    for _ in range(f.steps if f.k <= MANY else f.steps // 2):
         if (level := bought.next(f, levels, stale=False)) is None:
             bought = replace(bought, there=bought.there + 1.0)
         else:
