@@ -16,12 +16,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from convexprobe.arrays.backend import Array, beside, cast, generator, namespace
+from convexprobe.arrays.backend import Array, beside, cast, generator, namespace, on_cpu
 from convexprobe.arrays.linalg import eigh, inverse_spd
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.row_sample import Sample, draw_rows
 from convexprobe.problem.tasks import PerTask, take_tasks
+
+TOGETHER = 1 << 26
+"""Numbers of rows that are multiplied at once on a device, whose launches cost more than memory; on
+a CPU one class at a time stays in cache."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,13 @@ class EigenBlocks:
         rest = 1.0 / xp.maximum(0.5 / xp.mean(1.0 / diagonal, axis=2), ridge[:, :, 0])
         # One array for all: small ones between the rows' would keep the heap from reusing theirs.
         gram = xp.empty((m, k, r, r), dtype=f32, device=b.device)
+        together = 1 if on_cpu(b) else max(TOGETHER // max(s * r, 1), 1)
         for t in range(m):
-            for c in range(k):
-                rows = b[:, :r] - cast(class_mean[t, c, :r], f32)
-                rows *= xp.sqrt(h[t, c, :])[:, None]
-                gram[t, c, :, :] = rows.T @ rows
+            for first in range(0, k, together):
+                part = slice(first, first + together)
+                rows = b[None, :, :r] - cast(class_mean[t, part, None, :r], f32)
+                rows *= xp.sqrt(h[t, part, :])[:, :, None]
+                gram[t, part, :, :] = xp.matrix_transpose(rows) @ rows
         gram = problem.all_reduce(cast(gram, f64))[0]
         eye = xp.eye(r, dtype=f64, device=gram.device)
         block = cast(inverse_spd(gram + ridge[:, :, :, None] * eye), f32)
