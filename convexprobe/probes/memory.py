@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from convexprobe.problem.eigen_blocks import EigenBlocks
+from convexprobe.problem.kept_logits import kept_columns
 from convexprobe.problem.leading import directions
-from convexprobe.problem.linear_model import kept_columns
 from convexprobe.problem.objective import CHECKED
 from convexprobe.problem.preconditioners import Curvature, Diagonal, Identity, Preconditioner
 from convexprobe.problem.row_sample import sample_size

@@ -31,8 +31,8 @@ from convexprobe.activations.source import Rows
 from convexprobe.arrays.backend import Array, cast, namespace, on_cpu
 from convexprobe.arrays.elementwise import by_torch_if_large
 from convexprobe.arrays.linalg import inverse_spd
-from convexprobe.problem.linear_model import Pullback
 from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.pullback import Pullback
 from convexprobe.problem.row_sample import Sample
 
 DENSE = 64

@@ -1,4 +1,4 @@
-"""A family's data, and the products with its rows: logits, pullbacks, and the count of passes.
+"""A family's data, the product with its rows, and the count of passes.
 
 For each task (labels `y`, row weights `s` with `S = sum s_i`, penalty `l2`) the logits are
 `z_i = W x_i + b`, and the adjoint takes residuals back: `sum_i R_i [x_i; 1]^T`.
@@ -33,6 +33,7 @@ from convexprobe.arrays.elementwise import mirrored, one_hot
 from convexprobe.arrays.products import adds_by_class, combine_rows, dot_rows, sum_by_class
 from convexprobe.arrays.ranks import ALONE, Communicator
 from convexprobe.arrays.split_products import pays
+from convexprobe.problem.kept_logits import kept_columns
 from convexprobe.problem.tasks import take_own, take_tasks
 
 _ABSENT = -1e30
@@ -41,43 +42,9 @@ _ABSENT = -1e30
 CALLS = 5e6
 """Flops of a pass that take the time of a step's calls, which no problem is too small for."""
 
-LOGITS, MOST_LOGITS, MANY = 5e8, 4e9, 1 << 16
-"""Bytes that the logits of all rows and their change along a direction may take together, if there
-are at least `MANY` rows and if there are fewer.
-
-Beyond, a line search on a sample takes their place (`solvers/line_search.py`): it is cheap where
-there are many rows, and writing and reading so many logits is not. See
-`docs/decisions/logits.md`.
-"""
-
-LEAST = 64 << 20
-"""Bytes that they may take whatever room there is: no more than a few blocks and their buffers."""
-
 BY_CLASS = 32
 """Classes from which rows are added to their class's sum: a product with indicators takes longer,
 and fewer classes would add more rows to one sum."""
-
-_FLUSH = 2048
-"""Rows whose products add up in the compute dtype before float64 takes over."""
-
-
-def kept_columns(n: int, every: int, item: int, room: float, *, streamed: bool) -> int:
-    """The most logits a row, `m k`, with which a family keeps those of its rows, twice.
-
-    None of many rows that are streamed: a line search on kept logits reads the rows twice a step,
-    one on a sample once.
-
-    Args:
-        n: rows of this rank.
-        every: rows of all ranks.
-        item: bytes of a logit.
-        room: bytes that they may take.
-        streamed: whether every reading brings the rows from elsewhere.
-    """
-    if streamed and every >= MANY:
-        return 0
-    most = LOGITS if every >= MANY else MOST_LOGITS
-    return int(max(min(room, most), LEAST) // (2 * item * max(n, 1)))
 
 
 class LinearModel:
@@ -362,12 +329,6 @@ class LinearModel:
         out += bias
         return out
 
-    def pullback(self, residual: Array, x: Array) -> Array:
-        """`sum_i R_i [x_i; 1]^T`, `(m, p)` float64; residuals `(m, k, r)` sum to 0 over classes."""
-        total = Pullback(self, residual.shape[0])
-        total.add(residual, x)
-        return total.value()
-
     def penalty(self, w: Array) -> Array:
         """`l2 [W; 0]`, `(m, p)`: the gradient of the penalty."""
         weights, bias = self.split(w)
@@ -390,50 +351,3 @@ class LinearModel:
         """Uninitialised memory for the logits of this rank's rows, `(m, k, n)`."""
         shape = (w.shape[0], self.k, self.rows.n)
         return self.xp.empty(shape, dtype=self.dtype, device=w.device)
-
-
-class Pullback:
-    """The sum `sum_i R_i [x_i; 1]^T` over blocks of rows.
-
-    The weights' part adds up in the compute dtype over at most `_FLUSH` rows and then in float64:
-    with blocks of few rows, adding each in float64 would cost as much as the products.
-    """
-
-    def __init__(self, problem: LinearModel, m: int) -> None:
-        self.problem, self.m, self.rows = problem, m, 0
-        self.columns = 1 if problem.k == 2 else problem.k  # of two classes one says all
-        self.part: Array = None
-        self.weights: Array = 0.0
-        self.bias: Array = 0.0
-
-    def add(self, residual: Array, x: Array) -> None:
-        """Add a block: residuals `(m, k, r)` that sum to 0 over the classes, and rows `(r, d)`.
-
-        Of two classes the second's alone, `(m, 1, r)`, will do.
-        """
-        xp, k = self.problem.xp, self.columns
-        self.problem.count_rows(x.shape[0])
-        columns = residual[:, -k:, :]
-        flat = combine_rows(xp.reshape(columns, (self.m * k, x.shape[0])), x)
-        self.bias = self.bias + cast(xp.sum(columns, axis=2), xp.float64)
-        if self.part is None:
-            self.part = flat
-        else:
-            self.part += flat
-        self.rows += x.shape[0]
-        if self.rows >= _FLUSH:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self.part is not None:
-            self.weights = self.weights + cast(self.part, self.problem.xp.float64)
-        self.part, self.rows = None, 0
-
-    def value(self) -> Array:
-        """The sum so far, `(m, p)` float64."""
-        self._flush()
-        xp = self.problem.xp
-        weights, bias = xp.reshape(self.weights, (self.m, self.columns, self.problem.d)), self.bias
-        if self.columns == 1:
-            weights, bias = xp.concat([-weights, weights], axis=1), xp.concat([-bias, bias], axis=1)
-        return self.problem.join(weights, bias)

@@ -33,7 +33,8 @@ from convexprobe.arrays.backend import (
 )
 from convexprobe.arrays.elementwise import minus_one_hot_
 from convexprobe.arrays.ranks import local
-from convexprobe.problem.linear_model import LinearModel, Pullback
+from convexprobe.problem.linear_model import LinearModel
+from convexprobe.problem.pullback import Pullback, pullback
 from convexprobe.problem.softmax import best_row_terms, ray_terms, row_loss, softmax_
 
 CHECKED = 32
@@ -318,5 +319,5 @@ class Problem(LinearModel):
         if self.weights is not None:
             p *= self.weights_at(own)[:, None, :]
         scale = self.n / (len(index) * self.total[:, None])
-        (total,) = self.all_reduce(self.pullback(p, x))
+        (total,) = self.all_reduce(pullback(self, p, x))
         return total * scale + self.penalty(w)

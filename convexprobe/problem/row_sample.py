@@ -18,8 +18,8 @@ from convexprobe.arrays.backend import (
     uniform,
 )
 from convexprobe.arrays.ranks import Communicator
-from convexprobe.problem.linear_model import Pullback
 from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.pullback import Pullback
 from convexprobe.problem.softmax import curvature_product, softmax_
 from convexprobe.problem.tasks import PerTask, take_own, take_tasks
 

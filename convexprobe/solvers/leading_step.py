@@ -16,8 +16,8 @@ from convexprobe.arrays.ranks import local
 from convexprobe.problem.certificate import estimated_gap
 from convexprobe.problem.eigen_blocks import EigenBlocks
 from convexprobe.problem.leading import Leading
-from convexprobe.problem.linear_model import Pullback
 from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.pullback import Pullback
 from convexprobe.problem.row_sample import Sample
 from convexprobe.problem.softmax import curvature_product, softmax_
 from convexprobe.solvers.conjugate_gradient import conjugate_gradient

@@ -25,9 +25,9 @@ from convexprobe.arrays.backend import Array, beside, cast, generator, to_numpy
 from convexprobe.arrays.elementwise import minus_one_hot_, pick
 from convexprobe.arrays.linalg import inverse_spd
 from convexprobe.arrays.ranks import local
-from convexprobe.problem.linear_model import Pullback
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Curvature, Inverse
+from convexprobe.problem.pullback import Pullback, pullback
 from convexprobe.problem.row_sample import Sample, draw_rows
 from convexprobe.problem.softmax import softmax_
 from convexprobe.problem.tasks import PerTask, take_tasks
@@ -165,7 +165,7 @@ def transferred(
     # A number that all logits of a row share does not matter.
     gap -= xp.sum(gap * present, axis=1, keepdims=True) / xp.sum(present, axis=1, keepdims=True)
     gap *= present
-    (right,) = problem.all_reduce(problem.pullback(gap * h, sample.x) - pulled.value())
+    (right,) = problem.all_reduce(pullback(problem, gap * h, sample.x) - pulled.value())
     return base + inverse.solve(right - problem.penalty(base)), inverse
 
 

@@ -34,6 +34,7 @@ from convexprobe.arrays.backend import Array, generator, like
 from convexprobe.arrays.ranks import local
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Curvature, Inverse, Preconditioner
+from convexprobe.problem.pullback import pullback
 from convexprobe.problem.row_sample import Sample, sample_size
 from convexprobe.problem.softmax import curvature_product, softmax_
 from convexprobe.solvers.base import SolverState, check_settings, fresh_inverse, inner
@@ -74,7 +75,7 @@ class MiniBatch:
         return self._pullback(curvature_product(self.table, self.problem.directions(v, self.x)))
 
     def _pullback(self, residual: Array) -> Array:
-        pulled = self.problem.pullback(residual * self.weight[:, None, :], self.x)
+        pulled = pullback(self.problem, residual * self.weight[:, None, :], self.x)
         return self.problem.all_reduce(pulled)[0]
 
 

@@ -20,7 +20,7 @@ import convexprobe as cxp
 from convexprobe.activations.source import Rows
 from convexprobe.activations.stored import HostRows
 from convexprobe.activations.stream import Stream
-from convexprobe.problem import linear_model
+from convexprobe.problem import kept_logits
 from convexprobe.problem.eigen_blocks import EigenBlocks
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Curvature
@@ -129,7 +129,7 @@ def test_rows_travel_once(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", ["lbfgs", "newton-cg"])
 def test_many_streamed_rows_travel_once_a_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_model, "MANY", 10_000)
+    monkeypatch.setattr(kept_logits, "MANY", 10_000)
     data = random_data(11_000, 100, 2)
     x, y = torch.tensor(data.x, dtype=torch.float32), torch.tensor(data.y)
     problem = Problem(Stream(HostRows(x), NAME, 1e9), y.to(NAME), [1e-2], classes=2)

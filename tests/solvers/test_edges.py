@@ -13,6 +13,7 @@ import torch
 import convexprobe as cxp
 from convexprobe.activations.source import Rows
 from convexprobe.problem.objective import Problem
+from convexprobe.problem.pullback import pullback
 from convexprobe.solvers import LBFGS, SOLVERS, SolverState, Status, solve
 from convexprobe.solvers.path import solve_path
 from tests.claims import parameters
@@ -124,7 +125,7 @@ class Forgetful:
         for _ in range(3):
             problem.logit_change(w)
             for _, x in problem.rows.blocks():
-                problem.pullback(problem.logits(w, x) * 0.0, x)
+                pullback(problem, problem.logits(w, x) * 0.0, x)
         return w, SolverState(problem.evaluate(w + 1e-3), steps=state.steps + 1)
 
 

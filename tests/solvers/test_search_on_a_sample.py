@@ -19,8 +19,8 @@ from convexprobe.activations.stream import Stream
 from convexprobe.activations.widened import Widened
 from convexprobe.arrays.backend import to_numpy
 from convexprobe.probes.standardize import Standardized
-from convexprobe.problem import linear_model
-from convexprobe.problem.linear_model import LOGITS, MANY, MOST_LOGITS, kept_columns
+from convexprobe.problem import kept_logits
+from convexprobe.problem.kept_logits import LOGITS, MANY, MOST_LOGITS, kept_columns
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
 from convexprobe.solvers.base import inner
@@ -35,7 +35,7 @@ module = import_module("convexprobe.solvers.line_search")  # the package exports
 @pytest.fixture(autouse=True)
 def none_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Families here keep no logits, however few."""
-    monkeypatch.setattr(linear_model, "LEAST", 0)
+    monkeypatch.setattr(kept_logits, "LEAST", 0)
 
 
 def lean(data: Data, l2: object, library: ModuleType = np, dtype: type = np.float64) -> Problem:
