@@ -17,9 +17,9 @@ from convexprobe.problem.kept_logits import kept_columns
 from convexprobe.problem.leading import directions
 from convexprobe.problem.objective import CHECKED
 from convexprobe.problem.preconditioners import Curvature, Diagonal, Identity, Preconditioner
-from convexprobe.problem.row_sample import sample_size
+from convexprobe.problem.row_sample import TOGETHER, sample_size
 from convexprobe.problem.row_space import COLUMNS, MOST_ROWS
-from convexprobe.solvers import LBFGS, NewtonCholesky, Solver
+from convexprobe.solvers import LBFGS, NewtonCG, NewtonCholesky, Solver
 from convexprobe.solvers.adaptive import Adaptive
 from convexprobe.solvers.auto import Auto, first
 from convexprobe.solvers.ladder import MANY, Bought, Level, ladder
@@ -170,10 +170,10 @@ def moments(solver: Solver, f: Family) -> list[Moment]:
 def _moments(solver: Solver, f: Family) -> list[Moment]:
     """Moments of a solve on the rows as they are."""
     vectors = [f.vector] * 12
-    draw = [8.0 * f.n * f.m] + [8.0 * f.n] * 3  # of a sample: in float64, row by row
+    draw = [min(8.0 * f.n * f.m, 8.0 * TOGETHER)] + [8.0 * f.n] * 3  # of a sample, in float64
     if isinstance(solver, Adaptive):
         sample = [*f.sample(2048), *f.conversion(2048)]
-        return [Moment([*[f.by_row] * 3, *sample, *vectors], draw)]
+        return [Moment([*[f.by_row] * 3, *sample, *vectors], draw[:2])]
     search = [*f.point, f.logits, f.by_row]
     if not f.logits:  # a sample, its logits and their change, and an array of a trial
         search = [*f.point, *f.sample(ROWS, 3), *f.conversion(ROWS)]
@@ -194,6 +194,9 @@ def _moments(solver: Solver, f: Family) -> list[Moment]:
         if not isinstance(solver, LBFGS):
             sampled = f.sample(rows) * (2 if isinstance(solver, VarianceReduced) else 1)
     kept: list[float] = []
+    # Newton's method draws its next sample while it still has the last evaluation; of one task that
+    # takes no more than its search did.
+    last = [f.logits, f.by_row] if isinstance(solver, NewtonCG) and f.m > 1 else []
     always = [*vectors, *pairs, *sampled]
     # Logits at the best points of tasks that have ended, which share an array with others; and what
     # the heap cannot reuse between arrays that live on.
@@ -207,7 +210,8 @@ def _moments(solver: Solver, f: Family) -> list[Moment]:
     bounded = max(2500, f.n // 20)  # rows of a bound that is repaired or corrected
 
     def drawing(rows: int) -> Moment:
-        return Moment([*always, *f.point, *kept, *f.sample(rows), *f.conversion(rows)], draw)
+        sample = [*f.sample(rows), *f.conversion(rows)]
+        return Moment([*always, *f.point, *last, *kept, *sample], draw)
 
     if isinstance(solver, LBFGS):
         levels = [*levels, levels[-1]]  # built again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +27,9 @@ from convexprobe.problem.tasks import PerTask, take_own, take_tasks
 ROUNDS, FEW_ROUNDS = 21, 8
 """Rounds in which inclusion probabilities are found, at most, and where nobody looks whether they
 are: two or three do but for rows whose uncertainties are orders apart."""
+
+TOGETHER = 1 << 22
+"""Numbers that a draw looks at together in float64."""
 
 UNSEEN = 1e-5
 """Curvature of directions that neither rows nor a penalty show, of a feature's mean curvature."""
@@ -176,12 +180,24 @@ def draw_rows(
     if size >= n:
         index = xp.arange(uncertainty.shape[1], **place)
         return index, xp.ones(uncertainty.shape[1], dtype=xp.float64, **place)
-    relative = cast(uncertainty, xp.float64)
-    if weights is not None:
-        relative = relative * weights
-    (total,) = communicator.all_reduce(xp.sum(relative, axis=1, keepdims=True))
-    relative = relative / xp.clip(total / n, 1e-30, None)
-    quality = 0.9 * xp.mean(relative, axis=0) + 0.1
+    tasks = uncertainty.shape[0]
+    step = max(TOGETHER // max(uncertainty.shape[1], 1), 1)
+
+    def parts() -> Iterator[tuple[slice, Array]]:
+        """The uncertainty times the weight in float64, some tasks at a time."""
+        for first in range(0, tasks, step):
+            span = slice(first, first + step)
+            part = cast(uncertainty[span, :], xp.float64)
+            if weights is not None:
+                part = part * (weights if weights.shape[0] == 1 else weights[span, :])
+            yield span, part
+
+    sums = [xp.sum(part, axis=1, keepdims=True) for _, part in parts()]
+    (total,) = communicator.all_reduce(xp.concat(sums, axis=0))
+    size_of_one = xp.clip(total / n, 1e-30, None)
+    quality = 0.1
+    for span, part in parts():
+        quality = quality + (0.9 / tasks) * xp.sum(part / size_of_one[span, :], axis=0)
     if weights is not None:  # rows held out of every task are no use
         quality = quality * cast(xp.max(weights, axis=0) > 0, xp.float64)
     chance = _inclusion(quality, size, communicator, ends=host or communicator.size > 1)

@@ -26,6 +26,9 @@ CLOSE = 1e-5
 """Rounding of a value, relative to the label entropy, up to which the logits that a line search
 kept stand for those of the parameters that are handed out."""
 
+STACKED = 1 << 24
+"""Logits up to which those of several tasks are copied together for that; more are made again."""
+
 PATIENCE = 5
 """Evaluations in a row without a lower validation loss after which a task stops early."""
 
@@ -237,7 +240,11 @@ def solve(
     points = cast(cast(problem.xp.stack(best.w), problem.dtype), problem.xp.float64)
     known = all(z is not None for z in best.logits)
     close = known and (best.rounding <= CLOSE * problem.label_entropy).all()
-    logits = problem.xp.stack(best.logits) if close else None
+    logits = None
+    if close and problem.m == 1:
+        logits = best.logits[0][None, :, :]
+    elif close and problem.m * problem.k * problem.rows.n <= STACKED:
+        logits = problem.xp.stack(best.logits)
     loss, objective, errors = problem.judge(points, logits)
     gap = best.gap + np.fmax(objective - best.objective, 0.0)
     for t in range(problem.m):
