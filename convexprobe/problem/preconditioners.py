@@ -25,6 +25,10 @@ from convexprobe.problem.objective import Problem
 from convexprobe.problem.row_sample import Sample, draw_rows
 from convexprobe.problem.tasks import PerTask, take_tasks
 
+UNSEEN = 0.4
+"""With more than two classes, the curvature of what a sketch leaves out in units of the harmonic
+mean of what it met."""
+
 
 class Inverse(Protocol):
     """A symmetric positive definite approximation of the inverse Hessian."""
@@ -100,7 +104,8 @@ class Curvature:
         """O(s d^2 + d^3) flops dense; O(r^2 d + r^3) with `r` rows in low rank (Woodbury).
 
         Directions that `r` rows leave out, if there are more, have more curvature than `l2`: they
-        get the harmonic mean of the eigenvalues met, which lies at the low end of the spectrum.
+        get the harmonic mean of the eigenvalues met, which lies at the low end of the spectrum, or
+        `UNSEEN` of it where classes have curvatures of their own.
         """
         problem, xp, f64 = sample.problem, sample.problem.xp, sample.problem.xp.float64
         low = problem.d > min(self.rank, sample.rows)
@@ -149,7 +154,7 @@ class Curvature:
         inner = inverse_spd(scaled + ridge[:, None, None] * eye[None, :, :])
         if thinned and gram.shape[0]:
             harmonic = gram.shape[0] / xp.sum(inner * eye[None, :, :], axis=(1, 2))
-            ridge = xp.maximum(ridge, harmonic)
+            ridge = xp.maximum(ridge, _unseen(problem) * harmonic)
             inner = inverse_spd(scaled + ridge[:, None, None] * eye[None, :, :])
         inner = 0.5 * (inner + xp.matrix_transpose(inner))
         return _Inner(replace(shape, ridge=ridge), inner, root if low else None)
@@ -189,6 +194,10 @@ class Curvature:
         return problem.m > self.tasks or problem.k > self.classes
 
 
+def _unseen(problem: Problem) -> float:
+    return 1.0 if problem.k == 2 else UNSEEN
+
+
 def _spectral(shape: _Shape, gram: Array, root: Array | None, *, thinned: bool) -> _Spectral:
     """All tasks' inverses from one eigendecomposition of `gram`: `C`, or `root root^T` in low rank.
 
@@ -201,7 +210,8 @@ def _spectral(shape: _Shape, gram: Array, root: Array | None, *, thinned: bool) 
     spectrum = shape.scale[:, :, None] * values
     if thinned:
         harmonic = 1.0 / xp.mean(1.0 / (spectrum + shape.ridge[:, None, None]), axis=(1, 2))
-        shape = replace(shape, ridge=xp.maximum(shape.ridge, harmonic))
+        unseen = _unseen(shape.problem) * harmonic
+        shape = replace(shape, ridge=xp.maximum(shape.ridge, unseen))
     factor = 1.0 / (spectrum + shape.ridge[:, None, None])
     rest = xp.zeros_like(shape.ridge)
     if root is not None:
