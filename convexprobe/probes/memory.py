@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from convexprobe.arrays.products import block_rows
 from convexprobe.problem.eigen_blocks import EigenBlocks
 from convexprobe.problem.kept_logits import kept_columns
 from convexprobe.problem.leading import directions
@@ -30,9 +33,6 @@ from convexprobe.solvers.stochastic import VarianceReduced
 
 HEAP = 32 << 20
 """Bytes below which glibc may serve an array from the heap, which keeps what is freed."""
-
-BLOCK = (5 << 20) // 4
-"""Logits of a block of rows on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class Family:
         return [self.logits, self.by_row, *checked]
 
     def block(self, rows: int) -> float:
-        """Logits of a block of so many rows."""
+        """Logits of a block of so many rows, as a CPU has them."""
         columns = self.m * self.k
-        return float(self.item * columns * min(self.drawn(rows), max(BLOCK // columns, 1)))
+        return float(self.item * columns * min(self.drawn(rows), block_rows(columns, np.empty(0))))
 
     def drawn(self, rows: int) -> int:
         """Rows of a sample for which so many are asked."""
