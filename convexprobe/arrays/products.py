@@ -20,10 +20,10 @@ _PART = 32
 _TURNED = range(7, 49)
 """Rows of a left factor with which MKL computes `x a^T` faster than its transpose."""
 
-_CALL = 2e5
+_CALL, _ONE_ROW = 2e5, 1 << 21
 """Multiplications up to which NumPy's own product takes less time than handing it to torch, whose
-MKL is up to three times faster for thin products."""
-
+MKL is up to three times faster for thin products; and those of a product with one row, which waits
+for memory, so that only several threads make it faster."""
 
 _ADDED = 256
 """Rows, or classes if those are more, whose sums by class add up in the compute dtype."""
@@ -109,7 +109,9 @@ def sum_by_class(x: Array, labels: Array, k: int) -> Array:
 
 
 def _is_small(a: np.ndarray, x: np.ndarray) -> bool:
-    return a.shape[0] == 1 or a.shape[0] * x.size <= _CALL
+    if a.shape[0] == 1:
+        return x.size <= _ONE_ROW or torch.get_num_threads() == 1
+    return a.shape[0] * x.size <= _CALL
 
 
 def _parts(a: Array, x: Array) -> int:

@@ -29,8 +29,8 @@ from convexprobe.problem.objective import Problem
 from convexprobe.solvers.path import Fitted, Walk, solve_from, solve_path
 from convexprobe.solvers.solution import Record
 
-FEW = 1e7
-"""Features or logits of all rows up to which a solve spends its time on calls."""
+FEW = 1e8
+"""Features or logits of all rows up to which calls are a good part of a solve's time."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def fit_layer(
 def in_numpy(sources: list[Source], columns: int) -> list[Source]:
     """Few rows of CPU tensors as NumPy views, the first being those that are fitted to.
 
-    NumPy's calls cost half as much as torch's, and with few rows a solve consists of calls.
+    NumPy's calls cost half as much as torch's; more than that after a product, which empties the
+    caches of code and data alike.
     `columns` are the features or the logits of a row, whichever are more.
     """
     if sources[0].n * columns > FEW:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from convexprobe.arrays.backend import Array, cast
+from convexprobe.arrays.threads import numpy_on_one_thread
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.tasks import take_tasks
@@ -125,6 +126,7 @@ def _raised_together(solve: _Solve) -> _Solve:
 
 
 @_raised_together
+@numpy_on_one_thread()
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a trial may overflow: refused
 def solve(
     problem: Problem,
