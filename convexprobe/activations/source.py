@@ -88,8 +88,10 @@ class Source(ABC):
 
     def conversion_buffer(self, rows: int) -> Array:
         """An array to convert so many rows into; empty where rows need no conversion."""
-        xp, dtype = namespace(self.reference), compute_dtype(self.reference)
-        rows = 0 if dtype == self.reference.dtype else rows
+        dtype = compute_dtype(self.reference)
+        if dtype == self.reference.dtype:
+            return self.reference[:0, :]
+        xp = namespace(self.reference)
         return xp.empty((rows, self.d), dtype=dtype, device=device(self.reference))
 
     def halve(self) -> bool:

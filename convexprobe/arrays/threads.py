@@ -11,7 +11,7 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-_lock, _inside, _given = Lock(), 0, [0]
+_held = Lock()
 
 
 @cache
@@ -27,21 +27,18 @@ def numpy_on_one_thread() -> Iterator[None]:
 
     Long products go to torch (`arrays/products.py`). After one on several threads OpenBLAS's own
     wait for the next and keep the cores busy meanwhile: on two cores a fit took four times as long.
-    A library that others may share (MKL, or a system's) is left as it is. Python threads may be
-    inside at the same time: the last one out restores.
+    A library that others may share (MKL, or a system's) is left as it is. Of several Python threads
+    the first one inside does it, until it leaves: OpenBLAS has one number for all of them.
     """
-    global _inside, _given
-    with _lock:
-        if not _inside:
-            _given = [lib.get_num_threads() for lib in _libraries()]
-            for lib in _libraries():
-                lib.set_num_threads(1)
-        _inside += 1
+    if not _held.acquire(blocking=False):
+        yield
+        return
+    given = [lib.get_num_threads() for lib in _libraries()]
     try:
+        for lib in _libraries():
+            lib.set_num_threads(1)
         yield
     finally:
-        with _lock:
-            _inside -= 1
-            if not _inside:
-                for lib, threads in zip(_libraries(), _given, strict=True):
-                    lib.set_num_threads(threads)
+        for lib, threads in zip(_libraries(), given, strict=True):
+            lib.set_num_threads(threads)
+        _held.release()

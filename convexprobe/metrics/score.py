@@ -170,18 +170,18 @@ def tally(logits: Array, truth: Array, weights: Array | None = None) -> Array:
     The predicted class is the first of those with the largest logit.
 
     Args:
-        logits: `(n, k)`, of any library, as are the others; minus infinity for a class of
+        logits: `(k, n)`, of any library, as are the others; minus infinity for a class of
             probability 0.
         truth: class indices, `(n,)`.
         weights: row weights, `(n,)` float64; None counts every row once.
     """
     xp = namespace(logits)
     z = cast(logits, xp.float64)
-    z = z - xp.max(z, axis=1, keepdims=True)
-    own = pick(xp.matrix_transpose(z)[None, :, :], truth[None, :])[0, :]
-    loss = xp.log(xp.sum(xp.exp(z), axis=1)) - own
+    z = z - xp.max(z, axis=0, keepdims=True)
+    own = pick(z[None, :, :], truth[None, :])[0, :]
+    loss = xp.log(xp.sum(xp.exp(z), axis=0)) - own
     s = xp.ones_like(loss) if weights is None else weights
     loss = xp.where(s > 0, loss, 0.0)  # of a row that does not count it may be infinite
-    wrong = cast(xp.argmax(logits, axis=1) != truth, xp.float64)
-    counts = cast(one_hot(truth[None, :], logits.shape[1])[0, :, :], xp.float64) @ s
+    wrong = cast(xp.argmax(logits, axis=0) != truth, xp.float64)
+    counts = cast(one_hot(truth[None, :], logits.shape[0])[0, :, :], xp.float64) @ s
     return xp.concat([xp.stack([s @ wrong, s @ loss]), counts])

@@ -14,7 +14,8 @@ from convexprobe.activations.placement import Neighbours, place, reference
 from convexprobe.activations.source import Rows, Source
 from convexprobe.activations.stored import StoredRows
 from convexprobe.activations.widened import Widened
-from convexprobe.arrays.backend import Array, cast, like, namespace, to_numpy
+from convexprobe.arrays.backend import Array, cast, epsilon, like, namespace, to_numpy
+from convexprobe.arrays.products import combine_rows
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.probes.labels import Labels, probe_name
 from convexprobe.probes.options import GRID, Options
@@ -258,19 +259,22 @@ def typical_variance(problem: Problem, weights: np.ndarray | None) -> float:
     xp, rows = problem.xp, problem.rows
     centre = xp.mean(problem.mean, axis=0)  # near the mean, so that squares do not cancel
     if weights is None:
-        s = xp.ones(rows.n, dtype=xp.float64, device=centre.device)
+        s = xp.ones((1, rows.n), dtype=problem.dtype, device=centre.device)
     else:
-        s = like(weights, rows.reference, xp.float64)
-    first = second = total = xp.zeros_like(centre)
+        s = like(weights[None, :], rows.reference, problem.dtype)
+    near = cast(centre, problem.dtype)
+    first = second = xp.zeros_like(centre)
     for span, x in rows.blocks():
-        x = cast(x, xp.float64) - centre
-        first = first + s[span] @ x
-        second = second + s[span] @ (x * x)
-        total = total + xp.sum(s[span])
-    first, second, total = problem.all_reduce(first, second, total)
+        x = x - near
+        first = first + cast(combine_rows(s[:, span], x)[0, :], xp.float64)
+        x *= x
+        second = second + cast(combine_rows(s[:, span], x)[0, :], xp.float64)
+    first, second, total = problem.all_reduce(first, second, xp.sum(s, dtype=xp.float64))
     shift = (first / total) ** 2
     variance = second / total - shift
-    host = to_numpy(xp.where(variance > 1e-12 * shift, variance, 0.0))  # else it is rounding
+    spacing = 4.0 * epsilon(problem.dtype, centre) * xp.abs(centre)  # of numbers, near the mean
+    least = xp.maximum(1e-12 * shift, spacing * spacing)
+    host = to_numpy(xp.where(variance > least, variance, 0.0))
     if not np.isfinite(host).all():
         return float(np.inf)
     return float(np.minimum(host, 10.0 * np.median(host[host > 0])).mean()) if host.any() else 1.0

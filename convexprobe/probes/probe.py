@@ -24,6 +24,7 @@ from convexprobe.arrays.backend import (
     to_numpy,
 )
 from convexprobe.arrays.precision import full_precision
+from convexprobe.arrays.products import dot_rows
 from convexprobe.arrays.ranks import Communicator
 from convexprobe.metrics.predictions import MOST_LOGITS, joined, predictions
 from convexprobe.metrics.score import Score, score, tally
@@ -311,13 +312,13 @@ def tallies(
         truth, s = codes[span], None if weights is None else weights[span]
         if not host:
             truth, s = like(truth, block), None if s is None else like(s, block)
-        for i, own in enumerate(parameters):
-            z = _product(block, *own)
+        for i, (own, bias) in enumerate(parameters):
+            z = _by_class(block, own, bias)
             if host:  # at the first block at fault: looking costs nothing
-                _check_logits(z, probes[i], rows, span.start, where)
+                _check_logits(z.T, probes[i], rows, span.start, where)
                 z = to_numpy(z)
             else:
-                bad[i] = bad[i] + xp.sum(cast(_overflowing(z, own[1]), xp.float64))
+                bad[i] = bad[i] + xp.sum(cast(_overflowing(z.T, bias), xp.float64))
             sums[i] = sums[i] + tally(z, truth, s)
     if host:
         return sums
@@ -344,6 +345,12 @@ def _parameters(probe: Probe, rows: Source) -> tuple[Array, Array]:
 @np.errstate(over="ignore", invalid="ignore")  # checked afterwards, on every library
 def _product(block: Array, weights: Array, bias: Array) -> Array:
     return block @ weights.T + bias[None, :]
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _by_class(block: Array, weights: Array, bias: Array) -> Array:
+    """Logits `(k, n)`: sums over the classes are then fast."""
+    return dot_rows(weights, block) + bias[:, None]
 
 
 def _overflowing(z: Array, bias: Array) -> Array:

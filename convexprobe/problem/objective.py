@@ -16,9 +16,9 @@ Shapes are those of `problem.linear_model`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -103,6 +103,32 @@ class Problem(LinearModel):
     """A family of `m` convex tasks over one source of rows; `LinearModel` has its data."""
 
     _checked: _Checked | None = None
+    _known: Evaluation | None = None
+
+    def start_from(self, at: Evaluation, other: Problem) -> Array:
+        """Take over an evaluation of the same tasks at other penalties; returns its point `(m, p)`.
+
+        The first `evaluate` of that very array then reads no rows: only the penalty's part differs.
+
+        Args:
+            at: the evaluation, with its logits if the family keeps them.
+            other: the family that made it, whose penalties are above 0.
+        """
+        weights, _ = self.split(at.w)
+        self._known = replace(
+            at,
+            value=at.loss + 0.5 * self.l2 * self.xp.sum(weights * weights, axis=(1, 2)),
+            gradient=at.gradient - other.penalty(at.w) + self.penalty(at.w),
+            doubt=self.over_penalty(2.0 * other.l2 * at.doubt, 0.0),
+            host=None,
+        )
+        return at.w
+
+    def take_tasks(self, index: list[int], l2: np.ndarray | None = None) -> Self:
+        """As `LinearModel` has it; an evaluation taken over stays behind."""
+        out = super().take_tasks(index, l2)
+        out._known = None
+        return out
 
     def evaluate(self, w: Array, *, logits: Array | None = None, keep: bool = False) -> Evaluation:
         """Value, gradient and what certificates need at `w`, reading the rows once: one pass.
@@ -114,6 +140,9 @@ class Problem(LinearModel):
                 `keeps_logits`.
         """
         xp, keep = self.xp, keep and self.keeps_logits
+        if self._known is not None and w is self._known.w:
+            known, self._known = self._known, None
+            return known
         if logits is None:
             w = cast(cast(w, self.dtype), xp.float64)  # what is reported is what is multiplied
         weights, _ = self.split(w)

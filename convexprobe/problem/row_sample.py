@@ -107,7 +107,7 @@ class Sample(PerTask):
         """The sampled Hessian times `v`, `(m, p)`; `s / n` of a pass."""
         problem, two = self.problem, self.problem.k == 2
         pulled, weight = Pullback(problem, v.shape[0]), self._second if two else self.weight
-        for span, x in Rows(self.x).blocks(v.shape[0] * problem.k):
+        for span, x in self._blocks:
             if two:
                 r = problem.difference(v, x)
             else:
@@ -126,6 +126,10 @@ class Sample(PerTask):
             return product
         weights, bias = self.problem.split(v)
         return product + self.problem.join(self._floor[:, None, None] * weights, 0.0 * bias)
+
+    @cached_property
+    def _blocks(self) -> list[tuple[slice, Array]]:
+        return list(Rows(self.x).blocks(self.problem.m * self.problem.k))
 
     @cached_property
     def _second(self) -> Array:

@@ -72,4 +72,4 @@ def finish_in_float64(
             statuses[i] = Status.CERTIFIED
         elif statuses[i] is Status.CERTIFIED:  # of the point before it was rounded
             statuses[i] = Status.ROUNDING
-    return replace(solution, w=xp.stack(w), status=tuple(statuses), steps=steps, **numbers)
+    return replace(solution, w=xp.stack(w), status=tuple(statuses), steps=steps, at=None, **numbers)

@@ -43,7 +43,7 @@ class _Best:
     def __init__(self, problem: Problem, w: Array) -> None:
         m = problem.m
         self.w = [w[t, :] for t in range(m)]
-        self.logits: list[Array] = [None] * m  # at that point, where the evaluation kept them
+        self.at: list[tuple[Evaluation, int] | None] = [None] * m  # evaluation, position in it
         self.objective = np.full(m, np.inf)
         self.rounding, self.bound, self.doubt = np.zeros(m), np.zeros(m), np.zeros(m)
         self.score, self.last = np.full(m, np.inf), np.full(m, np.inf)
@@ -76,10 +76,23 @@ class _Best:
             if score[i] < self.score[t]:
                 self.score[t], self.stale[t] = score[i], 0
                 self.w[t], self.objective[t], self.rounding[t] = at.w[i, :], value, rounding
-                self.logits[t] = None if at.logits is None else at.logits[i, :, :]
+                self.at[t] = at, i
             if bound[i] > self.bound[t]:
                 self.bound[t], self.doubt[t] = bound[i], float(at.host.doubt[i])
         self.quiet[tasks] *= ~(self.gap[tasks] < 0.99 * before)
+
+    @property
+    def logits(self) -> list[Array]:
+        """Each task's logits `(k, n)` at its point, where an evaluation kept them; else None."""
+        kept = [(None, 0) if found is None else (found[0].logits, found[1]) for found in self.at]
+        return [None if logits is None else logits[i, :, :] for logits, i in kept]
+
+    @property
+    def whole(self) -> Evaluation | None:
+        """The evaluation of all tasks at their points, if they share one."""
+        at = None if self.at[0] is None else self.at[0][0]
+        whole = all(found is not None and found[0] is at for found in self.at)
+        return at if whole and at is not None and at.w.shape[0] == len(self.at) else None
 
     @property
     def gap(self) -> np.ndarray:
@@ -240,13 +253,14 @@ def solve(
 
     # What is reported is of the parameters as they are handed out, in the problem's dtype.
     points = cast(cast(problem.xp.stack(best.w), problem.dtype), problem.xp.float64)
-    known = all(z is not None for z in best.logits)
+    kept = best.logits
+    known = all(z is not None for z in kept)
     close = known and (best.rounding <= CLOSE * problem.label_entropy).all()
     logits = None
     if close and problem.m == 1:
-        logits = best.logits[0][None, :, :]
+        logits = kept[0][None, :, :]
     elif close and problem.m * problem.k * problem.rows.n <= STACKED:
-        logits = problem.xp.stack(best.logits)
+        logits = problem.xp.stack(kept)
     loss, objective, errors = problem.judge(points, logits)
     gap = best.gap + np.fmax(objective - best.objective, 0.0)
     for t in range(problem.m):
@@ -269,4 +283,5 @@ def solve(
         history=tuple(history),
         state=state if active else None,
         running=tuple(active),
+        at=best.whole,
     )

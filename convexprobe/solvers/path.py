@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from convexprobe.arrays.backend import Array
-from convexprobe.problem.objective import Problem
+from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
 from convexprobe.problem.row_space import RowSpace, is_wide, row_space, row_space_passes
 from convexprobe.problem.tasks import take_tasks
@@ -19,7 +19,7 @@ from convexprobe.solvers.early_stopping import ValidationLoss
 from convexprobe.solvers.float64 import finish_in_float64
 from convexprobe.solvers.loop import solve
 from convexprobe.solvers.solution import Record, Solution, Solved, Status
-from convexprobe.solvers.starts import Previous, best_start
+from convexprobe.solvers.starts import Previous, Start, best_start
 
 NEIGHBOURS = 4
 """How many penalties are solved together: neighbours share a preconditioner, distant ones do not.
@@ -29,6 +29,10 @@ See `docs/decisions/path.md`.
 
 MEMORY = 2e9
 """Bytes that the logits of tasks solved together may take; more tasks wait for their turn."""
+
+
+CLEAR = 1.25
+"""How many times the lowest validation loss so far one loss is where a path ends at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +63,15 @@ def tasks_at_once(
 class Walk:
     """How far a path goes: down from the largest penalty, for as long as validation rows gain.
 
-    A concept's tasks leave the path when their loss on validation rows has risen twice in a row.
-    Below the smallest penalty given the path goes on, by factors of ten, while that loss falls by
-    more than `notable`.
+    A concept's tasks leave the path when their loss on validation rows has risen twice in a row, or
+    once to `CLEAR` times the lowest, or when it is no more than what is notable: no loss is below
+    0. Below the smallest penalty given the path goes on, by factors of ten, while that loss falls
+    by more than `notable`.
 
     Attributes:
         loss: of a task's solution on its validation rows, nats.
         concept: which concept each task belongs to; their losses are averaged.
-        notable: a rise or a fall that counts, nats.
+        notable: a loss, a rise or a fall that counts, nats.
         further: penalties at most below the smallest given.
     """
 
@@ -82,12 +87,12 @@ class _Trail:
 
     losses: list[float] = field(default_factory=list)
 
-    def rises(self, notable: float) -> bool:
-        """Whether the loss has risen twice in a row, by more than what is notable."""
-        if len(self.losses) < 3:
-            return False
-        third, second, last = self.losses[-3:]
-        return last > second > third and last > third + notable
+    def ends(self, notable: float) -> bool:
+        """Whether no smaller penalty is expected to do notably better."""
+        *_, third, second, last = [np.inf, np.inf, np.inf, *self.losses]
+        lowest = min(self.losses, default=np.inf)
+        twice = last > second > third and last > third + notable
+        return twice or last > max(CLEAR * lowest, lowest + notable) or lowest <= notable
 
     def falls(self, notable: float) -> bool:
         """Whether the last loss is the lowest, by more than what is notable."""
@@ -166,7 +171,7 @@ def _walk(job: _Job, members: list[int], penalties: list[float], walk: Walk) -> 
     for value in values:
         if value < smallest:  # none of those given: only for whom it may pay
             active = [t for t in active if trails[walk.concept[t]].falls(walk.notable)]
-        active = [t for t in active if not trails[walk.concept[t]].rises(walk.notable)]
+        active = [t for t in active if not trails[walk.concept[t]].ends(walk.notable)]
         if not active:
             break
         origin = None if not solutions[active[0]] else [solutions[t][-1].w for t in active]
@@ -223,6 +228,19 @@ def solve_from(
     )
 
 
+@dataclass(frozen=True)
+class _Last:
+    """Where the last solve ended: its family, the tasks by their numbers, and the evaluation."""
+
+    family: Problem
+    index: list[int]
+    at: Evaluation
+
+    def serves(self, index: list[int], start: Start) -> bool:
+        """Whether a solve of these tasks starts there."""
+        return self.index == index and set(start.names) == {"neighbour"}
+
+
 class _Job:
     """One path's solves, which share a clock, a row space and everything that does not change."""
 
@@ -242,6 +260,7 @@ class _Job:
         self.callbacks, self.run = callbacks, partial(solve, tol=tol, callbacks=callbacks)
         self.wide = previous is None and stopping is None and is_wide(base)
         self.space: RowSpace | None = None  # built when it pays
+        self.last: _Last | None = None
         self.started = time.perf_counter()
 
     @property
@@ -261,9 +280,12 @@ class _Job:
         if origin is not None:
             given = base.xp.stack([w for w in origin for _ in penalties])
         start = best_start(family, take_tasks(self.previous, index), origin=given)
+        last, self.last, w = self.last, None, start.w
+        if origin is not None and last is not None and last.serves(index, start):
+            w = family.start_from(last.at, last.family)
         waited = base.communicator.clock(time.perf_counter() - self.started)
         if self.wide and (family.host_l2 > 0).all():
-            solution = self._wide(family, index, start.w)
+            solution = self._wide(family, index, w)
             solution = finish_in_float64(
                 family,
                 self.solver,
@@ -277,7 +299,7 @@ class _Job:
             solution = solve_from(
                 family,
                 self.solver,
-                start.w,
+                w,
                 tol=self.tol,
                 max_passes=self.max_passes,
                 max_seconds=self.left,
@@ -286,6 +308,8 @@ class _Job:
                 inverse=start.inverse,
                 stopping=None if self.stopping is None else self.stopping.take_tasks(index),
             )
+        if solution.at is not None and (family.host_l2 > 0).all():
+            self.last = _Last(family, index, solution.at)
         flat = [
             Fitted(
                 **solution.task(i, start=name, waited=waited).known(),

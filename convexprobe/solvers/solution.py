@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from convexprobe.arrays.backend import Array
+from convexprobe.problem.objective import Evaluation
 
 
 class Status(Enum):
@@ -93,6 +94,8 @@ class Solution:
         state: the solver's last state of the tasks still running, to resume the same problem; None
             if there are none.
         running: which tasks that state is about.
+        at: the evaluation at `w` as it was before it was rounded to the problem's dtype, if one has
+            all tasks.
     """
 
     w: Array
@@ -109,6 +112,7 @@ class Solution:
     history: tuple[Record, ...] = field(repr=False)
     state: Any = field(repr=False)
     running: tuple[int, ...] = ()
+    at: Evaluation | None = field(default=None, repr=False)
 
     def task(self, index: int, *, start: str = "zero", waited: float = 0.0) -> Solved:
         """One task's record; `waited` seconds were spent before this solve."""

@@ -32,7 +32,7 @@ def test_a_score_counts_errors_and_averages_losses_over_the_rows() -> None:
 def test_a_score_and_a_tally_say_the_same() -> None:
     rng = np.random.default_rng(0)
     logits, truth, weights = rng.standard_normal((99, 4)), rng.integers(0, 4, 99), rng.random(99)
-    wrong, loss, *counts = tally(logits, truth, weights)
+    wrong, loss, *counts = tally(logits.T, truth, weights)
     result = scored(logits, truth, weights)
     assert result.error == pytest.approx(wrong / sum(counts), rel=1e-12)
     assert result.loss == pytest.approx(loss / sum(counts), rel=1e-12)

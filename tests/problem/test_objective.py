@@ -226,3 +226,23 @@ def test_kept_logits_are_those_of_all_rows_at_once(k: int, library: ModuleType) 
     for name in ("value", "gradient", "entropy"):
         np.testing.assert_array_equal(to_numpy(getattr(at, name)), to_numpy(getattr(bare, name)))
     assert bare.logits is None
+
+
+def test_an_evaluation_taken_over_is_that_at_the_other_penalties(library: ModuleType) -> None:
+    data = random_data(120, 4, 3)
+    base = data.problem(1.0, library)
+    before = base.take_tasks([0, 0], np.array([1e-1, 3.0]))
+    at = before.evaluate(library.asarray(point(before)), keep=True)
+    after = base.take_tasks([0, 0], np.array([1e-2, 0.0]))
+    w, spent = after.start_from(at, before), base.passes
+    child = after.take_tasks([1, 0])
+    taken = after.evaluate(w, keep=True)
+    assert base.passes == spent
+    fresh = after.evaluate(w, keep=True)  # it is taken once
+    assert base.passes == spent + 1
+    for name in ("value", "loss", "gradient", "entropy", "uncertainty", "rounding", "doubt"):
+        found, expected = to_numpy(getattr(taken, name)), to_numpy(getattr(fresh, name))
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+    np.testing.assert_array_equal(to_numpy(taken.logits), to_numpy(fresh.logits))
+    swapped = child.evaluate(w)
+    assert to_numpy(swapped.value)[0] != to_numpy(fresh.value)[0]

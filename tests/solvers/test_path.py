@@ -12,7 +12,7 @@ from convexprobe.activations.source import Rows
 from convexprobe.probes.splits import hold_out
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
-from convexprobe.solvers.path import solve_path
+from convexprobe.solvers.path import Walk, _Trail, solve_path
 from tests.claims import distance
 from tests.oracle import Data, minimum, random_data
 
@@ -49,6 +49,42 @@ def test_budgets_hold_for_the_whole_path() -> None:
     probe = fit_probes(DATA.x, DATA.y, "lbfgs", max_seconds=0.0, **settings)["activations"]
     assert {point.status for point in probe.path} == {Status.MAX_SECONDS}
     assert all(np.isfinite(point.gap) for point in probe.path)
+
+
+@pytest.mark.parametrize("solver", ["auto", "newton-cg", "lbfgs"])
+def test_a_step_of_a_walk_starts_from_the_last_evaluation(solver: str) -> None:
+    base = Problem(Rows(DATA.x), DATA.y, 0.0, classes=3)
+    walk = Walk(lambda task, found: 1e3 - found.passes, [0], notable=0.0, further=0)
+    penalties = np.array([1e-2, 1e-2 * (1.0 - 1e-9), 1e-3])
+    (found,) = solve_path(
+        base, penalties, SOLVERS[solver](), None, tol=1e-3, max_passes=1000.0,
+        max_seconds=np.inf, walk=walk,
+    )  # fmt: skip
+    looked = found[1].passes - found[0].passes
+    assert looked <= 0.5 and found[1].steps == 0 < found[2].steps  # a bound's sample, and no pass
+    for solution in found:
+        best = minimum(DATA, solution.l2)[1]
+        assert solution.status is Status.CERTIFIED
+        assert -1e-10 <= solution.objective - best <= solution.gap
+
+
+ENDS = {
+    "nothing yet": ([], False),
+    "falls": ([3.0, 2.0, 1.0], False),
+    "a little higher": ([3.0, 2.0, 2.2], False),
+    "higher twice": ([3.0, 2.0, 2.2, 2.4], True),
+    "higher, lower": ([3.0, 2.0, 2.2, 1.9], False),
+    "twice by no more than noise": ([3.0, 2.0, 2.004, 2.008], False),
+    "a quarter higher": ([3.0, 2.0, 2.6], True),
+    "a quarter higher by no more than noise": ([0.02, 0.03], False),
+    "nothing left to gain": ([3.0, 0.009], True),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_a_walk_ends_where_smaller_penalties_have_nothing_to_gain(case: str) -> None:
+    losses, ends = ENDS[case]
+    assert _Trail(list(losses)).ends(0.01) is ends
 
 
 NOISE = random_data(60, 30, 3)
