@@ -61,7 +61,8 @@ def test_a_step_of_a_walk_starts_from_the_last_evaluation(solver: str) -> None:
         max_seconds=np.inf, walk=walk,
     )  # fmt: skip
     looked = found[1].passes - found[0].passes
-    assert looked <= 0.5 and found[1].steps == 0 < found[2].steps  # a bound's sample, and no pass
+    assert looked <= 0.5 + 1.5 * found[1].steps  # a bound's sample; to look again was a pass
+    assert found[1].steps <= 1 < found[2].steps
     for solution in found:
         best = minimum(DATA, solution.l2)[1]
         assert solution.status is Status.CERTIFIED
