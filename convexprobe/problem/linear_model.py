@@ -233,6 +233,12 @@ class LinearModel:
             rows = index.shape[0]
         return self.xp.ones((1, rows), dtype=self.dtype, device=self.labels.device)
 
+    def row_sum(self, values: Array, span: slice) -> Array:
+        """The sum `(m,)` float64 of values `(m, r)` of rows of a slice, times the rows' weights."""
+        if self.weights is not None:
+            values = values * self.weights_at(span)
+        return self.xp.sum(values, axis=1, dtype=self.xp.float64)
+
     def _at(self, array: Array, index: slice | Array) -> Array:
         if isinstance(index, slice):
             return array[:, index]

@@ -16,6 +16,7 @@ Shapes are those of `problem.linear_model`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import NamedTuple, Self
@@ -39,6 +40,10 @@ from convexprobe.problem.softmax import best_row_terms, ray_terms, row_loss, sof
 
 CHECKED = 32
 """Rows whose logits are checked against float64 in every evaluation."""
+
+
+Measure = Callable[[Array], tuple[Array, ...]]
+"""Steps `(m,)` -> value, slope and curvature along a ray, `(m,)` each."""
 
 
 @dataclass(frozen=True)
@@ -280,34 +285,41 @@ class Problem(LinearModel):
             logits=logits,
         )
 
-    def along_ray(self, at: Evaluation, direction: Array, dz: Array, t: Array) -> tuple[Array, ...]:
-        """`F(w - t d)` and its first two derivatives by `t`, `(m,)` float64: no product with rows.
+    def ray(self, at: Evaluation, direction: Array, dz: Array) -> Measure:
+        """`F(w - t d)` and its first two derivatives by `t`, as a function of `t` `(m,)`.
 
-        For the evaluation at `w` with its logits, `d` `(m, p)`, its `logit_change`, and `t` `(m,)`.
+        Each is `(m,)` float64 and needs no product with rows.
+
+        Args:
+            at: the evaluation at `w`, with its logits.
+            direction: `d`, `(m, p)`.
+            dz: its `logit_change`.
         """
-        xp, f64 = self.xp, self.xp.float64
-        sums = [xp.zeros((self.m,), dtype=f64, device=dz.device) for _ in range(3)]
-        for span in self.rows.spans(self.m * self.k):
-            z, change = at.logits[:, :, span], dz[:, :, span]
-            for i, rows in enumerate(ray_terms(z, change, t, self.labels_at(span))):
-                sums[i] = sums[i] + xp.sum(rows * self.weights_at(span), axis=1, dtype=f64)
-        means = [total / self.total for total in self.all_reduce(*sums)]
-        return self.penalised_ray(at.w, direction, t, *means)
+        xp, f64, penalty = self.xp, self.xp.float64, self.penalty_along(at.w, direction)
+        spans = list(self.rows.spans(self.m * self.k))
 
-    def penalised_ray(
-        self, w: Array, direction: Array, t: Array, value: Array, slope: Array, curvature: Array
-    ) -> tuple[Array, Array, Array]:
-        """A loss at `w - t d` and its first two derivatives by `t`, `(m,)` each, with the penalty's
-        added."""
-        xp = self.xp
-        w, _ = self.split(w)
-        d, _ = self.split(direction)
-        moved = w - t[:, None, None] * d
-        return (
-            value + 0.5 * self.l2 * xp.sum(moved * moved, axis=(1, 2)),
-            slope - self.l2 * xp.sum(moved * d, axis=(1, 2)),
-            curvature + self.l2 * xp.sum(d * d, axis=(1, 2)),
-        )
+        def measure(t: Array) -> tuple[Array, ...]:
+            sums = [xp.zeros((self.m,), dtype=f64, device=dz.device) for _ in range(3)]
+            for span in spans:
+                z, change = at.logits[:, :, span], dz[:, :, span]
+                for i, rows in enumerate(ray_terms(z, change, t, self.labels_at(span))):
+                    sums[i] = sums[i] + self.row_sum(rows, span)
+            means = [total / self.total for total in self.all_reduce(*sums)]
+            return tuple(mean + own for mean, own in zip(means, penalty(t), strict=True))
+
+        return measure
+
+    def penalty_along(self, w: Array, direction: Array) -> Measure:
+        """The penalty at `w - t d` and its first two derivatives by `t`, as a function of `t`."""
+        xp, l2 = self.xp, self.l2
+        (w, _), (d, _) = self.split(w), self.split(direction)
+        square, cross, own = (xp.sum(a * b, axis=(1, 2)) for a, b in ((w, w), (w, d), (d, d)))
+
+        def penalty(t: Array) -> tuple[Array, ...]:
+            value = 0.5 * l2 * (square - t * (2.0 * cross - t * own))
+            return value, l2 * (t * own - cross), l2 * own
+
+        return penalty
 
     def errors(self, w: Array) -> np.ndarray:
         """Weighted fraction of rows that are misclassified, host `(m,)`; see `judge`."""
@@ -334,10 +346,10 @@ class Problem(LinearModel):
         spans = zip(self.rows.spans(self.m * self.k), repeat(None))
         for span, x in self.blocks(once=True) if logits is None else spans:
             z = self.logits(w, x) if logits is None else logits[:, :, span]
-            labels, weights = self.labels_at(span), self.weights_at(span)
+            labels = self.labels_at(span)
             bad = cast(xp.argmax(z, axis=1) != labels, self.dtype)
-            wrong = wrong + xp.sum(bad * weights, axis=1, dtype=xp.float64)
-            loss = loss + xp.sum(row_loss(z, labels) * weights, axis=1, dtype=xp.float64)
+            wrong = wrong + self.row_sum(bad, span)
+            loss = loss + self.row_sum(row_loss(z, labels), span)
         return loss, wrong
 
     def batch_gradient(self, w: Array, index: np.ndarray) -> Array:

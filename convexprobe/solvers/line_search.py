@@ -6,12 +6,11 @@ the step, and the evaluation at its end tells whether it serves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from convexprobe.arrays.backend import Array, beside, cast, generator, namespace
 from convexprobe.problem.leading import Leading
-from convexprobe.problem.objective import Evaluation, Problem
+from convexprobe.problem.objective import Evaluation, Measure, Problem
 from convexprobe.problem.row_sample import draw_rows
 from convexprobe.problem.softmax import ray_terms
 from convexprobe.solvers.base import inner
@@ -33,9 +32,6 @@ ROWS, CANDIDATES = 8192, 1 << 17
 """Rows of the sample that finds a step, and rows that it is drawn from at least, if there are more:
 drawing from all of them would take longer than the search."""
 
-Measure = Callable[[Array], tuple[Array, ...]]
-"""Steps `(m,)` -> value, slope and curvature along a ray, `(m,)` each."""
-
 
 def line_search(
     problem: Problem,
@@ -50,7 +46,7 @@ def line_search(
 
     The change of logits along `d` is half a pass, and the gradient at the end the other half. In
     between, the loss and its derivatives along the ray need no product with rows
-    (`Problem.along_ray`). The objective is convex along the ray, so a bracketed Newton's method
+    (`Problem.ray`). The objective is convex along the ray, so a bracketed Newton's method
     from `t = 1` finds the step. A step is taken once the slope has fallen far enough and the value
     has not risen; if values differ by rounding alone, once the slope has fallen at all (the
     approximate Wolfe condition of Hager and Zhang 2005).
@@ -91,10 +87,12 @@ def line_search(
     else:
         dz = problem.logit_change(direction)
 
+    along_ray = problem.ray(at, direction, dz)
+
     def measure(t: Array) -> tuple[Array, ...]:
         nonlocal end
         known, end = end, None
-        return problem.along_ray(at, direction, dz, t) if known is None else known
+        return along_ray(t) if known is None else known
 
     t, done = _bracketed(measure, at, slope0, xp.ones_like(slope0), slope_left, TRIALS)
     if not done:  # a task may stay; its direction may be infinite, and 0 times it is NaN
@@ -122,10 +120,10 @@ def _bracketed(
     high = xp.full_like(slope0, xp.inf)
     for trial in range(trials):
         value, slope, curvature = measure(t)
-        fell, level = value <= at.value, xp.abs(value - at.value) <= at.rounding
         good = _serves(at, slope0, value, slope, slope_left)
         if done := bool(xp.all(good)):
             break
+        fell, level = value <= at.value, xp.abs(value - at.value) <= at.rounding
         short = (slope <= 0) & (fell | level)
         low, high = xp.where(short, t, low), xp.where(short, high, t)
         newton = t - slope / xp.where(curvature > 0, curvature, 1.0)
@@ -202,12 +200,12 @@ def _sampled_ray(problem: Problem, at: Evaluation, direction: Array) -> Measure:
     z, dz = problem.logits(at.w, x), problem.directions(direction, x)
     share = problem.weights_at(index) * cast(beside(inverse_probability, x), problem.dtype)
     (total,) = problem.all_reduce(xp.sum(share, axis=1, dtype=xp.float64))
-    total = xp.where(total > 0, total, 1.0)
+    total, penalty = xp.where(total > 0, total, 1.0), problem.penalty_along(at.w, direction)
 
     def measure(t: Array) -> tuple[Array, ...]:
         terms = ray_terms(z, dz, t, labels)
         sums = [xp.sum(rows * share, axis=1, dtype=xp.float64) for rows in terms]
         means = [each / total for each in problem.all_reduce(*sums)]
-        return problem.penalised_ray(at.w, direction, t, *means)
+        return tuple(mean + own for mean, own in zip(means, penalty(t), strict=True))
 
     return measure

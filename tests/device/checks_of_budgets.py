@@ -110,7 +110,7 @@ def test_a_pass_has_no_wait_however_many_blocks_it_has() -> None:
         with counted() as counts:
             problem.evaluate(w, logits=at.logits)
             problem.logit_change(w)
-            problem.along_ray(at, w, at.logits, torch.ones(1, dtype=torch.float64, device=NAME))
+            problem.ray(at, w, at.logits)(torch.ones(1, dtype=torch.float64, device=NAME))
         found.append(counts.synchronisations)
     assert found == [0, 0]
 

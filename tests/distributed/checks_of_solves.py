@@ -89,7 +89,7 @@ def an_evaluation_is_that_of_all_rows(ranks: Ranks) -> None:
                     inverses = [kind.build(s).solve(v) for s in drawn]
                     pairs.append((inverses[0], inverses[1]))
             t = to(np.asarray([0.5, 2.0]))
-            rays = (p.along_ray(at, v, p.logit_change(v), t) for p, at in ((ours, a), (alone, b)))
+            rays = (p.ray(at, v, p.logit_change(v))(t) for p, at in ((ours, a), (alone, b)))
             pairs += list(zip(*rays, strict=True))
             index = generator(4).permutation(230)[:50]
             pairs += [(ours.batch_gradient(to(w), index), alone.batch_gradient(to(w), index))]

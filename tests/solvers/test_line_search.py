@@ -35,7 +35,7 @@ def test_along_a_ray_value_and_derivatives_are_those_of_the_objective(library: M
     passes = problem.passes
 
     def along(t: np.ndarray) -> list[np.ndarray]:
-        return [to_numpy(a) for a in problem.along_ray(at, direction, dz, library.asarray(t))]
+        return [to_numpy(a) for a in problem.ray(at, direction, dz)(library.asarray(t))]
 
     value, slope, curvature = along(t)
     assert problem.passes == passes  # no product with the rows
