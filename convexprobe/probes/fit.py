@@ -110,8 +110,10 @@ def fit_probes(
         stopping: "certificate", or "validation" for the paper's early stopping: a fit ends when the
             loss on held-out rows has not fallen for five evaluations, and returns the point where
             it was lowest, with that point's gap.
-        scoring: how a penalty is chosen: by the lowest "error" on held-out rows (ties: the lowest
-            loss there), or by the lowest "loss".
+        scoring: how a penalty is chosen: by the lowest "error" on held-out rows, by the lowest
+            "loss", or by any other measure of a `Score` there, such as "balanced_accuracy", "f1"
+            or "auroc"; ties, and values that the rows do not define, by the error and then by the
+            loss.
         refit: whether a probe whose penalty was chosen on a held-out fifth is fitted again to all
             rows, starting from what it was. `train_error` is then of all rows, and
             `validation_error` and `path` are of the fits before.

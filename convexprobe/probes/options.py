@@ -22,7 +22,12 @@ STOPPING = ("certificate", "validation")
 GRID = tuple(float(10.0**e) for e in range(-6, 1))
 """The penalties of `l2="auto"`, in units of the layer's typical feature variance."""
 
-SCORING = ("error", "loss")
+SCORING = {
+    "error": "lowest", "loss": "lowest", "balanced_accuracy": "highest", "f1": "highest",
+    "auroc": "highest", "recall_at_1pct_fpr": "highest", "top5_accuracy": "highest",
+    "calibration_error": "lowest",
+}  # fmt: skip
+"""The measures of a `Score` by which a penalty can be chosen, and which value of each is best."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from convexprobe.arrays.backend import (
 from convexprobe.arrays.precision import full_precision
 from convexprobe.arrays.products import dot_rows
 from convexprobe.arrays.ranks import Communicator
-from convexprobe.metrics.predictions import MOST_LOGITS, joined, predictions
+from convexprobe.metrics.predictions import MOST_LOGITS, Predictions, joined, predictions
 from convexprobe.metrics.score import Score, score, tally
 from convexprobe.probes.columns import as_vector
 from convexprobe.probes.groups import read_groups
@@ -266,19 +266,35 @@ def evaluate_probe(
         if known is not None:
             s = known if s is None else known * s
     communicator.check_same(sample_weight="none" if weights is None else "some")
+    said = predicted(probe, rows, codes, s, communicator, f"activations[{layer!r}]")
+    if not (said.weights > 0).any():
+        raise ValueError(f"{what}: expected at least one row to score, found none")
+    return score(said, draws.groups, samples=draws.samples, seed=draws.seed)
+
+
+def predicted(
+    probe: Probe,
+    rows: Source,
+    codes: np.ndarray,
+    weights: np.ndarray | None,
+    communicator: Communicator,
+    where: str,
+) -> Predictions:
+    """What the probe says of all ranks' rows, of known classes `(n,)` and with weights `(n,)`.
+
+    Raises:
+        ValueError: on every rank, a row whose logits are not finite.
+    """
     rank = communicator.span(rows.n)[1] * len(probe.classes) <= MOST_LOGITS
     with communicator.raise_together():
         own, blocks = _parameters(probe, rows), []
         for span, block in rows.blocks():
             communicator.look()
             z = _product(block, *own)
-            _check_logits(z, probe, rows, span.start, f"activations[{layer!r}]")
-            counted = None if s is None else s[span]
+            _check_logits(z, probe, rows, span.start, where)
+            counted = None if weights is None else weights[span]
             blocks.append(predictions(to_numpy(z), codes[span], counted, rank=rank))
-    said = joined(blocks).gather(communicator)
-    if not (said.weights > 0).any():
-        raise ValueError(f"{what}: expected at least one row to score, found none")
-    return score(said, draws.groups, samples=draws.samples, seed=draws.seed)
+    return joined(blocks).gather(communicator)
 
 
 def read_rows(probe: Probe, x: Any, layer: str) -> Source:

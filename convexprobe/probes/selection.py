@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from convexprobe.activations.source import Source
 from convexprobe.arrays.backend import cast
+from convexprobe.metrics.score import score
 from convexprobe.probes.labels import Labels
-from convexprobe.probes.probe import PathPoint, Probe, tallies
+from convexprobe.probes.options import SCORING
+from convexprobe.probes.probe import PathPoint, Probe, predicted, tallies
 from convexprobe.probes.splits import Split
 from convexprobe.probes.validation import ValidationRows
 from convexprobe.problem.objective import Problem
@@ -52,22 +55,40 @@ class Judge:
         return np.stack(known) if len(known) == len(solutions) else None
 
     def _scores(self, task: int, solutions: list[Fitted]) -> np.ndarray | None:
-        split, counted = self.splits[task], None
-        if self.validation is not None:
-            rows, codes = self.validation.rows, self.validation.codes[split.concept]
-            counted = self.validation.weights[split.concept]
-        elif split.held is not None:
-            rows = self.problem.rows.subset(split.held)
-            codes = self.labels.own_codes[split.concept][split.held]
-            weights = self.weights[split.concept]
-            counted = None if weights is None else weights[split.held]
-        else:
+        if (held := self._held(task)) is None:
             return None
         probes = [self.probe(task, solution) for solution in solutions]
         with self.problem.communicator.raise_together():
-            sums = np.stack(tallies(probes, rows, codes, counted, self.where))
+            sums = np.stack(tallies(probes, *held, self.where))
         (sums,) = self.problem.communicator.all_reduce(sums)
         return sums[:, :2] / sums[:, 2:].sum(axis=1, keepdims=True)
+
+    def _held(self, task: int) -> tuple[Source, np.ndarray, np.ndarray | None] | None:
+        """A task's held-out rows, their classes and their weights, if there are any."""
+        split = self.splits[task]
+        if self.validation is not None:
+            own = self.validation
+            return own.rows, own.codes[split.concept], own.weights[split.concept]
+        if split.held is None:
+            return None
+        codes, weights = self.labels.own_codes[split.concept], self.weights[split.concept]
+        rows = self.problem.rows.subset(split.held)
+        return rows, codes[split.held], None if weights is None else weights[split.held]
+
+    def _measured(self, task: int, solutions: list[Fitted], measure: str) -> list[float]:
+        """Another measure of a task's solutions on its held-out rows, the lower the better."""
+        held, sign = self._held(task), 1.0 if SCORING[measure] == "lowest" else -1.0
+        if held is None:
+            return [np.nan] * len(solutions)
+        rows, codes, weights = held
+        values = []
+        for solution in solutions:
+            said = predicted(
+                self.probe(task, solution), rows, codes, weights,
+                self.problem.communicator, self.where,
+            )  # fmt: skip
+            values.append(sign * getattr(score(said), measure))
+        return values
 
     def loss(self, task: int, solution: Fitted) -> float:
         """The loss of one solution on its held-out rows, nats."""
@@ -80,7 +101,8 @@ class Judge:
         """A concept's probe at the penalty that does best, with its path; and its solution.
 
         Scores are averaged over the concept's splits. If those hold no rows out, there is one
-        penalty. `scoring` is "error" (ties: the loss) or "loss".
+        penalty. `scoring` is a name in `SCORING`; ties, and what is not defined, go by the error
+        and then by the loss.
         """
         mine = [i for i, split in enumerate(self.splits) if split.concept == concept]
         scores = [score for i in mine if (score := self.scores(i, solutions[i])) is not None]
@@ -88,8 +110,12 @@ class Judge:
         if not scores:
             return self.probe(mine[-1], last[0]), last[0]
         mean = np.mean(scores, axis=0).tolist()
-        key = {"error": lambda v: tuple(mean[v]), "loss": lambda v: mean[v][1]}[scoring]
-        best = min(range(len(mean)), key=key)
+        if scoring in ("error", "loss"):
+            first = [values[scoring == "loss"] for values in mean]
+        else:
+            first = np.mean([self._measured(i, solutions[i], scoring) for i in mine], axis=0)
+        first = np.where(np.isnan(first), np.inf, first).tolist()
+        best = min(range(len(mean)), key=lambda v: (first[v], *mean[v]))
         path = tuple(
             PathPoint(**solution.known(), validation_error=error, validation_loss=loss)
             for solution, (error, loss) in zip(last, mean, strict=True)

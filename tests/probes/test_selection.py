@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from convexprobe import fit_probes
+from convexprobe.probes.options import SCORING
 from convexprobe.probes.splits import hold_out
 from tests.oracle import random_data
 
@@ -92,6 +93,34 @@ def test_a_choice_is_fitted_again_to_all_rows() -> None:
     alone = fit_probes(DATA.x, DATA.y, l2=probe.l2)["activations"]
     assert abs(probe.objective - alone.objective) <= probe.gap + alone.gap
     assert probe.passes > part.passes
+
+
+@pytest.mark.parametrize("measure", SCORING)
+@pytest.mark.parametrize("given", ["a fifth", "validation", "folds"])
+def test_a_penalty_can_be_chosen_by_any_measure(measure: str, given: str) -> None:
+    rng, penalties = np.random.default_rng(1), [3.0, 0.3, 0.03, 0.003]
+    y = (rng.random(240) < 0.2).astype(int)
+    x = rng.standard_normal((240, 30)) + 1.2 * y[:, None] * (np.arange(30) < 2)
+    fresh = (x[160:], y[160:])
+    where = {"a fifth": {}, "validation": {"validation": fresh}, "folds": {"cv": 3}}[given]
+    settings = {"refit": False, "seed": 3, **where}
+    probe = fit_probes(x, y, l2=penalties, scoring=measure, **settings)["activations"]
+    if given != "validation":
+        assert probe.l2 in penalties
+        return
+    scores = [fit_probes(x, y, l2=v)["activations"].evaluate(*fresh) for v in penalties]
+    values = [getattr(score, measure) for score in scores]
+    best = {"lowest": min, "highest": max}[SCORING[measure]](values)
+    assert values[penalties.index(probe.l2)] == pytest.approx(best, abs=1e-3)
+
+
+def test_a_measure_that_held_out_rows_do_not_define_leaves_the_choice_to_the_error() -> None:
+    held = (DATA.x[:20], np.zeros(20, dtype=int))  # of one class: there is no curve
+    settings = {"l2": [1e-3, 1e-1, 10.0], "validation": held}
+    chosen = [
+        fit_probes(DATA.x, DATA.y, scoring=s, **settings)["activations"] for s in ("auroc", "error")
+    ]
+    assert chosen[0].l2 == chosen[1].l2
 
 
 def test_a_penalty_can_be_chosen_by_loss() -> None:

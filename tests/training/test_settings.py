@@ -192,7 +192,7 @@ def test_a_run_with_other_settings_is_refused(
         ({"class_weight": "even"}, 'class_weight: expected None, "balanced" or a mapping'),
         ({"class_weight": {"z": 1.0}}, "class_weight: 'z' is no class of the labels"),
         ({"class_weight": {1: -1.0}}, r"class_weight\[1\]: expected"),
-        ({"scoring": "auroc"}, "scoring: expected one of error, loss"),
+        ({"scoring": "accuracy"}, "scoring: expected one of error, loss, balanced_accuracy"),
         ({"standardize": 1}, "standardize: expected"),
         ({"labels": {"a": [-100] * 150}}, r"labels\['a'\]: expected rows with a label, found none"),
         ({"test": (HELD, {"a": HELD_Y})}, r"test labels\['a'\]: expected a concept of labels"),
