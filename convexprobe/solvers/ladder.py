@@ -17,7 +17,7 @@ from convexprobe.problem.linear_model import CALLS
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Curvature, Preconditioner
 
-STALE = 0.7
+STALE = 0.35
 """The fraction of the loss at the last build below which a level is rebuilt."""
 
 DENSE, FULL, FEW = 5.0, 1.0, 16
