@@ -31,6 +31,10 @@ _FAST, _CUBES = 10.0, 20.0
 """How many flops of the Gram matrix take the time of one flop of a pass, and how many times `n^3`
 its factor, the projections and the dense curvature of `n` features count beside it."""
 
+AT_ONCE = 35.0
+"""Passes that entering takes, by `row_space_passes`, up to which no solve begins on the rows as
+they are: most would take as many there, and inside a pass costs next to nothing."""
+
 COLUMNS = 512
 """Features whose products add up in the compute dtype before float64 takes over."""
 

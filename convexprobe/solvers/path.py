@@ -12,7 +12,13 @@ import numpy as np
 from convexprobe.arrays.backend import Array
 from convexprobe.problem.objective import Evaluation, Problem
 from convexprobe.problem.preconditioners import Inverse
-from convexprobe.problem.row_space import RowSpace, is_wide, row_space, row_space_passes
+from convexprobe.problem.row_space import (
+    AT_ONCE,
+    RowSpace,
+    is_wide,
+    row_space,
+    row_space_passes,
+)
 from convexprobe.problem.tasks import take_tasks
 from convexprobe.solvers.base import Solver
 from convexprobe.solvers.early_stopping import ValidationLoss
@@ -321,21 +327,24 @@ class _Job:
         return [flat[i * count : (i + 1) * count] for i in range(len(members))]
 
     def _wide(self, family: Problem, index: list[int], w: Array) -> Solution:
-        """Wide rows as they are, for as many passes as their row space costs; then inside it."""
+        """Wide rows as they are, for as many passes as their row space costs, if those are many;
+        then inside it."""
         steps = np.zeros(family.m, dtype=int)
-        if self.space is None:
-            price = min(row_space_passes(family), self.max_passes)
+        price = row_space_passes(family)
+        if self.space is None and (price > AT_ONCE or price >= self.max_passes):
             solution = self.run(
                 family,
                 self.solver,
                 w,
-                max_passes=price,
+                max_passes=min(price, self.max_passes),
                 max_seconds=self.left,
                 max_steps=self.max_steps,
             )
-            if Status.MAX_PASSES not in solution.status or price == self.max_passes:
+            if Status.MAX_PASSES not in solution.status or price >= self.max_passes:
                 return solution
-            w, steps, self.space = solution.w, solution.steps, row_space(self.base)
+            w, steps = solution.w, solution.steps
+        if self.space is None:
+            self.space = row_space(self.base)
         space = self.space
         inside = space.problem.take_tasks(index, family.host_l2)
         before = inside.passes
