@@ -47,10 +47,10 @@ class Watched:
 
     def init(self, problem: Problem, w: Any) -> Any:
         state = self.solver.init(problem, w)
+        self.family = [self.l2.index(l2) for l2 in problem.host_l2]
         # Wide rows are first solved in the space that they span; only full coefficients are kept.
         if problem.d != self.w.shape[2] - 1:
             return state
-        self.family = [self.l2.index(l2) for l2 in problem.host_l2]
         self._remember(problem, state.at.w)
         return state
 

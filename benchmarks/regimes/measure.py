@@ -28,7 +28,7 @@ TOL = 1e-3
 ONLY = "activations"
 """The name `fit_probes` gives to one layer without a name."""
 
-REPEATS, SHORT, SHORT_REPEATS = 3, 0.02, 10
+REPEATS, SHORT, SHORT_REPEATS = 3, 0.1, 5
 """Runs whose median counts; below `SHORT` seconds each is the mean of `SHORT_REPEATS`."""
 
 LONG, LONGEST = 0.5, 5.0

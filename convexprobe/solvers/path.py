@@ -264,7 +264,8 @@ class _Job:
         self.tol, (self.max_passes, max_seconds, self.max_steps) = tol, budget
         self.deadline = time.perf_counter() + max_seconds
         self.callbacks, self.run = callbacks, partial(solve, tol=tol, callbacks=callbacks)
-        self.wide = previous is None and stopping is None and is_wide(base)
+        affordable = base.n / (2.0 * base.k) < self.max_passes  # the Gram matrix's own products
+        self.wide = previous is None and stopping is None and is_wide(base) and affordable
         self.space: RowSpace | None = None  # built when it pays
         self.last: _Last | None = None
         self.started = time.perf_counter()

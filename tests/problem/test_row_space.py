@@ -96,3 +96,13 @@ def test_rows_of_a_large_mean() -> None:
     v = np.random.default_rng(0).standard_normal((1, plain.problem.p))
     a, b = space.problem.evaluate(v), plain.problem.evaluate(v)
     np.testing.assert_allclose(a.value, b.value, rtol=2e-3)  # float32 rows of 1e3 hold 6e-5
+
+
+@pytest.mark.parametrize("price", [0.0, 1e9])
+def test_a_budget_that_the_space_would_exceed_is_spent_on_the_rows(
+    price: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convexprobe.solvers.path, "row_space_passes", lambda family: price)
+    data = random_data(90, 200, 3)  # a Gram matrix is 15 passes
+    few = fit_probes(data.x, data.y, l2=1e-6, tol=1e-9, max_passes=10)["activations"]
+    assert few.status is Status.MAX_PASSES and few.passes < 20
