@@ -113,7 +113,7 @@ def faster(
     """Return seconds and name of the faster solver at its loosest tol, or `most` and "none"."""
     best, name = most, "none"
     for solver in SOLVERS:
-        seconds, *_ = loosest_fit(x, task, solver, start, divide=4, min_rows=1e-9, most=4 * best)
+        seconds, *_ = loosest_fit(x, task, solver, start, divide=4, least=1e-9, most=4 * best)
         if seconds < best:
             best, name = seconds, solver
     return best, name
