@@ -26,7 +26,7 @@ from convexprobe.problem.objective import Problem
 from convexprobe.solvers import Solver, by_name
 from convexprobe.solvers.path import tasks_at_once
 
-PASSES, FURTHER, GRID_PASSES = 12.0, 4.0, 200.0
+PASSES, FURTHER, GRID_PASSES = 12.0, 4.0, 100.0
 """Expected passes of one penalty, of each further one, and of `l2="auto"`, which ends at 1e-6 of
 the variance; see `docs/decisions/cost.md`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from threading import Thread
 
 import pytest
@@ -17,11 +18,15 @@ def threads() -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> None:
+def two_threads() -> Iterator[None]:
     if not _libraries():
         pytest.skip("NumPy has no OpenBLAS of its own here")
+    before = threads()
     for library in _libraries():
         library.set_num_threads(2)
+    yield
+    for library, count in zip(_libraries(), before, strict=True):
+        library.set_num_threads(count)
 
 
 def test_threads_are_what_they_were_also_after_an_error() -> None:
