@@ -27,8 +27,9 @@ from convexprobe.probes.standardize import standardized
 from convexprobe.probes.validation import Validation, ValidationRows, validation_loss
 from convexprobe.probes.warm_start import Remembered, start_from
 from convexprobe.problem.objective import Problem
-from convexprobe.solvers.path import Fitted, Walk, solve_from, solve_path
+from convexprobe.solvers.path import Fitted, solve_from, solve_path
 from convexprobe.solvers.solution import Record
+from convexprobe.solvers.walk import Walk
 
 FEW = 1e8
 """Features or logits of all rows up to which calls are a good part of a solve's time."""

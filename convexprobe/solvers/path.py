@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -26,6 +26,7 @@ from convexprobe.solvers.float64 import finish_in_float64
 from convexprobe.solvers.loop import solve
 from convexprobe.solvers.solution import Record, Solution, Solved, Status
 from convexprobe.solvers.starts import Previous, Start, best_start
+from convexprobe.solvers.walk import Trail, Walk
 
 NEIGHBOURS = 4
 """How many penalties are solved together: neighbours share a preconditioner, distant ones do not.
@@ -35,10 +36,6 @@ See `docs/decisions/path.md`.
 
 MEMORY = 2e9
 """Bytes that the logits of tasks solved together may take; more tasks wait for their turn."""
-
-
-CLEAR = 1.25
-"""How many times the lowest validation loss so far one loss is where a path ends at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,47 +60,6 @@ def tasks_at_once(
     task = 4.0 * k * (n + 40 * d)
     together = int(min(max(memory // task, 1), neighbours))
     return together, int(max(memory // (task * together), 1))
-
-
-@dataclass(frozen=True)
-class Walk:
-    """How far a path goes: down from the largest penalty, for as long as validation rows gain.
-
-    A concept's tasks leave the path when their loss on validation rows has risen twice in a row, or
-    once to `CLEAR` times the lowest, or when it is no more than what is notable: no loss is below
-    0. Below the smallest penalty given the path goes on, by factors of ten, while that loss falls
-    by more than `notable`.
-
-    Attributes:
-        loss: of a task's solution on its validation rows, nats.
-        concept: which concept each task belongs to; their losses are averaged.
-        notable: a loss, a rise or a fall that counts, nats.
-        further: penalties at most below the smallest given.
-    """
-
-    loss: Callable[[int, Fitted], float]
-    concept: Sequence[int]
-    notable: float
-    further: int = 4
-
-
-@dataclass
-class _Trail:
-    """The validation losses of one concept, from the largest penalty on."""
-
-    losses: list[float] = field(default_factory=list)
-
-    def ends(self, notable: float) -> bool:
-        """Whether no smaller penalty is expected to do notably better."""
-        *_, third, second, last = [np.inf, np.inf, np.inf, *self.losses]
-        lowest = min(self.losses, default=np.inf)
-        twice = last > second > third and last > third + notable
-        return twice or last > max(CLEAR * lowest, lowest + notable) or lowest <= notable
-
-    def falls(self, notable: float) -> bool:
-        """Whether the last loss is the lowest, by more than what is notable."""
-        before = min(self.losses[:-1], default=np.inf)
-        return self.losses[-1] < before - notable
 
 
 def solve_path(
@@ -169,7 +125,7 @@ def solve_path(
 
 def _walk(job: _Job, members: list[int], penalties: list[float], walk: Walk) -> list[list[Fitted]]:
     """The members' solutions on the way down."""
-    trails = {walk.concept[task]: _Trail() for task in members}
+    trails = {walk.concept[task]: Trail() for task in members}
     solutions: dict[int, list[Fitted]] = {task: [] for task in members}
     smallest = penalties[-1]
     values = [*penalties, *(smallest * 10.0**-i for i in range(1, walk.further + 1))]
@@ -242,10 +198,6 @@ class _Last:
     index: list[int]
     at: Evaluation
 
-    def serves(self, index: list[int], start: Start) -> bool:
-        """Whether a solve of these tasks starts there."""
-        return self.index == index and set(start.names) == {"neighbour"}
-
 
 class _Job:
     """One path's solves, which share a clock, a row space and everything that does not change."""
@@ -287,9 +239,7 @@ class _Job:
         if origin is not None:
             given = base.xp.stack([w for w in origin for _ in penalties])
         start = best_start(family, take_tasks(self.previous, index), origin=given)
-        last, self.last, w = self.last, None, start.w
-        if origin is not None and last is not None and last.serves(index, start):
-            w = family.start_from(last.at, last.family)
+        w = self._start(family, index, start)
         waited = base.communicator.clock(time.perf_counter() - self.started)
         if self.wide and (family.host_l2 > 0).all():
             solution = self._wide(family, index, w)
@@ -326,6 +276,14 @@ class _Job:
             for i, name in enumerate(start.names)
         ]
         return [flat[i * count : (i + 1) * count] for i in range(len(members))]
+
+    def _start(self, family: Problem, index: list[int], start: Start) -> Array:
+        """The start's parameters; where the last solve of these tasks ended, its evaluation is
+        handed on. Nothing here keeps that, as its logits are most of the memory."""
+        last, self.last = self.last, None
+        if last is None or last.index != index or set(start.names) != {"neighbour"}:
+            return start.w
+        return family.start_from(last.at, last.family)
 
     def _wide(self, family: Problem, index: list[int], w: Array) -> Solution:
         """Wide rows as they are, for as many passes as their row space costs, if those are many;

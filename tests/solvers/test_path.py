@@ -12,7 +12,8 @@ from convexprobe.activations.source import Rows
 from convexprobe.probes.splits import hold_out
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
-from convexprobe.solvers.path import Walk, _Trail, solve_path
+from convexprobe.solvers.path import solve_path
+from convexprobe.solvers.walk import Trail, Walk
 from tests.claims import distance
 from tests.oracle import Data, minimum, random_data
 
@@ -85,7 +86,7 @@ ENDS = {
 @pytest.mark.parametrize("case", ENDS)
 def test_a_walk_ends_where_smaller_penalties_have_nothing_to_gain(case: str) -> None:
     losses, ends = ENDS[case]
-    assert _Trail(list(losses)).ends(0.01) is ends
+    assert Trail(list(losses)).ends(0.01) is ends
 
 
 NOISE = random_data(60, 30, 3)
