@@ -242,7 +242,8 @@ def test_an_evaluation_taken_over_is_that_at_the_other_penalties(library: Module
     assert base.passes == spent + 1
     for name in ("value", "loss", "gradient", "entropy", "uncertainty", "rounding", "doubt"):
         found, expected = to_numpy(getattr(taken, name)), to_numpy(getattr(fresh, name))
-        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-15)
+        atol = 0.0 if name == "doubt" else 1e-15  # in float64 it is far below
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=atol)
     np.testing.assert_array_equal(to_numpy(taken.logits), to_numpy(fresh.logits))
     swapped = child.evaluate(w)
     assert to_numpy(swapped.value)[0] != to_numpy(fresh.value)[0]
