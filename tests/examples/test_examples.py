@@ -32,7 +32,9 @@ def run_cold(*command: str, cwd: Path = ROOT) -> str:
 
 def test_digits_certifies_every_layer_and_draws(tmp_path: Path) -> None:
     out = run_cold("examples/digits.py", "--out", str(tmp_path), "--epochs", "1")
-    assert sum(line.endswith(" certified") for line in out.splitlines()) == 20
+    # Which penalty has the fewest errors can hang on one row, which processors round differently:
+    # it may be the last one tried, and the table says so.
+    assert len(re.findall(r" certified(?:, smallest l2)?$", out, re.M)) == 20
     assert (tmp_path / "digits.png").stat().st_size > 10_000
     assert (tmp_path / "digits.html").stat().st_size > 10_000
 
