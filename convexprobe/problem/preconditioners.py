@@ -129,7 +129,8 @@ class Curvature:
         total = total + 1e-300
         mean = problem.centre(mean / total)
         size = xp.sqrt(shared)[:, None]
-        root = (x - cast(mean, problem.dtype)) * size
+        root = x - cast(mean, problem.dtype)
+        root *= size  # in place: memory that is new has to be mapped
         if low:
             root, size = (problem.communicator.all_gather(part) for part in (root, size))
             gram = cast(root @ root.T, f64)
