@@ -17,6 +17,8 @@ from benchmarks.harness.cases import Task
 from benchmarks.harness.recorder import Recorder
 from benchmarks.peers import Peer
 from convexprobe.activations.source import Rows
+from convexprobe.arrays.backend import like, to_numpy
+from convexprobe.probes.layer import in_numpy
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Identity
 from convexprobe.solvers import SOLVERS, Solver
@@ -43,7 +45,8 @@ class Watched:
     def _remember(self, problem: Problem, w: Any) -> None:
         self.now = [self.l2.index(l2) for l2 in problem.host_l2]
         weights, bias = problem.split(w)
-        self.w[self.now] = np.concatenate([weights.numpy(), bias.numpy()[:, :, None]], axis=2)
+        parts = to_numpy(weights), to_numpy(bias)[:, :, None]
+        self.w[self.now] = np.concatenate(parts, axis=2)
 
     def init(self, problem: Problem, w: Any) -> Any:
         state = self.solver.init(problem, w)
@@ -69,8 +72,9 @@ def run(
     max_passes: float = MAX_PASSES,
 ) -> None:
     """Solve all penalties as one path; the recorded gap is the largest of its tasks."""
-    # As in `fit_probes`, the problem has no penalty: solve_path sets those of the path.
-    problem = Problem(Rows(torch.from_numpy(task.x)), torch.from_numpy(task.y), 0.0, classes=task.k)
+    # As in `fit_probes`, few rows are NumPy's, and solve_path sets the penalties of the path.
+    (rows,) = in_numpy([Rows(torch.from_numpy(task.x))], max(task.d, len(task.l2) * task.k))
+    problem = Problem(rows, like(task.y, rows.reference), 0.0, classes=task.k)
     watched, done = Watched(solver, task), 0.0
 
     def watch(seen: Record) -> None:
