@@ -22,7 +22,7 @@ from convexprobe.solvers.auto import first
 from tests.storage import write_activations
 
 CHILD = """
-import gc, torch
+import ctypes, gc, torch
 import convexprobe as cxp
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ activations, y = cxp.open_activations({path!r})
 cxp.fit_probes(torch.randn(100, 4), torch.arange(100) % 3, l2=1.0)  # libraries are loaded
 told = cxp.estimate(activations, y, **{options})
 gc.collect()
+ctypes.CDLL("libc.so.6").malloc_trim(0)  # else what the heap keeps counts as there before
 before = rows("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
 cxp.fit_probes(activations, y, tol=1e-2, max_passes=20, **{options})
