@@ -28,8 +28,8 @@ from convexprobe.probes.labels import (
     read_labels,
 )
 from convexprobe.probes.layer import in_numpy, typical_variance
+from convexprobe.probes.logits import unchecked_logits
 from convexprobe.probes.options import GRID, check_l2
-from convexprobe.probes.probe import unchecked_logits
 from convexprobe.probes.selection import make_probe
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.row_space import is_wide

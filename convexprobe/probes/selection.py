@@ -11,8 +11,9 @@ from convexprobe.activations.source import Source
 from convexprobe.arrays.backend import cast
 from convexprobe.metrics.score import score
 from convexprobe.probes.labels import Labels
+from convexprobe.probes.logits import predicted, tallies
 from convexprobe.probes.options import SCORING
-from convexprobe.probes.probe import PathPoint, Probe, predicted, tallies
+from convexprobe.probes.probe import PathPoint, Probe
 from convexprobe.probes.splits import Split
 from convexprobe.probes.validation import ValidationRows
 from convexprobe.problem.objective import Problem

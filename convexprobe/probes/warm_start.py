@@ -16,7 +16,8 @@ from convexprobe.activations.source import Rows
 from convexprobe.arrays.backend import like, to_numpy
 from convexprobe.arrays.precision import full_precision
 from convexprobe.probes.labels import Labels, layer_of, probe_name
-from convexprobe.probes.probe import Probe, unchecked_logits
+from convexprobe.probes.logits import unchecked_logits
+from convexprobe.probes.probe import Probe
 from convexprobe.probes.probe_set import ProbeSet
 from convexprobe.probes.splits import Split
 from convexprobe.problem.objective import Problem
