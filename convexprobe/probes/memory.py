@@ -157,7 +157,7 @@ def moments(solver: Solver, f: Family) -> list[Moment]:
     if f.n > MOST_ROWS or f.d < 2 * f.n:
         return _moments(solver, f)
     # Rows wide enough for a space of their own.
-    gram, thin = 8.0 * f.n**2, float(f.item * f.n * COLUMNS)
+    gram, thin = 8.0 * f.n**2, float(f.item * f.n * min(COLUMNS, f.d))
     factor = [gram, gram / 8.0 * f.item]
     inside = _moments(solver, replace(f, d=f.n, stored=f.item, held=True))
     return [
