@@ -154,40 +154,11 @@ def solve_from(
     tol: float,
     max_passes: float,
     max_seconds: float,
-    max_steps: float = np.inf,
     callbacks: Sequence[Callable[[Record], None]] = (),
-    inverse: Inverse | None = None,
-    stopping: ValidationLoss | None = None,
 ) -> Solution:
-    """Solve a family from `w`, `(m, p)`, and go on in float64 where float32 has stalled.
-
-    The arguments are those of `solve`; early stopping ends where it ends.
-    """
-    started = time.perf_counter()
-    solution = solve(
-        family,
-        solver,
-        w,
-        tol=tol,
-        max_passes=max_passes,
-        max_seconds=max_seconds,
-        max_steps=max_steps,
-        callbacks=callbacks,
-        inverse=inverse,
-        stopping=stopping,
-    )
-    if stopping is not None:
-        return solution
-    left = max_seconds - family.communicator.clock(time.perf_counter() - started)
-    return finish_in_float64(
-        family,
-        solver,
-        solution,
-        tol=tol,
-        max_passes=max_passes,
-        max_seconds=left,
-        max_steps=max_steps,
-    )
+    """Solve a family at its own penalties from `w`, `(m, p)`; other arguments as `solve_path`."""
+    job = _Job(family, solver, None, tol, (max_passes, max_seconds, np.inf), callbacks, None)
+    return job.solution(family, [*range(family.m)], w)
 
 
 @dataclass(frozen=True)
@@ -241,30 +212,8 @@ class _Job:
         start = best_start(family, take_tasks(self.previous, index), origin=given)
         w = self._start(family, index, start)
         waited = base.communicator.clock(time.perf_counter() - self.started)
-        if self.wide and (family.host_l2 > 0).all():
-            solution = self._wide(family, index, w)
-            solution = finish_in_float64(
-                family,
-                self.solver,
-                solution,
-                tol=self.tol,
-                max_passes=self.max_passes,
-                max_seconds=self.left,
-                max_steps=self.max_steps,
-            )
-        else:
-            solution = solve_from(
-                family,
-                self.solver,
-                w,
-                tol=self.tol,
-                max_passes=self.max_passes,
-                max_seconds=self.left,
-                max_steps=self.max_steps,
-                callbacks=self.callbacks,
-                inverse=start.inverse,
-                stopping=None if self.stopping is None else self.stopping.take_tasks(index),
-            )
+        stopping = None if self.stopping is None else self.stopping.take_tasks(index)
+        solution = self.solution(family, index, w, inverse=start.inverse, stopping=stopping)
         if solution.at is not None and (family.host_l2 > 0).all():
             self.last = _Last(family, index, solution.at)
         flat = [
@@ -276,6 +225,44 @@ class _Job:
             for i, name in enumerate(start.names)
         ]
         return [flat[i * count : (i + 1) * count] for i in range(len(members))]
+
+    def solution(
+        self,
+        family: Problem,
+        index: list[int],
+        w: Array,
+        *,
+        inverse: Inverse | None = None,
+        stopping: ValidationLoss | None = None,
+    ) -> Solution:
+        """Solve a family from `w`, and go on in float64 where float32 has stalled.
+
+        `index` has the tasks' numbers in the base. Early stopping ends where it ends.
+        """
+        if self.wide and (family.host_l2 > 0).all():
+            solution = self._wide(family, index, w)
+        else:
+            solution = self.run(
+                family,
+                self.solver,
+                w,
+                max_passes=self.max_passes,
+                max_seconds=self.left,
+                max_steps=self.max_steps,
+                inverse=inverse,
+                stopping=stopping,
+            )
+        if stopping is not None:
+            return solution
+        return finish_in_float64(
+            family,
+            self.solver,
+            solution,
+            tol=self.tol,
+            max_passes=self.max_passes,
+            max_seconds=self.left,
+            max_steps=self.max_steps,
+        )
 
     def _start(self, family: Problem, index: list[int], start: Start) -> Array:
         """The start's parameters; where the last solve of these tasks ended, its evaluation is

@@ -82,6 +82,8 @@ def test_they_are_solved_there_and_the_budget_still_holds(monkeypatch: pytest.Mo
     fit_probes(data.x, data.y, l2=0.0, max_passes=50)  # nothing bounds a solve without a penalty
     fit_probes(data.x[:, :30], data.y, l2=1e-3)
     assert seen == [200]  # a budget below its price, no penalty, few features: solved as they are
+    chosen = fit_probes(data.x, data.y, l2=[1e-3, 1e-1])["activations"]
+    assert chosen.status is Status.CERTIFIED and seen == [200] * 3  # the path, and then the refit
 
 
 def test_what_counts_as_wide() -> None:
