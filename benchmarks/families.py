@@ -33,6 +33,8 @@ from benchmarks.harness.sklearn_loop import Fit, coefficients, loosest_fit, time
 from benchmarks.harness.targets import verdict
 from benchmarks.problems.convnet import activations
 from convexprobe.activations.source import Rows
+from convexprobe.arrays.backend import like, to_numpy
+from convexprobe.probes.layer import in_numpy
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import SOLVERS
 from convexprobe.solvers.path import Fitted, solve_path
@@ -64,11 +66,12 @@ def ours(
     Returns seconds, solutions (all penalties of the first labels, then the next) and passes.
     """
     started = time.perf_counter()
-    # The path's penalties are given to solve_path, not to the problem.
+    # As in `fit_probes`: few rows are NumPy's, and solve_path sets the penalties of the path.
     none = np.zeros(len(labels) if labels.ndim == 2 else 1)
-    problem = Problem(Rows(torch.from_numpy(x)), torch.from_numpy(labels), none, classes=k)
+    (rows,) = in_numpy([Rows(torch.from_numpy(x))], max(x.shape[1], k * len(none)))
+    problem = Problem(rows, like(labels, rows.reference), none, classes=k)
     groups = solve_path(
-        problem, penalties, SOLVERS["newton-cg"](), None, tol=tol, max_passes=5000, max_seconds=300
+        problem, penalties, SOLVERS["auto"](), None, tol=tol, max_passes=5000, max_seconds=300
     )
     return time.perf_counter() - started, [f for group in groups for f in group], problem.passes
 
@@ -90,7 +93,7 @@ class FamilyJudge:
 
     def of(self, solution: Fitted) -> np.ndarray:
         """Return our solution's coefficients `(k, d + 1)`."""
-        weights, bias = np.split(solution.w.numpy(), [-self.k])
+        weights, bias = np.split(to_numpy(solution.w), [-self.k])
         return np.column_stack([weights.reshape(self.k, -1), bias])
 
     def distance(self, task: int, c: np.ndarray) -> float:
