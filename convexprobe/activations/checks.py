@@ -137,7 +137,7 @@ def check_finite(rows: Source, where: str, most: float = math.inf) -> None:
         if most < math.inf:
             bound, remedy = f" below {most:.1e} in size", "; divide all rows by a constant"
         raise ValueError(
-            f"{where}: expected finite values{bound}, found {first} ({count} bad rows of "
+            f"{where}: expected finite values{bound}, found {first} (bad rows: {count} of "
             f"{rows.n}){remedy}"
         )
 

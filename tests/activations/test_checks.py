@@ -38,7 +38,7 @@ REFUSED: dict[str, Case] = {
     "several bad rows": (
         lambda: fit({"fc1": np.where(np.arange(N)[:, None] > 34, np.nan, rows())}),
         ValueError,
-        ["fc1", "row 35", "5 bad rows of 40"],
+        ["fc1", "row 35", "bad rows: 5 of 40"],
     ),
     "no layers": (lambda: fit({}), ValueError, ["activations", "at least one", "none"]),
     "layers of unequal lengths": (
