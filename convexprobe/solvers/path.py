@@ -274,18 +274,28 @@ class _Job:
 
     def _wide(self, family: Problem, index: list[int], w: Array) -> Solution:
         """Wide rows as they are, for as many passes as their row space costs, if those are many;
-        then inside it."""
+        then inside it, and at last on the rows again. All share one budget."""
+        started, before, shrunk = time.perf_counter(), family.passes, family.d / family.n
         steps = np.zeros(family.m, dtype=int)
         price = row_space_passes(family)
-        if self.space is None and (price > AT_ONCE or price >= self.max_passes):
-            solution = self.run(
-                family,
+
+        def run(problem: Problem, w: Array, tol: float, most: float = np.inf) -> Solution:
+            """Solve with what is left of the budget, in passes over the rows as they are."""
+            passes = min(max(self.max_passes - (family.passes - before), 0.0), most)
+            if problem is not family:
+                passes *= shrunk
+            return self.run(
+                problem,
                 self.solver,
                 w,
-                max_passes=min(price, self.max_passes),
+                max_passes=passes,
                 max_seconds=self.left,
-                max_steps=self.max_steps,
+                max_steps=self.max_steps - steps.max(),
+                tol=tol,
             )
+
+        if self.space is None and (price > AT_ONCE or price >= self.max_passes):
+            solution = run(family, w, self.tol, price)
             if Status.MAX_PASSES not in solution.status or price >= self.max_passes:
                 return solution
             w, steps = solution.w, solution.steps
@@ -293,25 +303,11 @@ class _Job:
             self.space = row_space(self.base)
         space = self.space
         inside = space.problem.take_tasks(index, family.host_l2)
-        before = inside.passes
-        solution = self.run(
-            inside,
-            self.solver,
-            space.project(w),
-            tol=0.5 * self.tol,
-            max_passes=self.max_passes,
-            max_seconds=self.left,
-            max_steps=self.max_steps - steps.max(),
-        )
+        there = inside.passes
+        solution = run(inside, space.project(w), 0.5 * self.tol)
         steps = steps + solution.steps
         # A pass there reads rows that are n features wide: n / d of a pass here.
-        family.count_rows(2.0 * family.n * (inside.passes - before) * family.n / family.d)
-        solution = self.run(
-            family,
-            self.solver,
-            space.lift(solution.w),
-            max_passes=self.max_passes,
-            max_seconds=self.left,
-            max_steps=self.max_steps - steps.max(),
-        )
-        return replace(solution, steps=steps + solution.steps)
+        family.count_rows(2.0 * family.n * (inside.passes - there) / shrunk)
+        waited = time.perf_counter() - started
+        solution = run(family, space.lift(solution.w), self.tol)
+        return replace(solution, steps=steps + solution.steps, seconds=waited + solution.seconds)

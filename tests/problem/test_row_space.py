@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from time import sleep
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,3 +110,18 @@ def test_a_budget_that_the_space_would_exceed_is_spent_on_the_rows(
     data = random_data(90, 200, 3)  # a Gram matrix is 15 passes
     few = fit_probes(data.x, data.y, l2=1e-6, tol=1e-9, max_passes=10)["activations"]
     assert few.status is Status.MAX_PASSES and few.passes < 20
+
+
+def test_the_solves_of_a_row_space_share_a_budget_and_a_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slow(problem: Problem) -> object:
+        sleep(0.2)
+        return row_space(problem)
+
+    monkeypatch.setattr(convexprobe.solvers.path, "row_space", slow)
+    data = random_data(40, 400, 3)  # a Gram matrix is 7 passes
+    settings: dict[str, Any] = {"l2": 1e-7, "tol": 1e-9, "solver": "adam"}
+    probe = fit_probes(data.x, data.y, **settings, max_passes=20)["activations"]
+    assert probe.status is Status.MAX_PASSES and 20 <= probe.passes < 24
+    assert 0.2 <= probe.seconds < 20
