@@ -20,7 +20,8 @@ iterations."""
 
 FEATURES = 512
 """Features up to which a dense curvature of all of them takes less time than the passes it saves
-L-BFGS, whose steps cost many times an inner iteration of Newton's method."""
+L-BFGS, whose steps cost many times an inner iteration of Newton's method; half as many where rows
+are fewer than twice the features, as a sketch stands for so few."""
 
 PASS = 1e7
 """Flops of a pass up to which inexact Newton steps begin on more features, too, with a sketch of
@@ -84,7 +85,7 @@ def _newton(problem: Problem) -> NewtonCG:
 
 
 def _is_narrow(problem: Problem) -> bool:
-    return problem.d <= FEATURES
+    return problem.d <= (FEATURES if problem.n >= 2 * problem.d else FEATURES // 2)
 
 
 def _flops(problem: Problem) -> float:
