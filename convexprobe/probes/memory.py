@@ -157,12 +157,12 @@ def moments(solver: Solver, f: Family) -> list[Moment]:
     if f.n > MOST_ROWS or f.d < 2 * f.n:
         return _moments(solver, f)
     # Rows wide enough for a space of their own.
-    gram, thin = 8.0 * f.n**2, float(f.item * f.n * min(COLUMNS, f.d))
+    gram, parts = 8.0 * f.n**2, float(f.item * f.n * min(2 * COLUMNS, f.d))
     factor = [gram, gram / 8.0 * f.item]
     inside = _moments(solver, replace(f, d=f.n, stored=f.item, held=True))
     return [
         *_moments(solver, f),  # before, and after, from the solution there
-        Moment([*f.gathered(f.n), *[gram] * 4, thin, thin]),
+        Moment([*f.gathered(f.n), *[gram] * 4, parts]),
         *(moment + factor for moment in inside),
     ]
 
