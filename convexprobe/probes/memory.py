@@ -21,7 +21,7 @@ from convexprobe.problem.leading import directions
 from convexprobe.problem.objective import CHECKED
 from convexprobe.problem.preconditioners import Curvature, Diagonal, Identity, Preconditioner
 from convexprobe.problem.row_sample import TOGETHER, sample_size
-from convexprobe.problem.row_space import COLUMNS, MOST_ROWS
+from convexprobe.problem.row_space import AT_ONCE, COLUMNS, MOST_ROWS, row_space_passes
 from convexprobe.solvers import LBFGS, NewtonCG, NewtonCholesky, Solver
 from convexprobe.solvers.adaptive import Adaptive
 from convexprobe.solvers.auto import Auto, first
@@ -154,9 +154,9 @@ def moments(solver: Solver, f: Family) -> list[Moment]:
     sizes: Any = f  # all that is asked of a family here
     if isinstance(solver, Auto):
         return moments(first(sizes), f)
-    if f.n > MOST_ROWS or f.d < 2 * f.n:
+    if f.n > MOST_ROWS or f.d < 2 * f.n or row_space_passes(sizes) > AT_ONCE:
         return _moments(solver, f)
-    # Rows wide enough for a space of their own.
+    # Rows wide enough for a space of their own, entered at once.
     gram, parts = 8.0 * f.n**2, float(f.item * f.n * min(2 * COLUMNS, f.d))
     factor = [gram, gram / 8.0 * f.item]
     inside = _moments(solver, replace(f, d=f.n, stored=f.item, held=True))
