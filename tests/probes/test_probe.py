@@ -84,7 +84,7 @@ def test_a_row_that_is_not_finite_is_named_and_not_predicted(
     assert call(probe, method, library.asarray(DATA.x)) is not None
     x = DATA.x.copy()
     x[7, 2] = value
-    with pytest.raises(ValueError, match=rf"'x'\]: .* {value} in row 7, feature 2 \(bad rows: 1 of"):
+    with pytest.raises(ValueError, match=rf"'x'\]: .* {value} in row 7, feature 2 \(bad rows: 1"):
         call(probe, method, library.asarray(x))
 
 
