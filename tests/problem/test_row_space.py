@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import convexprobe.problem.row_space
 import convexprobe.solvers.path
 from convexprobe import fit_probes
 from convexprobe.arrays.backend import to_numpy
@@ -39,6 +40,24 @@ def test_the_objective_is_the_same_function(weighted: bool, library: ModuleType)
     np.testing.assert_allclose(
         to_numpy(space.project(space.lift(v))), to_numpy(v), rtol=1e-5, atol=1e-5
     )
+
+
+def test_zero_weights_are_projected_with_their_biases(library: ModuleType) -> None:
+    problem = wide().problem([1e-3, 1.0], library)
+    space, start = row_space(problem), problem.constant_classifier()
+    inside = space.project(start)
+    np.testing.assert_array_equal(to_numpy(space.lift(inside)), to_numpy(start))
+    at, there = problem.evaluate(start), space.problem.evaluate(inside)
+    np.testing.assert_allclose(to_numpy(there.value), to_numpy(at.value), rtol=1e-6)
+
+
+def test_the_gram_matrix_adds_up_over_parts_of_the_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = wide().problem(1.0)
+    whole = row_space(problem).factor
+    monkeypatch.setattr(convexprobe.problem.row_space, "COLUMNS", 7)
+    np.testing.assert_allclose(row_space(problem).factor, whole, rtol=1e-4, atol=1e-4)
 
 
 def test_projection_keeps_logits_and_drops_what_no_row_sees() -> None:
