@@ -28,14 +28,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.harness.cases import Judge, Settings
+from benchmarks.harness.cases import Judge, Settings, problem_of
 from benchmarks.harness.sklearn_loop import Fit, coefficients, loosest_fit, timed_fit
 from benchmarks.harness.targets import verdict
 from benchmarks.problems.convnet import activations
-from convexprobe.activations.source import Rows
-from convexprobe.arrays.backend import like, to_numpy
-from convexprobe.probes.layer import in_numpy
-from convexprobe.problem.objective import Problem
+from convexprobe.arrays.backend import to_numpy
 from convexprobe.solvers import SOLVERS
 from convexprobe.solvers.path import Fitted, solve_path
 
@@ -66,10 +63,7 @@ def ours(
     Returns seconds, solutions (all penalties of the first labels, then the next) and passes.
     """
     started = time.perf_counter()
-    # As in `fit_probes`: few rows are NumPy's, and solve_path sets the penalties of the path.
-    none = np.zeros(len(labels) if labels.ndim == 2 else 1)
-    (rows,) = in_numpy([Rows(torch.from_numpy(x))], max(x.shape[1], k * len(none)))
-    problem = Problem(rows, like(labels, rows.reference), none, classes=k)
+    problem = problem_of(x, labels, k)
     groups = solve_path(
         problem, penalties, SOLVERS["auto"](), None, tol=tol, max_passes=5000, max_seconds=300
     )

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from convexprobe.activations.source import Rows
+from convexprobe.arrays.backend import like
+from convexprobe.probes.layer import in_numpy
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import NewtonCG
 from convexprobe.solvers.loop import solve
@@ -68,6 +70,16 @@ class Task:
     def d(self) -> int:
         """Number of features."""
         return self.x.shape[1]
+
+
+def problem_of(x: np.ndarray, labels: np.ndarray, k: int) -> Problem:
+    """The problem that `fit_probes` makes of rows `(n, d)` and labels, `(n,)` or `(m, n)`.
+
+    Few rows are NumPy's; the penalties are those of the path, which `solve_path` sets.
+    """
+    tasks = len(np.atleast_2d(labels))
+    (rows,) = in_numpy([Rows(torch.from_numpy(x))], max(x.shape[1], tasks * k))
+    return Problem(rows, like(labels, rows.reference), np.zeros(tasks), classes=k)
 
 
 def multiclass(coefficients: np.ndarray, k: int, d: int) -> np.ndarray:

@@ -11,14 +11,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.harness.cases import Task
+from benchmarks.harness.cases import Task, problem_of
 from benchmarks.harness.recorder import Recorder
 from benchmarks.peers import Peer
-from convexprobe.activations.source import Rows
-from convexprobe.arrays.backend import like, to_numpy
-from convexprobe.probes.layer import in_numpy
+from convexprobe.arrays.backend import to_numpy
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.preconditioners import Identity
 from convexprobe.solvers import SOLVERS, Solver
@@ -72,9 +69,7 @@ def run(
     max_passes: float = MAX_PASSES,
 ) -> None:
     """Solve all penalties as one path; the recorded gap is the largest of its tasks."""
-    # As in `fit_probes`, few rows are NumPy's, and solve_path sets the penalties of the path.
-    (rows,) = in_numpy([Rows(torch.from_numpy(task.x))], max(task.d, len(task.l2) * task.k))
-    problem = Problem(rows, like(task.y, rows.reference), 0.0, classes=task.k)
+    problem = problem_of(task.x, task.y, task.k)
     watched, done = Watched(solver, task), 0.0
 
     def watch(seen: Record) -> None:
