@@ -33,7 +33,8 @@ class DirectoryLock:
         what: what is written there, for the error of the next writer, like "activations".
 
     Raises:
-        RuntimeError: it has a writer, perhaps in this process; the message names process and host.
+        RuntimeError: it has a writer, perhaps in this process; the message names process and host,
+            unless the writer is just about to write them down.
         OSError: the directory is missing or cannot be written.
     """
 

@@ -136,8 +136,17 @@ def test_of_many_at_once_one_writes(tmp_path: Path) -> None:
     holders = [holder(tmp_path, seconds=0.5) for _ in range(4)]
     said = [told.recv() for _, told in holders]
     assert [end(process) for process, _ in holders] == [0] * 4
-    assert all(text == "held" or "writes probes there" in text for text in said), said
+    expected = r"held|.*: (process \d+ on .* writes probes|another process writes) there; .*"
+    assert all(re.fullmatch(expected, text) for text in said), said
     assert "held" in said
+
+
+def test_a_holder_that_has_not_written_its_name_yet_counts(tmp_path: Path) -> None:
+    with (tmp_path / ".convexprobe.lock").open("w") as file:
+        locks.fcntl.flock(file, locks.fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError, match="another process writes there; let it finish"):
+            DirectoryLock(tmp_path, "probes")
+    DirectoryLock(tmp_path, "probes").close()
 
 
 def test_a_missing_directory_is_an_error_that_names_it(tmp_path: Path) -> None:
