@@ -66,8 +66,8 @@ def hessian(problem: Problem, at: Evaluation) -> Array:
     """`(1/S) sum_i s_i (diag P_i - P_i P_i^T) (x) [x_i; 1][x_i; 1]^T + l2`, `(m, p, p)` float64.
 
     Only the blocks of two different classes are summed: a row of blocks sums to 0. Equal changes of
-    all biases change nothing: they get some curvature, so that the matrix has an inverse. Without
-    biases the rows have no 1.
+    all biases change nothing, nor does the bias of a class without rows: they get some curvature,
+    so that the matrix has an inverse. Without biases the rows have no 1.
     """
     xp, f64, (m, k) = problem.xp, problem.xp.float64, (problem.m, problem.k)
     width = problem.p // k
@@ -101,7 +101,7 @@ def hessian(problem: Problem, at: Evaluation) -> Array:
 
 def _ordered(problem: Problem, matrix: Array) -> Array:
     """The matrix with its parameters, `[W_c; b_c]` class by class, in the order of `w`, plus the
-    penalty and a curvature for equal changes of all biases."""
+    penalty and a curvature for changes of biases that change nothing."""
     xp, k, d = problem.xp, problem.k, problem.d
     place = np.arange(problem.p).reshape(k, -1)
     order = like(np.concatenate([place[:, :d].ravel(), place[:, d:].ravel()]), matrix)
@@ -112,4 +112,7 @@ def _ordered(problem: Problem, matrix: Array) -> Array:
     size = xp.max(xp.abs(matrix), axis=(1, 2))[:, None, None]
     # Without a penalty this alone keeps rounding out of directions that no row has.
     least = like(np.where(problem.host_l2 > 0, 1e-16, 1e-5), matrix)[:, None, None] * size + 1e-300
+    idle = cast(problem.absent < 0, matrix.dtype)  # classes without rows
+    zeros = xp.zeros((problem.m, k, d), dtype=matrix.dtype, device=matrix.device)
+    free = free + problem.join(zeros, idle)[:, :, None] * eye
     return matrix + problem.l2[:, None, None] * weights + size * free + least * eye
