@@ -171,7 +171,7 @@ def transferred(
 
 def regressed(
     problem: Problem, base: Array, logits: Array, rows: np.ndarray, *, seed: int = 0
-) -> tuple[Array, Inverse]:
+) -> tuple[Array, Inverse | None]:
     """Follow given logits of some rows: a ridge regression of what the base misses of them.
 
     A Newton step would take in the labels of these rows alone, which says little of the others
@@ -189,7 +189,8 @@ def regressed(
         seed: of the draw.
 
     Returns:
-        The parameters, `(m, p)` float64, and a preconditioner near them.
+        The parameters, `(m, p)` float64, and a preconditioner near them, or None if the rows are
+        fewer than it is built from: it would take more inner iterations than it saves.
     """
     xp, f64 = problem.xp, problem.xp.float64
     source = problem.rows.subset(rows)
@@ -219,6 +220,8 @@ def regressed(
     ridge = RIDGE * xp.sum(gram * eye) / problem.d + 1e-300
     change = (right / count - shift[:, :, None] * mean) @ inverse_spd(gram + ridge * eye)
     moved = base + problem.join(change, shift - change @ (centre + mean))
+    if count < _sampled(problem):
+        return moved, None
     p = softmax_(z + problem.absent[:, :, None])
     sample = _drawn(problem, source, p, _share(problem, rows), seed)
     return moved, Curvature().build(sample)
@@ -239,10 +242,14 @@ def _share(problem: Problem, rows: np.ndarray) -> Array:
     return share / problem.all_reduce(problem.xp.sum(share, axis=1, keepdims=True))[0]
 
 
+def _sampled(problem: Problem) -> int:
+    """Rows of the sample that a start's preconditioner is built from."""
+    return max(1500, 3 * min(problem.d, 1024) // 2)
+
+
 def _drawn(problem: Problem, source: Source, p: Array, share: Array, seed: int) -> Sample:
     """A sample of the rows of a source with probabilities `p` `(m, k, r)`."""
-    xp = problem.xp
-    size = max(1500, 3 * min(problem.d, 1024) // 2)
+    xp, size = problem.xp, _sampled(problem)
     uncertainty = 1.0 - xp.sum(p * p, axis=1)
     index, inclusion = draw_rows(uncertainty, share, size, generator(seed), problem.communicator)
     own, drawn = problem.communicator.span(index.shape[0])

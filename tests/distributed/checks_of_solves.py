@@ -207,8 +207,8 @@ def a_rank_may_remember_fewer_of_its_rows(ranks: Ranks) -> None:
 
 @check
 def leading_directions_and_regressions_are_those_of_one_process(ranks: Ranks) -> None:
-    data = random_data(230, 256, 64, seed=15)
-    logits = generator(2).standard_normal((1, 64, 230))
+    data = random_data(1600, 256, 64, seed=15)
+    logits = generator(2).standard_normal((1, 64, 1600))
     found = []
     for problem in problems(data, [0.01], ranks.world):
         w = 0.01 * generator(1).standard_normal((1, problem.p))
@@ -216,6 +216,7 @@ def leading_directions_and_regressions_are_those_of_one_process(ranks: Ranks) ->
         step = leading_step(problem, top, at.w, np.array(at.logits))
         rows = np.arange(0, problem.rows.n)
         moved, inverse = regressed(problem, w, logits[:, :, problem.own], rows)
+        assert inverse is not None
         found.append([top.basis @ top.basis.T, step, moved, inverse.solve(w)])
     for x, y in zip(*found, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-8)

@@ -98,13 +98,33 @@ def test_a_regression_on_fewer_rows_than_features_leaves_the_base_where_it_sees_
     problem = data.problem(L2)
     w = 0.1 * np.random.default_rng(0).standard_normal((1, 603))
     rows = np.arange(0, 60, 6)
-    moved, inverse = regressed(problem, w, logits(data, w[0])[:, :, rows], rows)
+    moved, _ = regressed(problem, w, logits(data, w[0])[:, :, rows], rows)
     np.testing.assert_allclose(moved, w, atol=1e-8)  # nothing was missed
     other, _ = regressed(problem, w, 5.0 + 0.0 * logits(data, w[0])[:, :, rows], rows)
     unseen = np.linalg.svd(data.x[rows])[2][10:]
     change = (other - w)[0, :600].reshape(3, 200)
     assert np.abs(change @ unseen.T).max() < 0.1 * np.abs(change).max()
-    assert np.isfinite(inverse.solve(w)).all()
+
+
+def test_a_regression_has_a_preconditioner_if_it_has_as_many_rows_as_that_takes() -> None:
+    problem, w = random_data(2000, 5, 3).problem(L2), np.zeros((1, 18))
+    for count, enough in ((40, False), (1499, False), (1500, True)):
+        _, inverse = regressed(problem, w, np.zeros((1, 3, count)), np.arange(count))
+        assert (inverse is not None) == enough
+        assert inverse is None or np.isfinite(inverse.solve(np.ones((1, 18)))).all()
+
+
+def test_few_remembered_rows_cost_no_passes() -> None:
+    data = random_data(1200, 60, 5)
+    x = data.x.astype(np.float32)
+    old = cxp.fit_probes(x, data.y, l2=1e-4)
+    few = cxp.remember(old, {"activations": x}, max_bytes=2000)
+    x = (data.x @ rotation(60)).astype(np.float32)
+    warm, cold = (
+        cxp.fit_probes(x, data.y, l2=1e-4, warm_start=start)["activations"] for start in (few, None)
+    )
+    assert warm.start == "transferred"
+    assert warm.passes < cold.passes
 
 
 def test_rows_without_labels_to_spare_start_from_old_logits_and_not_from_a_fit_to_them() -> None:
@@ -115,7 +135,8 @@ def test_rows_without_labels_to_spare_start_from_old_logits_and_not_from_a_fit_t
     problem, rows = turned.problem(1e-4), np.arange(0, 3000, 20)
     z = logits(data, w)[:, :, rows]
     zero = problem.constant_classifier()
-    by_step, by_logits = (f(problem, zero, z, rows)[0] for f in (transferred, regressed))
+    by_step, _ = transferred(problem, zero, z, rows)
+    by_logits, _ = regressed(problem, zero, z, rows)
     lowest = old.objective - old.gap
     excess = [float(problem.evaluate(v).value[0]) - lowest for v in (by_step, by_logits)]
     assert excess[1] < 0.1 * excess[0]
