@@ -100,7 +100,7 @@ def test_validation_rows_and_scores_are_those_of_the_cpu() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_every_place_of_rows_gives_the_same_steps(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_every_place_of_rows_gives_the_same_bits(dtype: torch.dtype, tmp_path: Path) -> None:
     x = torch.randn(2600, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
     y = (x[:, 0] + x[:, 1] > 0).long() + (x[:, 2] > 1).long()
     write_activations(tmp_path, {"a": x}, y, rows=700)
