@@ -51,12 +51,12 @@ def same_steps(ours: cxp.ProbeSet, theirs: cxp.ProbeSet) -> None:
     for name, probe in ours.items():
         other = theirs[name]
         assert type(probe.weights) is DeviceTensor and type(probe.bias) is DeviceTensor
-        torch.testing.assert_close(probe.weights.cpu(), other.weights, rtol=0.0, atol=1e-9)
-        torch.testing.assert_close(probe.bias.cpu(), other.bias, rtol=0.0, atol=1e-9)
+        torch.testing.assert_close(probe.weights.cpu(), other.weights, rtol=0.0, atol=1e-11)
+        torch.testing.assert_close(probe.bias.cpu(), other.bias, rtol=0.0, atol=1e-11)
         assert (probe.status, probe.passes) == (other.status, other.passes)
-        for number in ("gap", "l2", "validation_error"):
-            ours_, theirs_ = (getattr(p, number) or 0.0 for p in (probe, other))
-            assert ours_ == pytest.approx(theirs_, rel=1e-6, abs=1e-12)
+        for number, rel in {"gap": 1e-9, "l2": 1e-12, "validation_error": 1e-12}.items():
+            found, expected = (getattr(p, number) or 0.0 for p in (probe, other))
+            assert found == pytest.approx(expected, rel=rel, abs=0.0)
 
 
 @pytest.mark.parametrize("name", FITS)

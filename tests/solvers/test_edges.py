@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 import convexprobe as cxp
 from convexprobe.activations.source import Rows
+from convexprobe.arrays.backend import to_numpy
 from convexprobe.problem.objective import Problem
 from convexprobe.problem.pullback import pullback
 from convexprobe.solvers import LBFGS, SOLVERS, SolverState, Status, solve
@@ -30,6 +32,20 @@ def test_a_constant_is_not_returned_where_the_first_step_would_classify(solver: 
     probe = cxp.fit_probes(x, y, solver, l2=1e-3)["activations"]
     assert probe.status is Status.CERTIFIED
     assert probe.train_error < 0.15  # the constant's is a half, and its gap was within tol
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_the_bias_of_a_class_without_rows_stays(
+    solver: str, dtype: type, library: ModuleType
+) -> None:
+    data = random_data(60, 3, 2)
+    a, x = library.asarray, (data.x - data.x.mean(axis=1, keepdims=True)).astype(dtype)
+    rows, labels = Rows(a(x)), a(np.stack([np.arange(60) % 4, data.y]))
+    problem = Problem(rows, labels, [1e-2, 1e-2], classes=4)
+    solution = solve(problem, SOLVERS[solver](), tol=1e-6, max_passes=60)
+    bias = to_numpy(problem.split(solution.w)[1])
+    assert np.abs(bias[1, 2:]).max() < 1e-3 and np.abs(bias).max() < 20
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

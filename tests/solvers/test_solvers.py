@@ -16,7 +16,6 @@ import torch
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from convexprobe.activations.source import Rows
 from convexprobe.arrays.backend import to_numpy
 from convexprobe.problem.objective import Problem
 from convexprobe.solvers import LBFGS, SOLVERS, Adam, NewtonCG, Solver
@@ -165,20 +164,6 @@ def test_agrees_with_scikit_learn(solver: str, name: str) -> None:
     assert abs(solution.objective[0] - theirs) < 1e-6
     loss = reference(data, np.concatenate([coef.ravel(), bias]), 0.0)[0]
     assert abs(solution.loss[0] - loss) < 1e-6
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_the_bias_of_a_class_without_rows_stays(
-    solver: str, dtype: type, library: ModuleType
-) -> None:
-    data = random_data(60, 3, 2)
-    a, x = library.asarray, (data.x - data.x.mean(axis=1, keepdims=True)).astype(dtype)
-    rows, labels = Rows(a(x)), a(np.stack([np.arange(60) % 4, data.y]))
-    problem = Problem(rows, labels, [1e-2, 1e-2], classes=4)
-    solution = solve(problem, SOLVERS[solver](), tol=1e-6, max_passes=60)
-    bias = to_numpy(problem.split(solution.w)[1])
-    assert np.abs(bias[1, 2:]).max() < 1e-3 and np.abs(bias).max() < 20
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
