@@ -33,15 +33,26 @@ SPREAD = 7
 """With `--until`, every so many-th case comes first, then those after them, and so on."""
 
 
+def clock(text: str) -> str:
+    """A time of the day as `time.strftime("%H:%M")` has it, so that they compare."""
+    try:
+        return time.strftime("%H:%M", time.strptime(text, "%H:%M"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a time such as 20:15, found {text!r}") from None
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     out = argparse.ArgumentParser(prog="benchmarks.regimes", description=__doc__)
     out.add_argument("--out", type=Path, default=Path("out"))
     out.add_argument("--quick", action="store_true", help="a representative third of the cases")
-    out.add_argument("--only", nargs="*", default=[*REGIMES, "f"], help="letters of the regimes")
+    every = [*REGIMES, "f"]
+    out.add_argument("--only", nargs="+", choices=every, default=every, help="letters of regimes")
     out.add_argument("--search", action="store_true", help="find settings and optima, time nothing")
     out.add_argument("--ours", action="store_true", help="clock ours alone")
-    out.add_argument("--until", help="start no case after this time of the day, as 20:15")
+    out.add_argument(
+        "--until", type=clock, help="start no case after this time of the day, as 20:15"
+    )
     out.add_argument("--before", type=Path, help="regimes.csv of an earlier state of the library")
     return out
 
@@ -83,6 +94,8 @@ def append(path: Path, rows: list[dict]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line."""
     options = parser().parse_args(arguments)
+    if options.before is not None and not options.before.is_file():
+        parser().error(f"--before {options.before}: no such file")
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     settings = Settings(options.out)

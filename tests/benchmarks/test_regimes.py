@@ -116,3 +116,25 @@ def test_targets_are_judged() -> None:
     assert [c.ratio(c.best) for c in cases] == pytest.approx([4.0, 0.25])
     words = [v.word for v in report.verdicts("a", cases, {})]
     assert words == ["**missed**", "met", "**missed**", "met"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--only", "z"], "invalid choice: 'z'"),
+        (["--only"], "expected at least one argument"),
+        (["--until", "25:99"], "expected a time such as 20:15, found '25:99'"),
+        (["--before", "nowhere.csv"], "--before nowhere.csv: no such file"),
+    ],
+)
+def test_a_mistake_ends_before_anything_is_measured(
+    given: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--out", str(tmp_path), *given])
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_times_of_the_day_compare() -> None:
+    assert run.parser().parse_args(["--until", "9:05"]).until == "09:05"
