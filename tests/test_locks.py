@@ -144,7 +144,7 @@ def test_of_many_at_once_one_writes(tmp_path: Path) -> None:
 def test_a_holder_that_has_not_written_its_name_yet_counts(tmp_path: Path) -> None:
     with (tmp_path / ".convexprobe.lock").open("w") as file:
         locks.fcntl.flock(file, locks.fcntl.LOCK_EX)
-        with pytest.raises(RuntimeError, match="another process writes there; .* directory$"):
+        with pytest.raises(RuntimeError, match=r"another process writes there; .* directory$"):
             DirectoryLock(tmp_path, "probes")
     DirectoryLock(tmp_path, "probes").close()
 
